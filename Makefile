@@ -1,0 +1,38 @@
+# Every target needs only Python >= 3.10 and make: the first call builds .venv, later ones start at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: study test lint bench docs clean help
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
+
+$(READY): pyproject.toml .ci/constraints.txt
+	@echo "Installing tdcompress and what it needs into $(VENV) (once; a few minutes at most)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
+	@touch $@
+
+study: $(READY)  ## the paper's question on a small network: decompose, measure, correlate, draw
+	@$(BIN)/python -m examples.paper $(ARGS)
+
+test: $(READY)  ## every test and every documented example
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## style, types, import directions
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY)  ## error, time and memory beside the peers
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+docs: $(READY)  ## the documentation, into docs/_build/html
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) docs/_build results

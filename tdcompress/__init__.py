@@ -1,0 +1,34 @@
+"""Compress PyTorch networks by tensor decomposition, and know what it costs before evaluating.
+
+>>> import torch, tdcompress as td
+>>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 64, 3))
+>>> small = td.decompose(model, "2", method="tucker", ratio=0.9)
+>>> sorted(td.approximation_errors(model, small)["2"])
+['absolute_weights', 'relative_weights', 'scaled_weights']
+"""
+
+from tdcompress.correlation import Correlation, KendallTau, correlate, kendall_tau
+from tdcompress.errors import CompressionError
+from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, TTConv, TuckerConv
+from tdcompress.methods import register_method
+from tdcompress.metrics import approximation_errors, register_metric
+from tdcompress.surgery import decompose
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CPConv",
+    "CompressionError",
+    "ConvSpec",
+    "Correlation",
+    "FactorizedConv",
+    "KendallTau",
+    "TTConv",
+    "TuckerConv",
+    "approximation_errors",
+    "correlate",
+    "decompose",
+    "kendall_tau",
+    "register_method",
+    "register_metric",
+]

@@ -1,0 +1,19 @@
+"""Tensor to factors: pure functions on `torch.Tensor`."""
+
+from tdcompress.decompositions.cp import CPDecomposition, cp, cp_limit
+from tdcompress.decompositions.solution import Solution
+from tdcompress.decompositions.tensor_train import TTDecomposition, tensor_train, tensor_train_limits
+from tdcompress.decompositions.tucker import TuckerDecomposition, tucker, tucker_limits
+
+__all__ = [
+    "CPDecomposition",
+    "Solution",
+    "TTDecomposition",
+    "TuckerDecomposition",
+    "cp",
+    "cp_limit",
+    "tensor_train",
+    "tensor_train_limits",
+    "tucker",
+    "tucker_limits",
+]

@@ -1,0 +1,136 @@
+"""What the decompositions share: unfolding, mode products, leading subspaces, errors.
+
+Singular vectors are found from Gram matrices in float64 wherever the Gram matrix is the smaller side:
+a kernel's unfolding is a few hundred rows by a few thousand columns, and the eigenvectors of the small
+symmetric matrix cost a tenth of its SVD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tdcompress.errors import CompressionError
+
+
+def unfold(tensor: Tensor, mode: int) -> Tensor:
+    """The matrix whose rows are the slices of `tensor` along `mode`.
+
+    Args:
+        tensor: any order ≥ 1, shape (I_0, …, I_N).
+        mode: the mode that becomes the rows.
+
+    Returns:
+        Shape (I_mode, product of the others), the other modes in their order (Kolda & Bader 2009 with
+        the last mode running fastest, as tensorly does).
+
+    >>> unfold(torch.zeros(4, 3, 2), 1).shape
+    torch.Size([3, 8])
+    """
+    return tensor.movedim(mode, 0).reshape(tensor.shape[mode], -1)
+
+
+def mode_dot(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
+    """Multiply `tensor` by `matrix` along `mode`.
+
+    Args:
+        tensor: shape (I_0, …, I_N).
+        matrix: shape (J, I_mode).
+        mode: the mode to contract.
+
+    Returns:
+        The tensor with I_mode replaced by J.
+
+    >>> mode_dot(torch.zeros(4, 3, 2), torch.zeros(5, 3), 1).shape
+    torch.Size([4, 5, 2])
+    """
+    return torch.tensordot(matrix, tensor, dims=([1], [mode])).movedim(0, mode)
+
+
+def gram(matrix: Tensor) -> Tensor:  # (rows, columns) -> (rows, rows)
+    """`matrix @ matrix.T` in float64."""
+    matrix = matrix.double()
+    return matrix @ matrix.mT
+
+
+def leading_subspace(matrix: Tensor, rank: int) -> Tensor:
+    """The `rank` leading left singular vectors of `matrix`.
+
+    Args:
+        matrix: shape (rows, columns).
+        rank: how many vectors, at most `rows`.
+
+    Returns:
+        Orthonormal columns (rows, rank) in float64.
+    """
+    rows, columns = matrix.shape
+    if rows > columns >= rank:
+        # A tall matrix: its Gram matrix would be the larger side and would blur the small singular
+        # values into the null space, so that an exact decomposition would not be exact.
+        vectors, _, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
+        return vectors[:, :rank]
+    _, vectors = torch.linalg.eigh(gram(matrix))
+    return vectors.flip(-1)[:, :rank]
+
+
+def squared_singular_values(matrix: Tensor) -> Tensor:  # (rows, columns) -> (smaller side,)
+    """The squared singular values of `matrix` in float64, largest first."""
+    small_side = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+    return torch.linalg.eigvalsh(gram(small_side)).flip(-1).clamp(min=0)
+
+
+def relative_error(tensor: Tensor, approximation: Tensor) -> float:
+    """‖tensor − approximation‖ / ‖tensor‖ in the Frobenius norm; 0 for a zero tensor met exactly."""
+    norm = torch.linalg.vector_norm(tensor.double())
+    distance = torch.linalg.vector_norm(tensor.double() - approximation.double())
+    if norm == 0:
+        return 0.0 if distance == 0 else float("inf")
+    return float(distance / norm)
+
+
+def check_tensor(tensor: Tensor) -> None:
+    """Refuse what no decomposition can work on.
+
+    Raises:
+        CompressionError: not floating point, on the meta device, of order < 2, empty, or not finite.
+    """
+    if not tensor.is_floating_point():
+        raise CompressionError(
+            f"the weight is {tensor.dtype}; only floating-point weights can be decomposed. "
+            "Dequantize it, or decompose before quantizing."
+        )
+    if tensor.is_meta:
+        raise CompressionError("the weight is on the meta device and has no values; load the weights first.")
+    if tensor.ndim < 2 or tensor.numel() == 0:
+        raise CompressionError(f"a decomposition needs two or more non-empty modes, got {tuple(tensor.shape)}.")
+    if not torch.isfinite(tensor).all():
+        count = int((~torch.isfinite(tensor)).sum())
+        raise CompressionError(
+            f"{count} of {tensor.numel()} weights are NaN or infinite; decompose a checkpoint from before "
+            "the training diverged."
+        )
+
+
+def check_rank(rank: Sequence[int], limits: Sequence[int], what: str) -> None:
+    """Refuse a rank of the wrong length or beyond `limits`.
+
+    Raises:
+        CompressionError: naming the rank, the entry, and the largest that is feasible.
+    """
+    if len(rank) != len(limits):
+        raise CompressionError(
+            f"{what} rank {tuple(rank)} has {len(rank)} entries, {len(limits)} are needed; "
+            f"the largest feasible is {_shown(limits)}."
+        )
+    for entry, limit in zip(rank, limits, strict=True):
+        if isinstance(entry, bool) or not isinstance(entry, int) or not 1 <= entry <= limit:
+            raise CompressionError(
+                f"{what} rank {_shown(rank)} is not feasible: every entry must be a whole number from 1, and "
+                f"the largest feasible is {_shown(limits)}."
+            )
+
+
+def _shown(rank: Sequence[int]) -> str:
+    return str(rank[0]) if len(rank) == 1 else str(tuple(rank))

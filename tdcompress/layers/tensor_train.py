@@ -1,0 +1,63 @@
+"""Tensor train: 1×1 in, a convolution along each spatial axis in turn, 1×1 out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions import TTDecomposition, tensor_train, tensor_train_limits
+from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.spec import ConvSpec
+from tdcompress.ranks import Rank, tt_parameters, tt_rank
+
+
+class TTConv(FactorizedConv):
+    """A convolution as a chain over (in, *spatial, out); `rank` = the channels between its stages.
+
+    >>> layer = TTConv.from_conv(torch.nn.Conv2d(16, 32, 3, padding=1), rank=(6, 8, 7))
+    >>> [tuple(stage.weight.shape) for stage in layer]
+    [(6, 16, 1, 1), (8, 6, 3, 1), (7, 8, 1, 3), (32, 7, 1, 1)]
+    """
+
+    method = "tt"
+
+    @staticmethod
+    def full_rank(modes: Sequence[int]) -> Rank:
+        """One entry a bond: the smaller side of that unfolding."""
+        return tensor_train_limits(_chain(modes))
+
+    @staticmethod
+    def parameters_at(modes: Sequence[int], rank: Rank) -> int:
+        """The sum of the cores."""
+        return tt_parameters(modes, rank)
+
+    @staticmethod
+    def choose_rank(kernels: Tensor, budget: int) -> Rank:
+        """The ranks that cut least of the unfoldings' singular values."""
+        return tt_rank(kernels, budget)
+
+    @staticmethod
+    def solve(kernel: Tensor, rank: Rank, solver: str | None, generator: torch.Generator) -> TTDecomposition:
+        """TT-SVD over (in, *spatial, out)."""
+        return tensor_train(kernel.movedim(0, -1), rank, solver=solver)
+
+    @staticmethod
+    def stages(spec: ConvSpec, rank: Rank) -> Mapping[str, ConvSpec]:
+        """Pointwise, one dense convolution along every axis longer than 1, pointwise."""
+        channels = [spec.groups * r for r in rank]
+        stages = {"input": spec.stage(spec.in_channels, channels[0], spec.short_axes, groups=spec.groups)}
+        for bond, axis in enumerate(spec.long_axes):
+            stages[f"axis{axis}"] = spec.stage(channels[bond], channels[bond + 1], (axis,), groups=spec.groups)
+        stages["output"] = spec.stage(channels[-1], spec.out_channels, (), groups=spec.groups)
+        return stages
+
+    @staticmethod
+    def stage_weights(decomposition: TTDecomposition) -> Sequence[Tensor]:
+        """Every core with its right bond first, as a convolution has its outputs first."""
+        return [core.permute(2, 0, 1) for core in decomposition.cores]
+
+
+def _chain(modes: Sequence[int]) -> tuple[int, ...]:
+    return (modes[1], *modes[2:], modes[0])

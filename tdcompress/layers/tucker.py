@@ -1,0 +1,60 @@
+"""Tucker: 1×1 in, a small dense convolution, 1×1 out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions import TuckerDecomposition, tucker, tucker_limits
+from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.spec import ConvSpec
+from tdcompress.ranks import Rank, tucker_parameters, tucker_rank
+
+
+class TuckerConv(FactorizedConv):
+    """A convolution between two subspaces of the channels; `rank` = (out, in) (Kim et al. 2016).
+
+    >>> layer = TuckerConv.from_conv(torch.nn.Conv2d(16, 32, 3, padding=1), rank=(7, 5))
+    >>> [tuple(stage.weight.shape) for stage in layer]
+    [(5, 16, 1, 1), (7, 5, 3, 3), (32, 7, 1, 1)]
+    """
+
+    method = "tucker"
+
+    @staticmethod
+    def full_rank(modes: Sequence[int]) -> Rank:
+        """Two entries: (out, in), or what the rest of the kernel can fill of them."""
+        return tucker_limits(modes, (0, 1))
+
+    @staticmethod
+    def parameters_at(modes: Sequence[int], rank: Rank) -> int:
+        """Both factors and the core."""
+        return tucker_parameters(modes, rank)
+
+    @staticmethod
+    def choose_rank(kernels: Tensor, budget: int) -> Rank:
+        """The pair whose truncated HOSVD keeps most."""
+        return tucker_rank(kernels, budget)
+
+    @staticmethod
+    def solve(kernel: Tensor, rank: Rank, solver: str | None, generator: torch.Generator) -> TuckerDecomposition:
+        """HOSVD refined by HOOI over the channel modes."""
+        return tucker(kernel, rank, modes=(0, 1), solver=solver)
+
+    @staticmethod
+    def stages(spec: ConvSpec, rank: Rank) -> Mapping[str, ConvSpec]:
+        """Pointwise, the core with the whole kernel size, pointwise."""
+        out, inner = (spec.groups * r for r in rank)
+        return {
+            "input": spec.stage(spec.in_channels, inner, spec.short_axes, groups=spec.groups),
+            "core": spec.stage(inner, out, spec.long_axes, groups=spec.groups),
+            "output": spec.stage(out, spec.out_channels, (), groups=spec.groups),
+        }
+
+    @staticmethod
+    def stage_weights(decomposition: TuckerDecomposition) -> Sequence[Tensor]:
+        """In-factor, core, out-factor: orthonormal projections around a core with the kernel's scale."""
+        core, factors = decomposition.core, decomposition.factors
+        return [factors[1].mT, core, factors[0]]

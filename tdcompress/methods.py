@@ -1,0 +1,62 @@
+"""The registry of methods: a name -> the layer that a convolution becomes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TypeVar
+
+from tdcompress.errors import CompressionError
+from tdcompress.layers import CPConv, FactorizedConv, TTConv, TuckerConv
+
+METHODS: dict[str, type[FactorizedConv]] = {"cp": CPConv, "tucker": TuckerConv, "tt": TTConv}
+
+_Layer = TypeVar("_Layer", bound=type[FactorizedConv])
+
+
+def get_method(name: str) -> type[FactorizedConv]:
+    """The layer class registered as `name`.
+
+    Raises:
+        CompressionError: nothing is registered under this name; the known ones are listed.
+
+    >>> get_method("tucker").__name__
+    'TuckerConv'
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(str(name), METHODS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise CompressionError(f"unknown method {name!r}; known are {', '.join(sorted(METHODS))}.{hint}")
+    return METHODS[name]
+
+
+def register_method(name: str, *, replace: bool = False) -> Callable[[_Layer], _Layer]:
+    """Make a factorized convolution available to `decompose` under a name; a class decorator.
+
+    Args:
+        name: what `decompose(…, method=name)` will find.
+        replace: whether a method of that name may be overwritten.
+
+    Raises:
+        CompressionError: the name is taken, or the class is no `FactorizedConv`.
+
+    >>> import tdcompress as td
+    >>> @td.register_method("my-cp")
+    ... class MyCP(td.CPConv):
+    ...     method = "my-cp"
+    >>> get_method("my-cp").__name__
+    'MyCP'
+    >>> _ = METHODS.pop("my-cp")
+    """
+
+    def register(layer: _Layer) -> _Layer:
+        if not (isinstance(layer, type) and issubclass(layer, FactorizedConv)):
+            raise CompressionError(f"method {name!r}: {layer!r} is no subclass of FactorizedConv.")
+        if name in METHODS and not replace:
+            raise CompressionError(
+                f"method {name!r} exists ({METHODS[name].__name__}); pass replace=True to overwrite."
+            )
+        METHODS[name] = layer
+        return layer
+
+    return register

@@ -1,0 +1,80 @@
+"""The registry of error metrics: a name -> a function of the original and its approximation."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from torch import Tensor
+
+from tdcompress.errors import CompressionError
+
+MetricFunction = Callable[[Tensor, Tensor], Tensor | float]
+_Function = TypeVar("_Function", bound=MetricFunction)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """An error metric.
+
+    Attributes:
+        name: how it is asked for, and its column in a table of measurements.
+        on: `"weights"`: called once with the two kernels, (out, in / groups, *kernel_size), returns a number.
+            `"features"`: called for every batch with the two outputs, (samples, …), returns one number a
+            sample, (samples,); they are averaged over all samples.
+        function: the function itself.
+    """
+
+    name: str
+    on: Literal["weights", "features"]
+    function: MetricFunction
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def register_metric(
+    name: str, *, on: Literal["weights", "features"], replace: bool = False
+) -> Callable[[_Function], _Function]:
+    """Make a function available to `approximation_errors` under a name; a decorator.
+
+    Args:
+        name: its name.
+        on: what it compares; see `Metric`.
+        replace: whether a metric of that name may be overwritten.
+
+    Raises:
+        CompressionError: the name is taken, or `on` is neither `"weights"` nor `"features"`.
+
+    >>> import tdcompress as td
+    >>> @td.register_metric("max_weights", on="weights")
+    ... def max_weights(original, approximation):
+    ...     return (original - approximation).abs().max()
+    >>> _ = METRICS.pop("max_weights")
+    """
+    if on not in ("weights", "features"):
+        raise CompressionError(f"metric {name!r}: on must be 'weights' or 'features', got {on!r}.")
+    if name in METRICS and not replace:
+        raise CompressionError(f"metric {name!r} exists; pass replace=True to overwrite it.")
+
+    def register(function: _Function) -> _Function:
+        METRICS[name] = Metric(name, on, function)
+        return function
+
+    return register
+
+
+def get_metrics(names: Sequence[str]) -> list[Metric]:
+    """The metrics of these names, in their order.
+
+    Raises:
+        CompressionError: a name is not registered; the known ones are listed.
+    """
+    for name in names:
+        if name not in METRICS:
+            close = difflib.get_close_matches(str(name), METRICS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise CompressionError(f"unknown metric {name!r}; known are {', '.join(sorted(METRICS))}.{hint}")
+    return [METRICS[name] for name in names]
