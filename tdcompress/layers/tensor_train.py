@@ -55,8 +55,9 @@ class TTConv(FactorizedConv):
 
     @staticmethod
     def stage_weights(decomposition: TTDecomposition) -> Sequence[Tensor]:
-        """Every core with its right bond first, as a convolution has its outputs first."""
-        return [core.permute(2, 0, 1) for core in decomposition.cores]
+        """Every core with its outputs first, as a convolution's weight has them."""
+        first, *spatial, last = decomposition.cores
+        return [first[0].mT, *(core.permute(2, 0, 1) for core in spatial), last[..., 0].mT]
 
 
 def _chain(modes: Sequence[int]) -> tuple[int, ...]:

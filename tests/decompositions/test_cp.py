@@ -1,0 +1,145 @@
+"""CP against tensorly, closed forms, and the kernels that make other solvers fall over."""
+
+import pytest
+import tensorly
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tdcompress import CompressionError
+from tdcompress.decompositions import cp, cp_limit
+from tdcompress.decompositions.cp import _Sweep
+
+SHAPES = [(6, 5, 3, 3), (4, 7, 3), (5, 1, 3, 3), (8, 3), (3, 4, 2, 3, 2), (1, 1, 1)]
+
+
+def random(shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_full_rank_is_exact(shape):
+    tensor = random(shape)
+    found = cp(tensor, cp_limit(shape))
+    assert torch.allclose(found.to_dense(), tensor, atol=1e-12)
+    assert found.solution.sweeps == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_reported_error_and_the_dense_form_are_the_factors_own(shape):
+    tensor = random(shape)
+    found = cp(tensor, max(1, cp_limit(shape) // 2))
+    dense = tensorly.cp_to_tensor((found.weights.numpy(), [factor.numpy() for factor in found.factors]))
+    assert torch.allclose(found.to_dense(), torch.from_numpy(dense), atol=1e-12)
+    expected = torch.linalg.vector_norm(tensor - torch.from_numpy(dense)) / torch.linalg.vector_norm(tensor)
+    assert found.solution.relative_error == pytest.approx(float(expected), abs=1e-12)
+    assert all(torch.allclose(f.norm(dim=0), torch.ones(found.rank, dtype=f.dtype)) for f in found.factors)
+
+
+def test_a_matrix_is_solved_by_the_svd():
+    matrix = random((9, 6))
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    assert torch.allclose(cp(matrix, 2).to_dense(), left[:, :2] * values[:2] @ right[:2])
+
+
+def test_a_tensor_of_low_rank_is_found():
+    factors = [random((size, 4), seed) for seed, size in enumerate((12, 10, 3, 3))]
+    tensor = torch.einsum("ar,br,cr,dr->abcd", *factors)
+    assert cp(tensor, 4, max_iter=500, tol=1e-9).solution.relative_error < 1e-6
+
+
+def test_every_mttkrp_is_tensorlys():
+    """One sweep from given factors is textbook ALS, with every newest factor used at once."""
+    tensor = random((7, 6, 3, 2))
+    sweep = _Sweep(tensor)
+    start = sweep.start(4, torch.Generator().manual_seed(1))
+    swept, error = sweep(start)
+    factors = [rows.mT.numpy() for rows in start]
+    for mode in range(4):
+        product = tensorly.unfold(tensor.numpy(), mode) @ tensorly.tenalg.khatri_rao(factors, skip_matrix=mode)
+        normal = torch.ones(4, 4, dtype=torch.float64).numpy()
+        for other in range(4):
+            if other != mode:
+                normal = normal * (factors[other].T @ factors[other])
+        factors[mode] = torch.linalg.solve(torch.from_numpy(normal), torch.from_numpy(product).mT).mT.numpy()
+    expected = torch.from_numpy(tensorly.cp_to_tensor((None, factors)))
+    ours = torch.from_numpy(tensorly.cp_to_tensor((None, [rows.mT.numpy() for rows in swept])))
+    assert torch.allclose(ours, expected, atol=1e-5)
+    distance = torch.linalg.vector_norm(tensor - ours) / torch.linalg.vector_norm(tensor)
+    assert error == pytest.approx(float(distance), abs=1e-9)
+
+
+def test_it_loses_no_more_than_tensorlys_solver_in_as_many_sweeps():
+    tensor = random((24, 20, 3, 3), dtype=torch.float32)
+    ours = cp(tensor, 30, max_iter=100)
+    theirs = cp(tensor, 30, max_iter=100, solver="tensorly")
+    assert ours.solution.relative_error <= theirs.solution.relative_error
+
+
+def test_the_error_falls_with_every_accepted_sweep(monkeypatch):
+    errors = []
+    plain = _Sweep.__call__
+
+    def recording(self, factors):
+        swept, error = plain(self, factors)
+        errors.append(error)
+        return swept, error
+
+    monkeypatch.setattr(_Sweep, "__call__", recording)
+    found = cp(random((16, 12, 3, 3)), 20)
+    best = errors[0]
+    for before, error in zip(errors, errors[1:], strict=False):
+        assert error <= best + 1e-12 or error > before  # a rise is rejected; what follows it is not
+        best = min(best, error)
+    assert found.solution.relative_error == pytest.approx(min(errors), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        torch.zeros(8, 6, 3, 3),
+        torch.ones(8, 6, 3, 3),
+        random((8, 6, 3, 3), dtype=torch.float32)[:1].repeat(8, 1, 1, 1),
+        torch.cat([random((4, 6, 3, 3), dtype=torch.float32)] * 2),
+        random((8, 6, 3, 3), dtype=torch.float32) * 1e20,
+        random((8, 6, 3, 3), dtype=torch.float32) * 1e-20,
+        random((8, 6, 1, 7), dtype=torch.float32),
+        random((8, 6, 7, 7), dtype=torch.float32),
+        random((1, 6, 3, 3), dtype=torch.float32),
+        random((8, 6, 3, 3), dtype=torch.float16),
+        random((8, 6, 3, 3), dtype=torch.bfloat16),
+    ],
+    ids="zero ones rank-one-out duplicated huge tiny 1x7 7x7 single half bfloat16".split(),
+)
+def test_awkward_kernels_are_ordinary_input(kernel):
+    found = cp(kernel, 5)
+    assert found.to_dense().isfinite().all()
+    assert found.to_dense().dtype == kernel.dtype
+    assert 0 <= found.solution.relative_error < 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=st.lists(st.integers(1, 5), min_size=2, max_size=4), seed=st.integers(0, 99))
+def test_any_small_tensor_at_any_rank(shape, seed):
+    tensor = random(shape, seed)
+    errors = [cp(tensor, rank).solution.relative_error for rank in range(1, cp_limit(shape) + 1)]
+    assert all(0 <= error <= 1 + 1e-9 for error in errors)
+    assert errors[-1] < 1e-12
+
+
+def test_same_generator_same_bits():
+    tensor = random((10, 8, 3, 3), dtype=torch.float32)
+    one, two, other = (cp(tensor, 6, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one.factors, two.factors, strict=True))
+    assert not torch.equal(one.factors[0], other.factors[0])
+
+
+@pytest.mark.parametrize("rank", [0, -1, 271, 2.0, True])
+def test_an_infeasible_rank_is_refused_with_the_largest(rank):
+    with pytest.raises(CompressionError, match="largest feasible is 270"):
+        cp(random((40, 30, 3, 3)), rank)
+
+
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(CompressionError, match="unknown solver 'magic'"):
+        cp(random((4, 4)), 1, solver="magic")

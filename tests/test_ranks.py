@@ -1,0 +1,108 @@
+"""Ranks: budgets kept, brute force matched, the paper's rule reproduced."""
+
+import csv
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tdcompress import CompressionError, ranks
+from tdcompress.decompositions import tensor_train, tucker
+
+PUBLISHED = Path(__file__).parents[1] / "examples" / "paper" / "published" / "ranks.csv"
+
+
+def random(shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    decay = torch.linspace(1, 0.05, shape[1]).view(1, -1, *[1] * (len(shape) - 2))
+    return torch.randn(shape, generator=generator, dtype=torch.float64) * decay
+
+
+@given(numel=st.integers(1, 10**7), ratio=st.floats(1e-6, 1 - 1e-6))
+def test_a_budget_never_exceeds_its_share_and_uses_it(numel, ratio):
+    budget = ranks.parameter_budget(numel, ratio)
+    assert budget / numel <= 1 - ratio
+    assert (budget + 1) / numel > 1 - ratio
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.5, float("nan"), "half", None, True])
+def test_a_ratio_outside_0_and_1_is_refused(ratio):
+    with pytest.raises(CompressionError, match="ratio must be between 0 and 1"):
+        ranks.parameter_budget(100, ratio)
+
+
+def test_the_rule_gives_every_cp_and_tucker_rank_that_the_paper_printed():
+    rows = list(csv.DictReader(PUBLISHED.read_text().splitlines()))
+    assert len(rows) == 65
+    for row in rows:
+        shape = tuple(int(row[name]) for name in ("out_channels", "in_channels", "kernel_h", "kernel_w"))
+        ratio = 1 - float(row["kept"])
+        assert ranks.tensorly_torch_rank("cp", shape, ratio) == (int(row["cp_rank"]),)
+        expected = (int(row["tucker_rank_out"]), int(row["tucker_rank_in"]))
+        assert ranks.tensorly_torch_rank("tucker", shape, ratio) == expected
+
+
+def test_costs_are_the_number_of_parameters_of_the_factors():
+    kernel = random((6, 5, 3, 2))
+    found = tucker(kernel, (4, 3), modes=(0, 1))
+    numbers = found.core.numel() + sum(factor.numel() for factor in found.factors.values())
+    assert ranks.tucker_parameters(kernel.shape, (4, 3)) == numbers
+    train = tensor_train(kernel.movedim(0, -1), (3, 4, 5))
+    assert ranks.tt_parameters(kernel.shape, (3, 4, 5)) == sum(core.numel() for core in train.cores)
+
+
+@pytest.mark.parametrize("shape", [(9, 7, 3, 2), (8, 8, 3), (10, 6), (5, 1, 3, 3)])
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.8])
+def test_the_tucker_rank_is_the_best_truncated_hosvd_within_the_budget(shape, kept):
+    kernel = random(shape)
+    budget = int(kernel.numel() * kept)
+
+    def lost(rank):
+        return tucker(kernel, rank, modes=(0, 1), max_iter=0).solution.relative_error
+
+    feasible = [
+        rank
+        for rank in itertools.product(range(1, shape[0] + 1), range(1, shape[1] + 1))
+        if ranks.tucker_parameters(shape, rank) <= budget and rank[0] <= math.prod(shape[1:])
+    ]
+    chosen = ranks.tucker_rank(kernel[None], budget)
+    if not feasible:
+        assert chosen == (0, 0)
+        return
+    assert ranks.tucker_parameters(shape, chosen) <= budget
+    assert lost(chosen) <= min(map(lost, feasible)) + 1e-9
+
+
+@pytest.mark.parametrize("shape", [(7, 6, 3, 2), (8, 8, 3), (10, 6), (4, 3, 2, 2, 2)])
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.8])
+def test_the_tt_rank_has_the_least_bound_within_the_budget(shape, kept):
+    kernel = random(shape)
+    budget = int(kernel.numel() * kept)
+    tails = ranks._tt_tails(kernel[None].movedim(1, -1))
+
+    def bound(rank):
+        return sum(float(tail[r]) for tail, r in zip(tails, rank, strict=True))
+
+    def useful(rank):
+        sizes = (shape[1], *shape[2:], shape[0])
+        chain = zip((1, *rank), sizes, (*rank, 1), strict=True)
+        return all(a <= size * b and b <= size * a for a, size, b in chain)
+
+    every = itertools.product(*(range(1, len(tail)) for tail in tails))
+    feasible = [rank for rank in every if ranks.tt_parameters(shape, rank) <= budget and useful(rank)]
+    chosen = ranks.tt_rank(kernel[None], budget)
+    if not feasible:
+        assert not any(chosen)
+        return
+    assert ranks.tt_parameters(shape, chosen) <= budget
+    assert bound(chosen) <= min(map(bound, feasible)) + 1e-9
+
+
+def test_a_rank_is_shared_by_the_groups_and_chosen_for_all_of_them():
+    plain, steep = random((8, 8, 3, 3)), random((8, 8, 3, 3), seed=1) * torch.linspace(1, 0, 8)[:, None, None, None]
+    together = ranks.tucker_rank(torch.stack([plain, 100 * steep]), 250)
+    assert together == ranks.tucker_rank(steep[None], 250)  # the group with all the energy decides
