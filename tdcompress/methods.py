@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import TypeVar
 
-from tdcompress.errors import CompressionError
+from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import CPConv, FactorizedConv, TTConv, TuckerConv
 
 METHODS: dict[str, type[FactorizedConv]] = {"cp": CPConv, "tucker": TuckerConv, "tt": TTConv}
@@ -24,9 +23,7 @@ def get_method(name: str) -> type[FactorizedConv]:
     'TuckerConv'
     """
     if name not in METHODS:
-        close = difflib.get_close_matches(str(name), METHODS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise CompressionError(f"unknown method {name!r}; known are {', '.join(sorted(METHODS))}.{hint}")
+        raise unknown("method", name, METHODS)
     return METHODS[name]
 
 

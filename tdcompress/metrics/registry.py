@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from torch import Tensor
 
-from tdcompress.errors import CompressionError
+from tdcompress.errors import CompressionError, unknown
 
 MetricFunction = Callable[[Tensor, Tensor], Tensor | float]
 _Function = TypeVar("_Function", bound=MetricFunction)
@@ -74,7 +73,5 @@ def get_metrics(names: Sequence[str]) -> list[Metric]:
     """
     for name in names:
         if name not in METRICS:
-            close = difflib.get_close_matches(str(name), METRICS, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise CompressionError(f"unknown metric {name!r}; known are {', '.join(sorted(METRICS))}.{hint}")
+            raise unknown("metric", name, METRICS)
     return [METRICS[name] for name in names]

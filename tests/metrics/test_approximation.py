@@ -171,7 +171,7 @@ def test_bad_arguments_are_refused(model, small, change, message):
 def test_models_that_do_not_belong_together_are_refused(model, small):
     with pytest.raises(td.CompressionError, match="no layer of the compressed model is factorized"):
         td.approximation_errors(model, model)
-    with pytest.raises(td.CompressionError, match="layer '0' stands for .* there is a ReLU"):
+    with pytest.raises(td.CompressionError, match=r"layer '0' stands for .* there is a ReLU"):
         td.approximation_errors(nn.Sequential(nn.ReLU()), small)
     with pytest.raises(td.CompressionError, match="there is nothing"):
         td.approximation_errors(nn.Linear(2, 2), small)
