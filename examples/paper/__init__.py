@@ -1,0 +1,1 @@
+"""The paper's study: its networks, its data sets, its training."""

@@ -1,0 +1,116 @@
+"""How the study's networks are trained and fine-tuned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tdcompress.errors import CompressionError
+
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("steps", "one-cycle")
+_WARM_UP = 0.2  # the part of a one-cycle schedule over which the learning rate rises
+_WARM_UP_START = 0.04  # what it starts from, as a fraction of the highest
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        learning_rate: the first one of "steps", the highest one of "one-cycle".
+        epochs: passes over the training part, at most.
+        optimizer: "sgd" or "adam".
+        momentum: of "sgd"; Nesterov's if `nesterov`.
+        nesterov: see `momentum`.
+        weight_decay: factor of the squared-norm penalty, on all parameters.
+        schedule: "steps" multiplies the learning rate by 0.1 at each of `milestones`; "one-cycle" raises it
+            linearly over the first fifth of the training and lowers it to 0 along a cosine over the rest.
+        milestones: numbers of epochs after which "steps" goes one step down.
+        batch_size: images in a step; what is left over at an epoch's end is a smaller batch.
+        patience: epochs without a better validation result after which to stop; None runs all epochs.
+        crop_padding: pixels of black put around training images before a part of the original size is cut
+            out of them at random.
+        flip: mirror half of the training images from left to right, at random.
+        autocast: compute in bfloat16 where PyTorch's autocast does; weights stay as they are.
+        channels_last: train in the channels-last memory format, the faster one on most machines.
+
+    Raises:
+        CompressionError: an unknown optimizer or schedule, or a number out of its range.
+
+    Example:
+        >>> recipe = Recipe(learning_rate=0.1, epochs=100, milestones=(30, 60, 90))
+        >>> round(recipe.learning_rate_at(75), 6)
+        0.001
+    """
+
+    learning_rate: float
+    epochs: int
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "steps"
+    milestones: tuple[int, ...] = ()
+    batch_size: int = 128
+    patience: int | None = None
+    crop_padding: int = 0
+    flip: bool = False
+    autocast: bool = False
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            if value not in known:
+                raise CompressionError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
+        if not self.learning_rate > 0:
+            raise CompressionError(f"learning_rate must be above 0, found {self.learning_rate}")
+        if self.nesterov and not self.momentum > 0:
+            raise CompressionError(f"nesterov needs a momentum above 0, found {self.momentum}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("crop_padding", 0), ("patience", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise CompressionError(f"{name} must be at least {least}, found {value}")
+
+    def learning_rate_at(self, epoch: float) -> float:
+        """The learning rate after `epoch` epochs, which may be a fraction."""
+        if self.schedule == "steps":
+            return self.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        done = epoch / self.epochs
+        if done < _WARM_UP:
+            return self.learning_rate * (_WARM_UP_START + (1 - _WARM_UP_START) * done / _WARM_UP)
+        return self.learning_rate * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP))) / 2
+
+
+_ONE_CYCLE = Recipe(
+    learning_rate=0.1,
+    epochs=12,
+    schedule="one-cycle",
+    nesterov=True,
+    weight_decay=5e-4,
+    crop_padding=2,
+    flip=True,
+    autocast=True,
+    channels_last=True,
+)
+
+RECIPES = {
+    # The paper's. It stops early on the validation part without saying after how many epochs, so these run to
+    # the end and keep the best epoch.
+    "garipov": Recipe(learning_rate=0.1, epochs=100, milestones=(30, 60, 90), crop_padding=4, flip=True),
+    "garipov-fine-tuning": Recipe(learning_rate=1e-4, epochs=10, crop_padding=4, flip=True),
+    "resnet18": Recipe(
+        learning_rate=1e-3, epochs=300, optimizer="adam", milestones=(100, 150), crop_padding=4, flip=True
+    ),
+    "resnet18-fine-tuning": Recipe(learning_rate=1e-5, epochs=25, optimizer="adam", crop_padding=4, flip=True),
+    # For machines without a GPU: one cycle of the learning rate, in bfloat16.
+    "one-cycle": _ONE_CYCLE,
+    # Seconds each.
+    "digits": Recipe(
+        learning_rate=1e-2, epochs=20, optimizer="adam", schedule="one-cycle", batch_size=64, crop_padding=1
+    ),
+    "digits-fine-tuning": Recipe(learning_rate=1e-3, epochs=3, optimizer="adam", batch_size=64, crop_padding=1),
+}

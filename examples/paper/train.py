@@ -1,0 +1,152 @@
+"""Trains one of the study's networks and saves it: `python -m examples.paper.train garipov-fmnist`."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from examples.paper import data
+from examples.paper.models import DigitsNet, GaripovNet, resnet18, seeded
+from examples.paper.training import RECIPES, Recipe, evaluate, train
+from tdcompress.errors import CompressionError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network, the data it is trained on, and how.
+
+    Attributes:
+        build: makes the network with random weights.
+        load: reads the data from a folder or archive; from the data set's usual place for None.
+        recipe: how it is trained by default.
+        fine_tuning: how it is fine-tuned after a compression.
+    """
+
+    build: Callable[[], nn.Module]
+    load: Callable[[str | None], data.Splits]
+    recipe: Recipe
+    fine_tuning: Recipe
+
+
+def _digits(path: str | None) -> data.Splits:
+    if path is not None:
+        raise CompressionError(f"the digits come with scikit-learn, not from {path!r}; leave --data out")
+    return data.digits()
+
+
+_GARIPOV = RECIPES["garipov"], RECIPES["garipov-fine-tuning"]
+_RESNET18 = RECIPES["resnet18"], RECIPES["resnet18-fine-tuning"]
+_DIGITS = RECIPES["digits"], RECIPES["digits-fine-tuning"]
+
+SETTINGS = {
+    "garipov-fmnist": Setting(lambda: GaripovNet(in_channels=1), data.fashion_mnist, *_GARIPOV),
+    "garipov-cifar10": Setting(lambda: GaripovNet(in_channels=3), data.cifar10, *_GARIPOV),
+    "resnet18-cifar10": Setting(lambda: resnet18(in_channels=3), data.cifar10, *_RESNET18),
+    "digits": Setting(DigitsNet, _digits, *_DIGITS),
+}
+
+
+def save_checkpoint(model: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Writes the network's weights and buffers, with notes, as a safetensors file.
+
+    Args:
+        model: the network.
+        path: the file; its folder is made if it is missing.
+        metadata: notes kept in the file's header.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, path, metadata=dict(metadata))
+
+
+def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, str]:
+    """Reads what `save_checkpoint` wrote into a network of the same architecture, in place.
+
+    Args:
+        model: the network.
+        path: the file.
+
+    Returns:
+        The notes in the file's header.
+
+    Raises:
+        CompressionError: there is no such file, it is no safetensors file, or it is another architecture's.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = file.metadata() or {}
+        model.load_state_dict(state)
+    except FileNotFoundError:
+        raise CompressionError(f"{path}: no such file; make it with python -m examples.paper.train") from None
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise CompressionError(f"{path}: does not fit {type(model).__name__}: {error}") from error
+    return metadata
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; see `--help`."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    setting = SETTINGS[options.setting]
+    recipe = _recipe(options)
+    splits = setting.load(options.data)
+    model = seeded(setting.build, options.seed).to(options.device)
+    history = train(model, splits, recipe, options.seed, progress=not options.quiet)
+    validation = evaluate(model, splits.validation.images, splits.validation.labels)
+    test = evaluate(model, splits.test.images, splits.test.labels)
+    metadata = {
+        "command": " ".join(["python -m examples.paper.train", *arguments]),
+        "recipe": repr(recipe),
+        "best_epoch": str(history.best_epoch + 1),
+        "seconds": f"{history.seconds:.0f}",
+        "machine": f"{options.device}, {torch.get_num_threads()} threads, {platform.machine()}",
+        "torch": torch.__version__,
+        "validation_accuracy": f"{validation.accuracy:.4f}",
+        "test_accuracy": f"{test.accuracy:.4f}",
+        "test_cross_entropy": f"{test.cross_entropy:.4f}",
+    }
+    output = options.output or f"{options.setting}.safetensors"
+    save_checkpoint(model, output, metadata)
+    print(*(f"{name}: {value}" for name, value in metadata.items()), f"saved: {output}", sep="\n")
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that the command line names, with the numbers that it gives."""
+    recipe = RECIPES[options.recipe] if options.recipe else SETTINGS[options.setting].recipe
+    numbers = {name: getattr(options, name) for name in ("epochs", "batch_size", "learning_rate")}
+    return replace(recipe, **{name: value for name, value in numbers.items() if value is not None})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m examples.paper.train", description=__doc__)
+    parser.add_argument("setting", choices=SETTINGS, help="the network and its data")
+    parser.add_argument("--recipe", choices=RECIPES, help="how to train; by default the setting's own")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
+    parser.add_argument("--data", help="folder or archive of the data set; by default its usual place")
+    parser.add_argument("--output", help="the file to write; by default SETTING.safetensors, here")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and augmentation")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CompressionError as error:
+        sys.exit(f"error: {error}")

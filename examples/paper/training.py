@@ -1,0 +1,276 @@
+"""Training and evaluation of the study's networks.
+
+A fine-tuning is `train` with a fine-tuning recipe; see `RECIPES`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from examples.paper.data import Split, Splits
+from examples.paper.recipes import RECIPES, Recipe
+from tdcompress.errors import CompressionError
+
+__all__ = ["RECIPES", "Epoch", "Performance", "Recipe", "TrainingHistory", "augment", "evaluate", "train"]
+
+
+@dataclass(frozen=True)
+class Performance:
+    """How well a network classifies.
+
+    Attributes:
+        error: fraction of images whose most likely class is a wrong one, in [0, 1].
+        cross_entropy: mean over images of −log p(label), in nats.
+    """
+
+    error: float
+    cross_entropy: float
+
+    @property
+    def accuracy(self) -> float:
+        """1 − error."""
+        return 1.0 - self.error
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training part gave.
+
+    Attributes:
+        train_loss: mean cross entropy of the training images, each at the time of its step, in nats.
+        validation: on the validation part, after the pass.
+        learning_rate: at the beginning of the pass.
+        seconds: wall time, validation included.
+    """
+
+    train_loss: float
+    validation: Performance
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingHistory:
+    """What a training did.
+
+    Attributes:
+        epochs: every epoch, in order.
+        best_epoch: index of the one whose weights the network has now.
+    """
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights the network has now."""
+        return self.epochs[self.best_epoch]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all epochs."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+
+def evaluate(
+    model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500, autocast: bool = False
+) -> Performance:
+    """Classification error and cross entropy in evaluation mode; the network is left as it was.
+
+    Args:
+        model: gives logits (N, classes) for images (N, C, H, W).
+        images: (N, C, H, W), standardised; moved to the model's device a batch at a time.
+        labels: (N,), int64.
+        batch_size: images at a time.
+        autocast: compute in bfloat16 where PyTorch's autocast does; otherwise in the model's own precision.
+
+    Raises:
+        CompressionError: there are no images.
+    """
+    if len(labels) == 0:
+        raise CompressionError("there are no images to evaluate on; give at least one")
+    device = _device(model)
+    wrong = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    with (
+        _evaluation_mode(model),
+        torch.inference_mode(),
+        torch.autocast(device.type, torch.bfloat16, autocast),
+    ):
+        for batch, expected in batches:
+            logits, expected = model(batch.to(device)).float(), expected.to(device)
+            wrong += (logits.argmax(dim=1) != expected).sum()
+            loss += F.cross_entropy(logits, expected, reduction="sum").double()
+    return Performance(wrong.item() / len(labels), loss.item() / len(labels))
+
+
+def train(model: nn.Module, splits: Splits, recipe: Recipe, seed: int = 0, progress: bool = False) -> TrainingHistory:
+    """Fits the network to the training part, in place, and keeps the weights of its best epoch.
+
+    The best epoch has the lowest classification error on the validation part, and of several such the lowest
+    cross entropy. The test part is not looked at. The order of the images, the crops and the flips depend on
+    `seed` alone; PyTorch's global generators are not moved, unless by the network itself, as with dropout.
+    The same seed, machine and number of threads give the same weights on the CPU.
+
+    Args:
+        model: gives logits (N, classes) for images (N, C, H, W); trained on the device that it is on, and
+            left in evaluation mode.
+        splits: the data; moved to the model's device.
+        recipe: how to train.
+        seed: decides about everything random.
+        progress: show a bar on standard error.
+
+    Returns:
+        The losses and validation results of all epochs.
+
+    Raises:
+        CompressionError: the loss is no longer finite.
+    """
+    splits = splits.to(_device(model))
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    optimizer = _optimizer(model, recipe)
+    generator = torch.Generator().manual_seed(seed)
+    steps = math.ceil(len(splits.train) / recipe.batch_size)
+    epochs: list[Epoch] = []
+    best, best_state = 0, {}
+    for number in range(recipe.epochs):
+        start = time.perf_counter()
+        rates = [recipe.learning_rate_at(number + step / steps) for step in range(steps)]
+        title = f"epoch {number + 1}/{recipe.epochs}"
+        batches = tqdm(_batches(splits, recipe, generator), title, steps, disable=not progress)
+        loss = _train_epoch(model, optimizer, batches, rates, recipe.autocast)
+        validation = evaluate(model, splits.validation.images, splits.validation.labels, autocast=recipe.autocast)
+        epochs.append(Epoch(loss, validation, rates[0], time.perf_counter() - start))
+        if number == 0 or _order(validation) < _order(epochs[best].validation):
+            best, best_state = number, {name: value.clone() for name, value in model.state_dict().items()}
+        if recipe.patience is not None and number - best >= recipe.patience:
+            break
+    model.load_state_dict(best_state)
+    model.to(memory_format=torch.contiguous_format).eval()
+    return TrainingHistory(tuple(epochs), best)
+
+
+def augment(
+    images: Tensor,  # (N, C, H, W)
+    black: Tensor,  # (C,)
+    generator: torch.Generator,
+    *,
+    crop_padding: int = 0,
+    flip: bool = False,
+) -> Tensor:
+    """Random crops and flips, each image its own.
+
+    Args:
+        images: (N, C, H, W).
+        black: the value of a padding pixel in each channel, (C,).
+        generator: on the CPU, so that the same seed gives the same crops on every device.
+        crop_padding: pixels of padding on each side, of which a crop of H × W is cut out.
+        flip: mirror each image from left to right with probability one half.
+
+    Returns:
+        New images, (N, C, H, W).
+
+    Example:
+        >>> images = torch.rand(5, 1, 28, 28)
+        >>> augment(images, torch.zeros(1), torch.Generator().manual_seed(0), crop_padding=4, flip=True).shape
+        torch.Size([5, 1, 28, 28])
+    """
+    count, channels, height, width = images.shape
+    rows, columns = torch.arange(height).expand(count, -1), torch.arange(width).expand(count, -1)
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    if crop_padding:
+        offsets = torch.randint(2 * crop_padding + 1, (2, count, 1), generator=generator)
+        rows, columns = rows + offsets[0], columns + offsets[1]
+        black = black[:, None, None]
+        images = F.pad(images - black, [crop_padding] * 4) + black
+    return images[
+        torch.arange(count, device=images.device)[:, None, None, None],
+        torch.arange(channels, device=images.device)[:, None, None],
+        rows.to(images.device)[:, None, :, None],
+        columns.to(images.device)[:, None, None, :],
+    ]
+
+
+def _batches(splits: Splits, recipe: Recipe, generator: torch.Generator) -> Iterator[Split]:
+    """The training part once, in random order and augmented."""
+    device = splits.train.labels.device
+    for indices in torch.randperm(len(splits.train), generator=generator).split(recipe.batch_size):
+        batch = splits.train.take(indices.to(device))
+        images = augment(batch.images, splits.black, generator, crop_padding=recipe.crop_padding, flip=recipe.flip)
+        yield Split(images, batch.labels)
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Split],
+    rates: Sequence[float],  # one learning rate a batch
+    autocast: bool,
+) -> float:
+    """One step a batch; the mean loss."""
+    model.train()
+    device = _device(model)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    images_seen = 0
+    for rate, batch in zip(rates, batches, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.type, torch.bfloat16, autocast):
+            logits = model(batch.images)
+        loss = F.cross_entropy(logits.float(), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach().double() * len(batch)
+        images_seen += len(batch)
+    mean = total.item() / images_seen
+    if not math.isfinite(mean):
+        raise CompressionError(f"training diverged: the mean loss is {mean}; lower the recipe's learning_rate")
+    return mean
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+    )
+
+
+def _order(performance: Performance) -> tuple[float, float]:
+    return performance.error, performance.cross_entropy
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer is; the CPU for a model without any."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
