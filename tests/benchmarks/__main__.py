@@ -1,0 +1,149 @@
+"""`make bench`: error, time and memory beside the peers, measured in one run.
+
+Prints the tables and writes them to `docs/benchmarks.md`; `--quick` takes one layer and one size, to see that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import tensorly
+import torch
+from tqdm import tqdm
+
+from tdcompress.ranks import cp_rank, tensorly_torch_rank
+from tests.benchmarks.sections import LAYERS, RATIOS, Cost, Row, cost, real_weights
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+BIG = (512, 512, 3, 3)
+
+
+def main() -> None:
+    """Run every section, print it, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one layer and the smallest size; the page is not written")
+    parser.add_argument("--output", type=Path, default=PAGE, help="where the page goes (default: %(default)s)")
+    arguments = parser.parse_args()
+    layers = LAYERS[:1] if arguments.quick else LAYERS
+    total = sum(len(RATIOS) * len(layers) * peers for peers in (3, 2, 2))
+    rows = list(tqdm(real_weights(layers=layers), "trained layers", total, unit="comparison"))
+    sections = [_heading(), errors_table(rows), summary_table(rows)]
+    if not arguments.quick:
+        sections += [costs_table("One large kernel", headline()), costs_table("Growth", growth())]
+    page = "\n\n".join(sections) + "\n"
+    print(page)
+    if not arguments.quick:
+        arguments.output.write_text(page)
+
+
+def _heading() -> str:
+    machine = f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
+    return (
+        "# Benchmarks\n\n"
+        f"Made by `make bench` on {machine}, torch {torch.__version__.partition('+')[0]}, tensorly "
+        f"{tensorly.__version__}, all in one run. Times on a shared machine move by tens of percent; read the "
+        "ratios. Errors are relative weight errors, and ours never has more parameters than the peer beside it."
+    )
+
+
+def errors_table(rows: Sequence[Row]) -> str:
+    """Every trained layer and ratio: our error, and theirs."""
+    lines = ["## Trained layers: GaripovNet on Fashion-MNIST"]
+    for method in dict.fromkeys(row.method for row in rows):
+        cases: dict[tuple[str, float], list[Row]] = defaultdict(list)
+        for row in rows:
+            if row.method == method:
+                cases[row.case, row.kept].append(row)
+        peers = [row.peer for row in next(iter(cases.values()))]
+        lines += ["", f"### {method}", ""]
+        cells = [
+            [layer, f"{kept:.0%}"]
+            + [
+                f"{row.theirs.error:.4f} → {row.ours.error:.4f} ({row.theirs.seconds:.2g} s → {row.ours.seconds:.2g} s)"
+                for row in case
+            ]
+            for (layer, kept), case in cases.items()
+        ]
+        lines += _table(["layer", "kept", *(f"{peer} → ours" for peer in peers)], cells)
+    return "\n".join(lines)
+
+
+def summary_table(rows: Sequence[Row]) -> str:
+    """Geometric means over all layers and ratios."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.method, row.peer].append(row)
+    cells = [
+        [
+            method,
+            peer,
+            f"{_geometric_mean(row.error_ratio for row in group):.4f}",
+            f"{max(row.error_ratio for row in group):.4f}",
+            f"{sum(row.theirs.seconds for row in group):.1f} s",
+            f"{sum(row.ours.seconds for row in group):.1f} s",
+        ]
+        for (method, peer), group in groups.items()
+    ]
+    titles = ["method", "peer", "our error / theirs, geometric mean", "worst", "their time, all cases", "our time"]
+    return "\n".join(["## Summary over the trained layers", "", *_table(titles, cells)])
+
+
+def headline() -> list[Cost]:
+    """A 512 × 512 × 3 × 3 kernel: the peers where they end within minutes, ours at two ranks."""
+    runs: list[Callable[[], Cost]] = [
+        lambda: cost("cp, tensorly-torch", "cp", "tensorly-torch", BIG, (229,)),
+        lambda: cost("cp, ours", "cp", "ours", BIG, (229,)),
+        lambda: cost("cp, ours", "cp", "ours", BIG, (1145,)),
+        lambda: cost("tucker, tensorly-torch", "tucker", "tensorly-torch", BIG, (115, 115)),
+        lambda: cost("tucker, ours", "tucker", "ours", BIG, (115, 115)),
+        lambda: cost("tt, tensorly-torch", "tt", "tensorly-torch", BIG, (425, 5, 15)),
+        lambda: cost("tt, ours", "tt", "ours", BIG, (165, 59, 177)),
+    ]
+    return [run() for run in tqdm(runs, "512 × 512 × 3 × 3")]
+
+
+def growth() -> list[Cost]:
+    """Kernels of 64 to 1024 channels at a tenth of their parameters."""
+    costs = []
+    for channels in tqdm((64, 128, 256, 512, 1024), "growth"):
+        shape = (channels, channels, 3, 3)
+        rank = cp_rank(shape, channels * channels * 9 // 10)
+        costs.append(cost(f"cp, ours, {channels} channels", "cp", "ours", shape, rank))
+        rank = tensorly_torch_rank("tucker", shape, 0.9)
+        costs.append(cost(f"tucker, ours, {channels} channels", "tucker", "ours", shape, rank))
+    return costs
+
+
+def costs_table(title: str, costs: Sequence[Cost]) -> str:
+    """Error, time and peak memory of decompositions in processes of their own."""
+    cells = [
+        [
+            cost.name,
+            str(cost.rank).strip("(,)"),
+            f"{cost.error:.4f}",
+            f"{cost.seconds:.2f} s",
+            f"{cost.megabytes:.0f} MB",
+        ]
+        for cost in costs
+    ]
+    titles = ["what", "rank", "relative error", "time", "peak memory over what was held before"]
+    note = "Kernels whose channel spectra fall as 1/√k; each in a process of its own."
+    return "\n".join([f"## {title}", "", note, "", *_table(titles, cells)])
+
+
+def _table(titles: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
+    rows = [titles, ["---"] * len(titles), *cells]
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _geometric_mean(values: Iterable[float]) -> float:
+    return statistics.geometric_mean(list(values))
+
+
+if __name__ == "__main__":
+    main()

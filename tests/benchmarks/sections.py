@@ -1,0 +1,154 @@
+"""What is compared: each section is a list of cases and the table made of them."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tdcompress.methods import METHODS
+from tdcompress.ranks import tensorly_torch_rank
+from tests.benchmarks.solvers import OURS, PEERS, Measurement, measure
+
+PAPER = Path(__file__).parents[2] / "examples" / "paper"
+LAYERS = ("conv2", "conv3", "conv4", "conv5", "conv6")
+RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel, one method, one budget: a peer beside ours at no more parameters than the peer's."""
+
+    case: str
+    method: str
+    kept: float
+    peer: str
+    theirs: Measurement
+    ours: Measurement
+
+    @property
+    def error_ratio(self) -> float:
+        """Ours over theirs."""
+        return self.ours.error / self.theirs.error
+
+    @property
+    def time_ratio(self) -> float:
+        """Theirs over ours."""
+        return self.theirs.seconds / self.ours.seconds
+
+
+def trained_kernels() -> dict[str, Tensor]:
+    """The convolutions of GaripovNet, trained on Fashion-MNIST."""
+    weights = load_file(PAPER / "checkpoints" / "garipovnet_fmnist.safetensors")
+    return {layer: weights[f"{layer}.weight"].float() for layer in LAYERS}
+
+
+def decaying_kernel(shape: Sequence[int], seed: int = 0) -> Tensor:
+    """A kernel whose channel unfoldings have singular values that fall as 1/√k, as trained ones roughly do."""
+    generator = torch.Generator().manual_seed(seed)
+    kernel = torch.randn(*shape, generator=generator)
+    for mode in (0, 1):
+        basis, _ = torch.linalg.qr(torch.randn(shape[mode], shape[mode], generator=generator))
+        scaled = basis * torch.arange(1, shape[mode] + 1).rsqrt()
+        kernel = torch.tensordot(scaled, kernel, dims=([1], [mode])).movedim(0, mode)
+    return kernel / kernel.std() * 0.05
+
+
+def compare(
+    case: str, kernel: Tensor, method: str, kept: float, rank: Sequence[int], names: Iterable[str]
+) -> Iterator[Row]:
+    """Every named peer at `rank`, ours once at the best rank of no more parameters than that."""
+    kind = METHODS[method]
+    budget = kind.parameters_at(tuple(kernel.shape), tuple(rank))
+    start = time.perf_counter()
+    own_rank = kind.choose_rank(kernel[None], budget)
+    choosing = time.perf_counter() - start
+    ours = measure(OURS[method], method, kernel, own_rank)
+    ours = Measurement(ours.error, ours.seconds + choosing, ours.rank, ours.parameters)
+    for name in names:
+        yield Row(case, method, kept, name, measure(PEERS[method][name], method, kernel, rank), ours)
+
+
+def published_tt_ranks() -> dict[tuple[str, float], tuple[int, ...]]:
+    """The tensor train's ranks as the paper printed them for GaripovNet."""
+    text = (PAPER / "published" / "ranks.csv").read_text()
+    rows = [row for row in csv.DictReader(text.splitlines()) if row["model"] == "GaripovNet"]
+    return {
+        (row["layer"], round(1 - float(row["kept"]), 4)): tuple(int(row[f"tt_rank_{bond}"]) for bond in (1, 2, 3))
+        for row in rows
+    }
+
+
+def proportional_tt_rank(shape: Sequence[int], kept: float) -> tuple[int, ...]:
+    """Inner ranks that are one share of the feasible ones, the largest share within the budget."""
+    limits = METHODS["tt"].full_rank(shape)
+    shares = [step / 1000 for step in range(1000, 0, -1)]
+    for share in shares:
+        rank = [max(1, math.floor(share * limit)) for limit in limits]
+        rank[1] = min(rank[1], rank[0] * shape[2])  # rounding must not ask for more than the first bond can carry
+        if METHODS["tt"].parameters_at(shape, rank) <= kept * math.prod(shape):
+            return tuple(rank)
+    return tuple(1 for _ in limits)
+
+
+def peers_at(method: str, layer: str, shape: tuple[int, ...], ratio: float) -> dict[str, tuple[int, ...]]:
+    """The rank at which each peer is run: the paper's, and for tensorly's tensor train the proportional one."""
+    if method == "tt":
+        proportional = proportional_tt_rank(shape, 1 - ratio)
+        return {"tensorly-torch": published_tt_ranks()[layer, ratio], "tensorly": proportional}
+    return dict.fromkeys(PEERS[method], tensorly_torch_rank(method, shape, ratio))
+
+
+def real_weights(methods: Sequence[str] = tuple(PEERS), layers: Sequence[str] = LAYERS) -> Iterator[Row]:
+    """Trained layers × five ratios × methods × peers."""
+    kernels = trained_kernels()
+    for method, layer, ratio in itertools.product(methods, layers, RATIOS):
+        kernel = kernels[layer]
+        ranks = peers_at(method, layer, tuple(kernel.shape), ratio)
+        for rank in dict.fromkeys(ranks.values()):
+            names = [name for name in ranks if ranks[name] == rank]
+            yield from compare(layer, kernel, method, round(1 - ratio, 4), rank, names)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One decomposition in a process of its own."""
+
+    name: str
+    rank: tuple[int, ...]
+    error: float
+    seconds: float
+    megabytes: float  # peak over what the process held before it began
+
+
+def cost(name: str, method: str, solver: str, shape: Sequence[int], rank: Sequence[int]) -> Cost:
+    """Measure `solver` ("ours" or a peer's name) in a fresh process, so that the peak memory is its own."""
+    code = (
+        "import json; from tests.benchmarks.sections import _cost_here; "
+        f"print(json.dumps(_cost_here({method!r}, {solver!r}, {tuple(shape)!r}, {tuple(rank)!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return Cost(name, tuple(rank), **json.loads(done.stdout.splitlines()[-1]))
+
+
+def _cost_here(method: str, solver: str, shape: Sequence[int], rank: Sequence[int]) -> dict[str, float]:
+    run = OURS[method] if solver == "ours" else PEERS[method][solver]
+    small = torch.randn(4, 4, 3, 3)
+    measure(run, method, small, tuple(1 for _ in rank))  # imports and first-call costs
+    kernel = decaying_kernel(shape)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = measure(run, method, kernel, rank)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"error": result.error, "seconds": result.seconds, "megabytes": (after - before) / 1024}
