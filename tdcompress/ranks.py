@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -36,11 +37,12 @@ def parameter_budget(numel: int, ratio: float) -> int:
     >>> parameter_budget(36864, 0.9)
     3686
     """
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
+    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1:
         raise CompressionError(
             f"ratio must be between 0 and 1, got {ratio!r}; it is the share of the parameters to remove, "
             "so ratio=0.9 keeps a tenth."
         )
+    ratio = float(ratio)
     budget = math.floor((1 - ratio) * numel)
     # Rounding may have lifted the product onto a whole number: "never more" is meant to the last bit.
     return budget - 1 if budget / numel > 1 - ratio else budget

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -32,7 +34,7 @@ def decompose(
     """Replace convolutions of a model by factorized ones.
 
     All or nothing: if one of several layers cannot be replaced, the model is as it was. Every layer draws
-    its random start from the seed anew, so it does not matter which others are decomposed with it.
+    its random start from a numeric seed anew, so it does not matter which others are decomposed with it.
 
     Args:
         model: any module. It is left alone unless `inplace`; the new one shares no memory with it.
@@ -64,11 +66,8 @@ def decompose(
     kind = get_method(method)
     replacements: dict[int, nn.Module] = {}
     for name, conv in select_layers(model, layer):
-        try:
-            new = kind.from_conv(conv, ratio=ratio, rank=rank, solver=solver, seed=seed)
-        except CompressionError as error:
-            raise error.at(name) from None
-        replacements[id(conv)] = new
+        with _naming(name):
+            replacements[id(conv)] = kind.from_conv(conv, ratio=ratio, rank=rank, solver=solver, seed=seed)
     if inplace:
         return _swap(model, replacements)
     # A copy that is told the new layers are the copies of the old ones puts them wherever those stood,
@@ -87,6 +86,11 @@ def select_layers(model: nn.Module, layer: LayerSelector) -> list[tuple[str, nn.
     Raises:
         CompressionError: a name does not exist (close ones are suggested), or nothing is matched.
     """
+    if isinstance(layer, nn.Module) or not isinstance(layer, str | Iterable | Callable):
+        raise CompressionError(
+            f"layer must be a name, a glob, a list of those, or a predicate, got a {type(layer).__name__}; "
+            f"there are {_listed(model)}."
+        )
     if callable(layer):
         found = [(name, module) for name, module in _candidates(model) if layer(name, module)]
         if not found:
@@ -102,6 +106,7 @@ def select_layers(model: nn.Module, layer: LayerSelector) -> list[tuple[str, nn.
 def _named(model: nn.Module, text: str) -> list[tuple[str, nn.Module]]:
     modules = dict(model.named_modules(remove_duplicate=False))
     if text in modules:
+        _check_not_factorized(text, modules)
         return [(text, modules[text])]
     if any(sign in text for sign in "*?["):
         found = [(name, module) for name, module in _candidates(model) if fnmatch.fnmatchcase(name, text)]
@@ -113,6 +118,18 @@ def _named(model: nn.Module, text: str) -> list[tuple[str, nn.Module]]:
     raise CompressionError(f"the model has no layer {text!r}; {hint}")
 
 
+def _check_not_factorized(name: str, modules: Mapping[str, nn.Module]) -> None:
+    path = name.split(".")
+    for length in range(len(path) + 1):
+        outer = ".".join(path[:length])
+        if isinstance(modules[outer], FactorizedConv):
+            inside = "" if outer == name else f"is a stage of {outer!r}, which "
+            raise CompressionError(
+                f"layer {name!r}: {inside}is factorized already ({type(modules[outer]).__name__}); put its "
+                "to_conv() back first, or decompose the original model."
+            )
+
+
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every convolution that is not a stage of a layer that is factorized already."""
     inside: set[int] = set()
@@ -121,6 +138,19 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             inside.update(id(stage) for stage in module)
         elif is_convolution(module) and id(module) not in inside:
             yield name, module
+
+
+@contextmanager
+def _naming(layer: str) -> Iterator[None]:
+    """Put the layer's name in front of every error and warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except CompressionError as error:
+            raise error.at(layer) from None
+    for warning in caught:
+        warnings.warn(f"layer {layer!r}: {warning.message}", warning.category, stacklevel=4)
 
 
 def _listed(model: nn.Module, at_most: int = 8) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,8 +86,10 @@ def test_a_second_call_leaves_factorized_layers_alone():
     twice = td.decompose(once, "*", "cp", 0.5)
     assert isinstance(twice[1].conv1, td.TuckerConv)
     assert factorized(twice) == ["0", "1.conv1", "1.conv2", "2.conv1", "2.conv2"]
-    with pytest.raises(td.CompressionError, match=r"layer '1\.conv1': TuckerConv is no convolution"):
+    with pytest.raises(td.CompressionError, match=r"layer '1\.conv1': is factorized already \(TuckerConv\)"):
         td.decompose(once, "1.conv1", "cp", 0.5)
+    with pytest.raises(td.CompressionError, match=r"layer '1\.conv1\.core': is a stage of '1\.conv1'"):
+        td.decompose(once, "1.conv1.core", "cp", 0.5)
 
 
 def test_what_was_reached_is_on_the_layer():
@@ -108,13 +111,21 @@ def test_a_layers_result_does_not_depend_on_its_company():
 def test_an_explicit_rank_is_obeyed_and_growth_is_warned_of():
     model = a_model()
     assert td.decompose(model, "1.conv1", "tucker", rank=(5, 7))[1].conv1.rank == (5, 7)
-    with pytest.warns(UserWarning, match="makes the layer larger: 2816 parameters instead of 2304"):
+    with pytest.warns(UserWarning, match=r"layer '1\.conv1': .* larger: 2816 parameters instead of 2304") as caught:
         small = td.decompose(model, "1.conv1", "tucker", rank=(16, 16))
     assert small[1].conv1.ratio < 0
+    assert caught[0].filename == __file__
+
+
+def test_numbers_and_ranks_of_numpy_are_numbers_and_ranks():
+    model = a_model()
+    assert td.decompose(model, "0", "tucker", rank=np.array([3, 2]), seed=np.int64(3))[0].rank == (3, 2)
+    assert td.decompose(model, "1.conv1", "cp", np.float32(0.5))[1].conv1.ratio >= 0.5
 
 
 def test_the_papers_rule_is_obeyed():
     conv = nn.Conv2d(64, 64, 3)
+    assert td.decompose(conv, "", "tt", 0.5, rank="tensorly-torch").rank == (64, 9, 27)
     assert td.decompose(conv, "", "cp", 0.9, rank="tensorly-torch").rank == (28,)
     assert td.decompose(conv, "", "tucker", 0.9, rank="tensorly-torch").rank == (14, 14)
 
@@ -172,6 +183,9 @@ GOOD = {"layer": "1.conv1", "method": "tucker", "ratio": 0.5}
         (a_model, {"rank": "vbmf"}, "unknown rank rule 'vbmf'"),
         (a_model, {"ratio": 0.999}, r"cannot reach ratio=0.999.*largest ratio that can be reached is 0.9822"),
         (a_model, {"solver": "magic"}, "unknown solver 'magic'"),
+        (a_model, {"seed": "a"}, "seed must be a whole number or a torch.Generator, got 'a'"),
+        (a_model, {"layer": None}, "layer must be a name, .* got a NoneType; there are '0'"),
+        (a_model, {"layer": nn.Conv2d(1, 1, 1)}, "layer must be a name, .* got a Conv2d"),
         (lambda: spoiled(float("nan")), {}, "layer '1.conv1': 1 of 2304 weights are NaN or infinite"),
         (lambda: spoiled(float("inf")), {}, "NaN or infinite"),
         (lambda: a_model().to("meta"), {}, "meta device"),

@@ -6,7 +6,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -81,6 +81,11 @@ class FactorizedConv(nn.Sequential, ABC):
     def full_rank(modes: Sequence[int]) -> Rank:
         """The largest feasible rank, at which the decomposition is exact."""
 
+    @classmethod
+    def nearest_feasible(cls, modes: Sequence[int], rank: Rank) -> Rank:
+        """A rank that was taken from somewhere else, cut to what is feasible here."""
+        return tuple(min(r, limit) for r, limit in zip(rank, cls.full_rank(modes), strict=True))
+
     @staticmethod
     @abstractmethod
     def parameters_at(modes: Sequence[int], rank: Rank) -> int:
@@ -104,12 +109,15 @@ class FactorizedConv(nn.Sequential, ABC):
     @staticmethod
     @abstractmethod
     def stages(spec: ConvSpec, rank: Rank) -> Mapping[str, ConvSpec]:
-        """The convolutions of the stack by name, in order, each without bias."""
+        """The convolutions of the stack by name, in order, each without bias.
+
+        Every spatial axis belongs to exactly one of them, in ascending order; `spec.stage` makes one.
+        """
 
     @staticmethod
     @abstractmethod
     def stage_weights(decomposition: Any) -> Sequence[Tensor]:
-        """One group's share of every stage's weight, as (stage out, stage in, spatial) or so many numbers."""
+        """One group's share of every stage's weight, (stage out, stage in, *spatial); sizes of 1 may be left out."""
 
     # --- from a dense convolution and back --------------------------------------------------------------
 
@@ -129,10 +137,11 @@ class FactorizedConv(nn.Sequential, ABC):
             conv: an `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
             ratio: the share of the weight's parameters to remove, in (0, 1). At most `1 − ratio` is kept,
                 never more, and the budget is used up to the next rank step.
-            rank: an exact rank instead of a ratio; or `"tensorly-torch"`, with a ratio, for the rank that
-                tensorly-torch and the paper would take.
+            rank: an exact rank instead of a ratio: a number for CP, (out, in) for Tucker, the inner ranks along
+                (in, *spatial, out) for the tensor train; one number stands for all entries. Or
+                `"tensorly-torch"`, with a ratio, for the rank that tensorly-torch and the paper would take.
             solver: None for tdcompress's own, `"tensorly"` for the paper's.
-            seed: what random starts are drawn from.
+            seed: what random starts are drawn from, a number or a `torch.Generator`.
 
         Returns:
             The factorized layer with the convolution's dtype, device, training mode and requires_grad.
@@ -146,7 +155,7 @@ class FactorizedConv(nn.Sequential, ABC):
         kernels = weight.detach().reshape(spec.groups, *spec.modes)
         rank = cls._resolve_rank(spec, kernels, ratio, rank)
         cls._warn_if_larger(spec, rank)
-        generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+        generator = _generator(seed)
         found = [cls.solve(kernel, rank, solver, generator) for kernel in kernels]
         layer = cls(spec, rank, device="meta")  # on meta: no fresh weights, no global generator
         by_stage = zip(*(cls.stage_weights(one) for one in found), strict=True)
@@ -237,10 +246,7 @@ class FactorizedConv(nn.Sequential, ABC):
         if ratio is None:
             raise CompressionError("rank='tensorly-torch' is a rule and needs a ratio to work from.")
         wanted = tensorly_torch_rank(cls.method, spec.kernel_shape, ratio)
-        limits = cls.full_rank(spec.modes)
-        if len(wanted) != len(limits):  # bonds around a spatial size of 1, which has no core here
-            wanted = (*wanted[: len(limits) - 1], wanted[-1])
-        return tuple(min(r, limit) for r, limit in zip(wanted, limits, strict=True))
+        return cls.nearest_feasible(spec.modes, wanted)
 
     @classmethod
     def _warn_if_larger(cls, spec: ConvSpec, rank: Rank) -> None:
@@ -253,9 +259,17 @@ class FactorizedConv(nn.Sequential, ABC):
             )
 
 
+def _generator(seed: int | torch.Generator) -> torch.Generator:
+    if isinstance(seed, torch.Generator):
+        return seed
+    if isinstance(seed, Integral):
+        return torch.Generator().manual_seed(int(seed))
+    raise CompressionError(f"seed must be a whole number or a torch.Generator, got {seed!r}.")
+
+
 def _as_tuple(rank: int | Sequence[int], length: int) -> Rank:
     """One entry a rank, as plain ints where they are whole numbers; `check_rank` refuses the rest."""
-    entries = tuple(rank) if isinstance(rank, Sequence) else (rank,) * length
+    entries = tuple(rank) if isinstance(rank, Iterable) else (rank,) * length
     return tuple(int(r) if isinstance(r, Integral) and not isinstance(r, bool) else r for r in entries)
 
 

@@ -28,6 +28,21 @@ class TTConv(FactorizedConv):
         """One entry a bond: the smaller side of that unfolding."""
         return tensor_train_limits(_chain(modes))
 
+    @classmethod
+    def nearest_feasible(cls, modes: Sequence[int], rank: Rank) -> Rank:
+        """Cut to the limits, and along the chain to what the bond before can fill.
+
+        A rank for (in, height, width, out) of a kernel with spatial sizes of 1 has bonds around cores that do
+        not exist here; the last of them counts.
+        """
+        limits = cls.full_rank(modes)
+        rank = (*rank[: len(limits) - 1], rank[-1])
+        cut, left = [], 1
+        for wanted, limit, size in zip(rank, limits, _chain(modes), strict=False):
+            left = min(wanted, limit, left * size)
+            cut.append(left)
+        return tuple(cut)
+
     @staticmethod
     def parameters_at(modes: Sequence[int], rank: Rank) -> int:
         """The sum of the cores."""
