@@ -8,6 +8,7 @@
 """
 
 from tdcompress.correlation import Correlation, KendallTau, correlate, kendall_tau
+from tdcompress.decompositions import CPOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, TTConv, TuckerConv
 from tdcompress.methods import register_method
@@ -18,13 +19,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CPConv",
+    "CPOptions",
     "CompressionError",
     "ConvSpec",
     "Correlation",
     "FactorizedConv",
     "KendallTau",
     "TTConv",
+    "TTOptions",
     "TuckerConv",
+    "TuckerOptions",
     "approximation_errors",
     "correlate",
     "decompose",

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from tdcompress.decompositions import Solver
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
 from tdcompress.layers.spec import is_convolution
@@ -27,7 +28,7 @@ def decompose(
     ratio: float | None = None,
     *,
     rank: int | Sequence[int] | str | None = None,
-    solver: str | None = None,
+    solver: Solver = None,
     inplace: bool = False,
     seed: int | torch.Generator = 0,
 ) -> nn.Module:
@@ -47,7 +48,8 @@ def decompose(
         rank: an exact rank instead: a number for CP, (out, in) for Tucker, the inner ranks along
             (in, *spatial, out) for TT. Or `"tensorly-torch"` together with a ratio, for the ranks that
             tensorly-torch and the paper would take.
-        solver: None for tdcompress's own, `"tensorly"` for the paper's.
+        solver: None for the method's defaults, its options (`CPOptions`, `TuckerOptions`, `TTOptions`), or
+            `"tensorly"` for the paper's own.
         inplace: change `model` itself (a model that is itself the convolution is returned anew).
         seed: a number or a `torch.Generator`; the global generators are neither read nor moved.
 

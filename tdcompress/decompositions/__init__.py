@@ -1,15 +1,21 @@
 """Tensor to factors: pure functions on `torch.Tensor`."""
 
 from tdcompress.decompositions.cp import CPDecomposition, cp, cp_limit
+from tdcompress.decompositions.options import CPOptions, Options, Solver, TTOptions, TuckerOptions
 from tdcompress.decompositions.solution import Solution
 from tdcompress.decompositions.tensor_train import TTDecomposition, tensor_train, tensor_train_limits
 from tdcompress.decompositions.tucker import TuckerDecomposition, tucker, tucker_limits
 
 __all__ = [
     "CPDecomposition",
+    "CPOptions",
+    "Options",
     "Solution",
+    "Solver",
     "TTDecomposition",
+    "TTOptions",
     "TuckerDecomposition",
+    "TuckerOptions",
     "cp",
     "cp_limit",
     "tensor_train",

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from tdcompress.errors import CompressionError
 
+_TENSORLY_MAX_ITER = 100  # its own default for both of its iterations
+
 
 @contextmanager
 def tensorly_on_torch() -> Iterator[ModuleType]:
@@ -30,44 +32,31 @@ def tensorly_on_torch() -> Iterator[ModuleType]:
         tensorly.set_backend(backend, local_threadsafe=True)
 
 
-def check_solver(solver: str | None) -> None:
-    """Refuse a solver that does not exist.
-
-    Raises:
-        CompressionError: `solver` is neither None nor `"tensorly"`.
-    """
-    if solver not in (None, "tensorly"):
-        raise CompressionError(f"unknown solver {solver!r}; use None for tdcompress's own, or 'tensorly'.")
-
-
-def cp(tensor: Tensor, rank: int, max_iter: int, tol: float, seed: int) -> tuple[Tensor, list[Tensor], int]:
-    """`tensorly.decomposition.parafac` from a uniform [0, 1) start, as in the paper.
+def cp(tensor: Tensor, rank: int, seed: int) -> tuple[list[Tensor], int, bool]:
+    """`tensorly.decomposition.parafac` from a uniform [0, 1) start, at its other defaults, as in the paper.
 
     Returns:
-        Weights, factors, and the number of sweeps.
+        The factors as rows (rank, size) with the weights in the first, the sweeps, and whether they converged.
     """
     with tensorly_on_torch(), torch.no_grad():
         from tensorly.decomposition import parafac
 
-        (weights, factors), errors = parafac(
-            tensor, rank, max_iter, "random", tol=tol, random_state=seed, l2_reg=1e-5, return_errors=True
-        )
-    return weights, list(factors), len(errors)
+        found, errors = parafac(tensor, rank, init="random", random_state=seed, l2_reg=1e-5, return_errors=True)
+    first, *others = (factor.mT for factor in found.factors)
+    return [first * found.weights[:, None], *others], len(errors), len(errors) < _TENSORLY_MAX_ITER
 
 
-def tucker(
-    tensor: Tensor, rank: Sequence[int], modes: Sequence[int], max_iter: int, tol: float
-) -> tuple[Tensor, dict[int, Tensor], int]:
-    """`tensorly.decomposition.partial_tucker`: HOOI over `modes`.
+def tucker(tensor: Tensor, rank: Sequence[int], modes: Sequence[int]) -> tuple[Tensor, dict[int, Tensor], int, bool]:
+    """`tensorly.decomposition.partial_tucker`: HOOI over `modes`, at its defaults.
 
     Returns:
-        The core, the factors by mode, and the number of sweeps.
+        The core, the factors by mode, the sweeps, and whether they converged.
     """
     with tensorly_on_torch(), torch.no_grad():
         from tensorly.decomposition import partial_tucker
 
-        (core, factors), errors = partial_tucker(tensor, list(rank), modes=list(modes), n_iter_max=max_iter, tol=tol)
-    return core, dict(zip(modes, factors, strict=True)), len(errors)
+        (core, factors), errors = partial_tucker(tensor, list(rank), modes=list(modes))
+    return core, dict(zip(modes, factors, strict=True)), len(errors), len(errors) < _TENSORLY_MAX_ITER
 
 
 def tensor_train(tensor: Tensor, rank: Sequence[int]) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tdcompress.decompositions import bridge
 from tdcompress.decompositions.algebra import check_rank, check_tensor, leading_subspace, relative_error
+from tdcompress.decompositions.options import Solver, TTOptions, resolve
 from tdcompress.decompositions.solution import Solution
 from tdcompress.errors import CompressionError
 
@@ -46,16 +48,17 @@ def tensor_train_limits(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(min(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape)))
 
 
-def tensor_train(tensor: Tensor, rank: Sequence[int], *, solver: str | None = None) -> TTDecomposition:
-    """Decompose by TT-SVD (Oseledets 2011).
+def tensor_train(tensor: Tensor, rank: Sequence[int], *, solver: Solver = None) -> TTDecomposition:
+    """Decompose by TT-SVD, refined by alternating least squares.
 
-    The error is within √(N−1) of the best at these ranks; its square is at most the sum of the squared
-    singular values that are cut from each of the N−1 unfoldings. Deterministic, no sweeps.
+    The error of TT-SVD (Oseledets 2011) is within √(N−1) of the best at these ranks; its square is at most the
+    sum of the squared singular values that are cut from each of the N−1 unfoldings. The sweeps (Holtz,
+    Rohwedder & Schneider 2012) lower it to a local optimum. Deterministic.
 
     Args:
         tensor: shape (I_0, …, I_N), order ≥ 2.
         rank: the inner ranks (r_1, …, r_{N-1}).
-        solver: None for ours, `"tensorly"` for tensorly's.
+        solver: None for the defaults of `TTOptions`, options, or `"tensorly"` for tensorly's TT-SVD.
 
     Returns:
         The cores in the tensor's dtype, all but the last left-orthonormal, with the solver's report.
@@ -69,10 +72,16 @@ def tensor_train(tensor: Tensor, rank: Sequence[int], *, solver: str | None = No
     check_tensor(tensor)
     check_rank(rank, tensor_train_limits(tensor.shape), "tensor-train")
     _check_chain(tensor.shape, rank)
-    bridge.check_solver(solver)
-    cores = bridge.tensor_train(tensor, rank) if solver == "tensorly" else _tt_svd(tensor, rank)
+    options = resolve(solver, TTOptions)
+    began = time.perf_counter()
+    if options is None:
+        cores, sweeps, converged = bridge.tensor_train(tensor, rank), 0, True
+    else:
+        cores = _tt_svd(tensor.double(), rank)
+        cores, sweeps, converged = _alternate(tensor.double(), cores, options)
     cores = tuple(core.to(tensor.dtype) for core in cores)
-    return TTDecomposition(cores, Solution(relative_error(tensor, _multiply(cores))))
+    error, seconds = relative_error(tensor, _multiply(cores)), time.perf_counter() - began
+    return TTDecomposition(cores, Solution(error, sweeps, converged, seconds))
 
 
 def _check_chain(shape: Sequence[int], rank: Sequence[int]) -> None:
@@ -88,13 +97,57 @@ def _check_chain(shape: Sequence[int], rank: Sequence[int]) -> None:
 
 def _tt_svd(tensor: Tensor, rank: Sequence[int]) -> tuple[Tensor, ...]:
     cores = []
-    rest, left = tensor.double(), 1
+    rest, left = tensor, 1
     for size, right in zip(tensor.shape[:-1], rank, strict=True):
         matrix = rest.reshape(left * size, -1)
         vectors = leading_subspace(matrix, right)
         cores.append(vectors.reshape(left, size, right))
         rest, left = vectors.mT @ matrix, right
     return (*cores, rest.reshape(left, tensor.shape[-1], 1))
+
+
+def _alternate(tensor: Tensor, cores: tuple[Tensor, ...], options: TTOptions) -> tuple[tuple[Tensor, ...], int, bool]:
+    """Sweeps from right to left and back, every core being the best for the orthonormal others.
+
+    A train with a bond that the next core cannot fill from its side has no such sweeps, and stays as it is.
+    """
+    if any(left > size * right for left, size, right in (core.shape for core in cores)):
+        return cores, 0, True
+    total = tensor.square().sum()
+    error = _error(total, cores[-1])
+    backward = tensor.permute(*reversed(range(tensor.ndim)))
+    for sweep in range(1, options.max_iter + 1):
+        # A train read from its end is a train of the transposed tensor, so one direction serves both.
+        turned = _half_sweep(backward, _turned(cores))
+        cores = _half_sweep(tensor, _turned(turned))
+        previous, error = error, _error(total, cores[-1])
+        if previous - error <= options.tol * previous:
+            return cores, sweep, True
+    return cores, options.max_iter, options.max_iter == 0
+
+
+def _half_sweep(tensor: Tensor, cores: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """From the first core to the last, for cores whose later ones are right-orthonormal."""
+    bases = [cores[-1].squeeze(-1)]  # (r_n, everything after bond n), orthonormal rows
+    for core in cores[-2:0:-1]:
+        bases.insert(0, torch.tensordot(core, bases[0], dims=1).flatten(1))
+    found, rest, left = [], tensor, 1
+    for size, basis in zip(tensor.shape[:-1], bases, strict=True):
+        matrix = rest.reshape(left * size, -1)
+        orthonormal, _ = torch.linalg.qr(matrix @ basis.mT)
+        found.append(orthonormal.reshape(left, size, -1))
+        rest, left = orthonormal.mT @ matrix, orthonormal.shape[1]
+    return (*found, rest.reshape(left, tensor.shape[-1], 1))
+
+
+def _turned(cores: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The train read from its end."""
+    return tuple(core.permute(2, 1, 0) for core in reversed(cores))
+
+
+def _error(total: Tensor, last: Tensor) -> float:
+    """The error of a left-orthonormal train follows from its last core, which holds what is kept."""
+    return float((total - last.square().sum()).clamp(min=0).sqrt())
 
 
 def _multiply(cores: Sequence[Tensor]) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from tdcompress.decompositions import bridge
@@ -17,7 +19,10 @@ from tdcompress.decompositions.algebra import (
     relative_error,
     unfold,
 )
+from tdcompress.decompositions.options import Solver, TuckerOptions, resolve
 from tdcompress.decompositions.solution import Solution
+
+_SMALL = 128  # up to this size of a mode, sweeps on the whole tensor cost next to nothing
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,7 @@ def tucker(
     rank: Sequence[int],
     *,
     modes: Sequence[int] | None = None,
-    solver: str | None = None,
-    max_iter: int = 100,
-    tol: float = 1e-6,
+    solver: Solver = None,
 ) -> TuckerDecomposition:
     """Decompose by HOSVD, refined by higher-order orthogonal iteration.
 
@@ -72,9 +75,7 @@ def tucker(
         tensor: shape (I_0, …, I_N), order ≥ 2.
         rank: one entry for each of `modes`, in their order.
         modes: the modes to decompose, all by default; the others are left whole.
-        solver: None for ours, `"tensorly"` for tensorly's.
-        max_iter: sweeps of HOOI at the most; 0 for the truncated HOSVD.
-        tol: stop when a sweep lowers the relative error by less than this share of it.
+        solver: None for the defaults of `TuckerOptions`, options, or `"tensorly"` for tensorly's.
 
     Returns:
         Core and factors in the tensor's dtype, with the solver's report.
@@ -82,7 +83,6 @@ def tucker(
     Raises:
         CompressionError: the tensor is not finite or not floating point, or the rank not feasible.
 
-    >>> import torch
     >>> result = tucker(torch.ones(4, 3, 2), (2, 1), modes=(0, 1))
     >>> result.core.shape, result.factors[0].shape
     (torch.Size([2, 1, 2]), torch.Size([4, 2]))
@@ -90,15 +90,16 @@ def tucker(
     check_tensor(tensor)
     modes = tuple(range(tensor.ndim)) if modes is None else tuple(modes)
     check_rank(rank, tucker_limits(tensor.shape, modes), "Tucker")
-    bridge.check_solver(solver)
-    if solver == "tensorly":
-        core, factors, sweeps = bridge.tucker(tensor, rank, modes, max_iter, tol)
+    options = resolve(solver, TuckerOptions)
+    began = time.perf_counter()
+    if options is None:
+        core, factors, sweeps, converged = bridge.tucker(tensor, rank, modes)
     else:
-        core, factors, sweeps = _hooi(tensor.double(), dict(zip(modes, rank, strict=True)), max_iter, tol)
+        core, factors, sweeps, converged = _solve(tensor.double(), dict(zip(modes, rank, strict=True)), options)
     core = core.to(tensor.dtype)
     factors = {mode: factor.to(tensor.dtype) for mode, factor in factors.items()}
-    error = relative_error(tensor, _multiply(core, factors))
-    return TuckerDecomposition(core, factors, Solution(error, sweeps, sweeps < max_iter))
+    error, seconds = relative_error(tensor, _multiply(core, factors)), time.perf_counter() - began
+    return TuckerDecomposition(core, factors, Solution(error, sweeps, converged, seconds))
 
 
 def _multiply(core: Tensor, factors: Mapping[int, Tensor], *, skip: int = -1, transpose: bool = False) -> Tensor:
@@ -108,27 +109,37 @@ def _multiply(core: Tensor, factors: Mapping[int, Tensor], *, skip: int = -1, tr
     return core
 
 
-def _hooi(tensor: Tensor, ranks: dict[int, int], max_iter: int, tol: float) -> tuple[Tensor, dict[int, Tensor], int]:
-    factors = {mode: leading_subspace(unfold(tensor, mode), rank) for mode, rank in ranks.items()}
-    core = _multiply(tensor, factors, transpose=True)
-    if all(rank == tensor.shape[mode] for mode, rank in ranks.items()):
-        return core, factors, 0
-    total = tensor.square().sum()
-    error = _error(total, core)
-    sweep = 0
-    while sweep < max_iter:
-        sweep += 1
-        for mode, rank in ranks.items():
+def _solve(
+    tensor: Tensor, ranks: dict[int, int], options: TuckerOptions
+) -> tuple[Tensor, dict[int, Tensor], int, bool]:
+    """HOSVD, HOOI inside the leading part of it, and one sweep of HOOI on the whole tensor.
+
+    A factor of rank r lies almost entirely in the leading 2r directions, and there a sweep costs a fraction;
+    the last sweep lets in what was left out.
+    """
+    sizes = {mode: min(max(2 * rank, _SMALL), tensor.shape[mode]) for mode, rank in ranks.items()}
+    bases = {mode: leading_subspace(unfold(tensor, mode), size) for mode, size in sizes.items()}
+    factors = {mode: bases[mode][:, :rank] for mode, rank in ranks.items()}
+    if options.max_iter == 0 or all(rank == tensor.shape[mode] for mode, rank in ranks.items()):
+        return _multiply(tensor, factors, transpose=True), factors, 0, True
+    compressed = _multiply(tensor, bases, transpose=True)
+    start = {mode: torch.eye(sizes[mode], rank).to(tensor) for mode, rank in ranks.items()}
+    inner, sweeps, converged = _hooi(compressed, start, options.max_iter - 1, options.tol)
+    lifted = {mode: bases[mode] @ factor for mode, factor in inner.items()}
+    factors, last, _ = _hooi(tensor, lifted, 1, 0.0)
+    return _multiply(tensor, factors, transpose=True), factors, sweeps + last, converged
+
+
+def _hooi(tensor: Tensor, factors: dict[int, Tensor], max_iter: int, tol: float) -> tuple[dict[int, Tensor], int, bool]:
+    """The factors after alternating sweeps, how many there were, and whether they converged."""
+    factors, total, error = dict(factors), tensor.square().sum(), math.inf
+    for sweep in range(1, max_iter + 1):
+        for mode, factor in factors.items():
             projected = _multiply(tensor, factors, skip=mode, transpose=True)
-            factors[mode] = leading_subspace(unfold(projected, mode), rank)
+            factors[mode] = leading_subspace(unfold(projected, mode), factor.shape[1])
         core = mode_dot(projected, factors[mode].mT, mode)
-        previous, error = error, _error(total, core)
-        # Not <, or an exact decomposition would never stop.
-        if previous - error <= tol * previous:
-            break
-    return core, factors, sweep
-
-
-def _error(total: Tensor, core: Tensor) -> float:
-    """The error of orthonormal factors follows from what the core keeps."""
-    return float((total - core.square().sum()).clamp(min=0).sqrt())
+        # The error of orthonormal factors follows from what the core keeps.
+        previous, error = error, float((total - core.square().sum()).clamp(min=0).sqrt())
+        if sweep > 1 and previous - error <= tol * previous:  # not <, or an exact one would never stop
+            return factors, sweep, True
+    return factors, max_iter, False

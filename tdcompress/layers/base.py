@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tdcompress.decompositions import Solution
+from tdcompress.decompositions import Solution, Solver
 from tdcompress.decompositions.algebra import check_rank, check_tensor
 from tdcompress.errors import CompressionError
-from tdcompress.layers.spec import Convolution, ConvSpec, as_convolution
+from tdcompress.layers.spec import Axes, Convolution, ConvSpec, as_convolution
 from tdcompress.ranks import Rank, parameter_budget, tensorly_torch_rank
 
 
@@ -24,24 +24,27 @@ class FactorizedConv(nn.Sequential, ABC):
     """A convolution as a stack of plain convolutions that do the same with fewer parameters.
 
     The stack is an ordinary `nn.Sequential`, so whatever PyTorch can do with convolutions it can do with
-    this: compile, export, autocast, quantize, prune, copy, save. Only the last stage has a bias. At any rank the
-    stack equals the dense convolution with the kernel `weight`, and at full rank the one it was made from.
+    this: compile, export, autocast, quantize, prune, copy, save. Only the last stage has a bias. At any rank
+    the stack equals the dense convolution with the kernel `weight`, and at full rank the one it was made from.
 
     It keeps the attributes of the convolution that it stands for: `in_channels`, `out_channels`,
     `kernel_size`, `stride`, `padding`, `dilation`, `groups`, `padding_mode` and `bias`.
 
-    A new method is a subclass that fills in the abstract methods. They see one group's kernel, shape
-    (out / groups, in / groups, *spatial), with spatial sizes of 1 left out.
+    A new method is a subclass that fills in the abstract methods. They see one group's kernel with the shape
+    `modes`: (out / groups, in / groups, *spatial), one spatial mode for every entry of `axes`.
 
     Args:
         spec: the convolution to stand for.
         rank: the rank, with as many entries as the method has; one whole number for all of them.
+        axes: which spatial axes the stages in the middle work along, in their order; the method's own
+            arrangement by default.
         device: where the stages' parameters are made.
         dtype: their type.
 
     Attributes:
         spec: the convolution that the stack stands for.
         rank: the rank, a tuple.
+        axes: the arrangement of the spatial axes.
         solution: how the factors were found; None for a layer that was built with fresh weights.
     """
 
@@ -55,26 +58,37 @@ class FactorizedConv(nn.Sequential, ABC):
         self,
         spec: ConvSpec,
         rank: int | Sequence[int],
+        axes: Axes | None = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        full = self.full_rank(spec.modes)
+        axes = self.arrangements(spec.long_axes, None)[0] if axes is None else axes
+        full = self.full_rank(spec.modes(axes))
         rank = _as_tuple(rank, len(full))
         check_rank(rank, full, self.method)
-        stages = self.stages(spec, rank)
+        stages = self.stages(spec, rank, axes)
         *_, last = stages  # only the last stage adds the bias
         stages = {**stages, last: stages[last].with_bias(spec.has_bias)}
         built = {name: stage.build(device=device, dtype=dtype) for name, stage in stages.items()}
         super().__init__(OrderedDict(built))
-        self.spec = spec
-        self.rank = rank
+        self.spec, self.rank, self.axes = spec, rank, axes
         self.solution: Solution | None = None
         self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
         self.kernel_size, self.stride, self.padding = spec.kernel_size, spec.stride, spec.padding
         self.dilation, self.groups, self.padding_mode = spec.dilation, spec.groups, spec.padding_mode
 
     # --- what a method fills in -------------------------------------------------------------------------
+
+    @staticmethod
+    def arrangements(long_axes: tuple[int, ...], solver: Solver) -> list[Axes]:
+        """The arrangements of the spatial axes to try, the default first; of several, the best is taken.
+
+        Args:
+            long_axes: the spatial axes along which the kernel is larger than 1.
+            solver: what the method's options may say about it.
+        """
+        return [tuple((axis,) for axis in long_axes)]
 
     @staticmethod
     @abstractmethod
@@ -93,25 +107,26 @@ class FactorizedConv(nn.Sequential, ABC):
 
     @staticmethod
     @abstractmethod
-    def choose_rank(kernels: Tensor, budget: int) -> Rank:
-        """The rank within `budget` parameters a group that loses least; zeros if there is none.
+    def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
+        """Ranks within `budget` parameters a group, the most promising first; none if none fits.
 
         Args:
-            kernels: shape (groups, out / groups, in / groups, *spatial).
+            kernels: shape (groups, *modes).
             budget: parameters for one group.
+            solver: what the method's options may say about it.
         """
 
     @staticmethod
     @abstractmethod
-    def solve(kernel: Tensor, rank: Rank, solver: str | None, generator: torch.Generator) -> Any:
+    def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> Any:
         """Decompose one group's kernel; the result has a `solution`."""
 
     @staticmethod
     @abstractmethod
-    def stages(spec: ConvSpec, rank: Rank) -> Mapping[str, ConvSpec]:
+    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
         """The convolutions of the stack by name, in order, each without bias.
 
-        Every spatial axis belongs to exactly one of them, in ascending order; `spec.stage` makes one.
+        Every spatial axis belongs to exactly one of them, in the order of `axes`; `spec.stage` makes one.
         """
 
     @staticmethod
@@ -128,7 +143,7 @@ class FactorizedConv(nn.Sequential, ABC):
         *,
         ratio: float | None = None,
         rank: int | Sequence[int] | str | None = None,
-        solver: str | None = None,
+        solver: Solver = None,
         seed: int | torch.Generator = 0,
     ) -> FactorizedConv:
         """Factorize a convolution; the one given is not touched.
@@ -140,7 +155,8 @@ class FactorizedConv(nn.Sequential, ABC):
             rank: an exact rank instead of a ratio: a number for CP, (out, in) for Tucker, the inner ranks along
                 (in, *spatial, out) for the tensor train; one number stands for all entries. Or
                 `"tensorly-torch"`, with a ratio, for the rank that tensorly-torch and the paper would take.
-            solver: None for tdcompress's own, `"tensorly"` for the paper's.
+            solver: None for the method's defaults, its options (`CPOptions`, `TuckerOptions`, `TTOptions`), or
+                `"tensorly"` for the paper's own.
             seed: what random starts are drawn from, a number or a `torch.Generator`.
 
         Returns:
@@ -152,21 +168,46 @@ class FactorizedConv(nn.Sequential, ABC):
         conv = as_convolution(conv)
         spec, weight, bias = ConvSpec.of(conv), conv.weight, conv.bias
         check_tensor(weight)
-        kernels = weight.detach().reshape(spec.groups, *spec.modes)
-        rank = cls._resolve_rank(spec, kernels, ratio, rank)
-        cls._warn_if_larger(spec, rank)
         generator = _generator(seed)
-        found = [cls.solve(kernel, rank, solver, generator) for kernel in kernels]
-        layer = cls(spec, rank, device="meta")  # on meta: no fresh weights, no global generator
+        axes, rank, found = cls._best(spec, weight.detach(), ratio, rank, solver, generator)
+        layer = cls(spec, rank, axes, device="meta")  # on meta: no fresh weights, no global generator
         by_stage = zip(*(cls.stage_weights(one) for one in found), strict=True)
         for stage, parts in zip(layer, by_stage, strict=True):
             values = torch.cat([part.reshape(-1, *stage.weight.shape[1:]) for part in parts])
             stage.weight = nn.Parameter(values.contiguous(), requires_grad=weight.requires_grad)
         if bias is not None:
             layer[-1].bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-        norms = [float(torch.linalg.vector_norm(kernel.double())) for kernel in kernels]
-        layer.solution = Solution.of_groups([one.solution for one in found], norms)
+        layer.solution = _solution(found, arranged(weight.detach(), spec, axes))
+        if layer.ratio < 0:
+            parameters = round((1 - layer.ratio) * spec.numel)
+            warnings.warn(
+                f"{cls.method} rank {rank[0] if len(rank) == 1 else rank} makes the layer larger: {parameters} "
+                f"parameters instead of {spec.numel}.",
+                stacklevel=2,
+            )
         return layer.train(conv.training)
+
+    @classmethod
+    def _best(
+        cls,
+        spec: ConvSpec,
+        weight: Tensor,
+        ratio: float | None,
+        rank: int | Sequence[int] | str | None,
+        solver: Solver,
+        generator: torch.Generator,
+    ) -> tuple[Axes, Rank, list[Any]]:
+        """The arrangement and rank that lose least of those to try, and the groups' decompositions."""
+        tried = []
+        arrangements = cls.arrangements(spec.long_axes, solver)
+        # A rank that was given is meant for the method's own arrangement.
+        for axes in arrangements if rank is None else arrangements[:1]:
+            kernels = arranged(weight, spec, axes)
+            for candidate in cls._resolve_ranks(spec, kernels, ratio, rank, solver):
+                found = [cls.solve(kernel, candidate, solver, generator) for kernel in kernels]
+                tried.append((_solution(found, kernels).relative_error, axes, candidate, found))
+        _, axes, best, found = min(tried, key=lambda one: one[0])
+        return axes, best, found
 
     @property
     def weight(self) -> Tensor:
@@ -183,7 +224,10 @@ class FactorizedConv(nn.Sequential, ABC):
                 part = part.reshape(groups, -1, *part.shape[1:])
                 kernel = torch.einsum("gock,gcip->goipk", part, kernel).flatten(3)
         assert kernel is not None
-        return kernel.reshape(self.out_channels, -1, *self.kernel_size)
+        order = [axis for group in self.axes for axis in group] + list(self.spec.short_axes)
+        kernel = kernel.reshape(self.out_channels, -1, *(self.kernel_size[a] for a in order))
+        back = [order.index(axis) for axis in range(len(order))]
+        return kernel.permute(0, 1, *(2 + place for place in back))
 
     @property
     def bias(self) -> nn.Parameter | None:
@@ -219,44 +263,52 @@ class FactorizedConv(nn.Sequential, ABC):
     # --- ranks ------------------------------------------------------------------------------------------
 
     @classmethod
-    def _resolve_rank(
-        cls, spec: ConvSpec, kernels: Tensor, ratio: float | None, rank: int | Sequence[int] | str | None
-    ) -> Rank:
+    def _resolve_ranks(
+        cls,
+        spec: ConvSpec,
+        kernels: Tensor,
+        ratio: float | None,
+        rank: int | Sequence[int] | str | None,
+        solver: Solver,
+    ) -> Sequence[Rank]:
+        """The ranks to try for what was asked."""
+        modes = tuple(kernels.shape[1:])
+        full = cls.full_rank(modes)
         if isinstance(rank, str):
-            return cls._rank_by_rule(spec, ratio, rank)
+            return [cls._rank_by_rule(spec, modes, ratio, rank)]
         if (ratio is None) == (rank is None):
             found = "neither" if ratio is None else f"both ratio={ratio} and rank={rank}"
             raise CompressionError(f"give either a ratio or a rank, got {found}.")
-        full = cls.full_rank(spec.modes)
         if rank is not None:
             rank = _as_tuple(rank, len(full))
             check_rank(rank, full, cls.method)
-            return rank
+            return [rank]
         assert ratio is not None
-        chosen = cls.choose_rank(kernels, parameter_budget(spec.numel, ratio) // spec.groups)
-        if not all(chosen):
-            smallest = spec.groups * cls.parameters_at(spec.modes, tuple(1 for _ in full))
+        chosen = cls.choose_ranks(kernels, parameter_budget(spec.numel, ratio) // spec.groups, solver)
+        if not chosen:
+            smallest = spec.groups * cls.parameters_at(modes, tuple(1 for _ in full))
             raise CompressionError(_unreachable(cls.method, ratio, smallest, spec.numel))
         return chosen
 
     @classmethod
-    def _rank_by_rule(cls, spec: ConvSpec, ratio: float | None, name: str) -> Rank:
+    def _rank_by_rule(cls, spec: ConvSpec, modes: Sequence[int], ratio: float | None, name: str) -> Rank:
         if name != "tensorly-torch":
             raise CompressionError(f"unknown rank rule {name!r}; the only rule is 'tensorly-torch'.")
         if ratio is None:
             raise CompressionError("rank='tensorly-torch' is a rule and needs a ratio to work from.")
         wanted = tensorly_torch_rank(cls.method, spec.kernel_shape, ratio)
-        return cls.nearest_feasible(spec.modes, wanted)
+        return cls.nearest_feasible(modes, wanted)
 
-    @classmethod
-    def _warn_if_larger(cls, spec: ConvSpec, rank: Rank) -> None:
-        parameters = spec.groups * cls.parameters_at(spec.modes, rank)
-        if parameters > spec.numel:
-            shown = rank[0] if len(rank) == 1 else rank
-            warnings.warn(
-                f"{cls.method} rank {shown} makes the layer larger: {parameters} parameters instead of {spec.numel}.",
-                stacklevel=3,
-            )
+
+def arranged(weight: Tensor, spec: ConvSpec, axes: Axes) -> Tensor:
+    """A dense weight as (groups, *modes): its groups apart, its spatial axes in the order of `axes`."""
+    order = [axis for group in axes for axis in group] + list(spec.short_axes)
+    return weight.permute(0, 1, *(2 + axis for axis in order)).reshape(spec.groups, *spec.modes(axes))
+
+
+def _solution(found: Sequence[Any], kernels: Tensor) -> Solution:
+    norms = [float(torch.linalg.vector_norm(kernel.double())) for kernel in kernels]
+    return Solution.of_groups([one.solution for one in found], norms)
 
 
 def _generator(seed: int | torch.Generator) -> torch.Generator:

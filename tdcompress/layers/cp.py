@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions import CPDecomposition, cp, cp_limit
+from tdcompress.decompositions import CPDecomposition, CPOptions, Solver, cp, cp_limit
+from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
-from tdcompress.layers.spec import ConvSpec
-from tdcompress.ranks import Rank, cp_parameters, cp_rank
+from tdcompress.layers.spec import Axes, ConvSpec, stage_name
+from tdcompress.ranks import Rank, cp_parameters, cp_ranks
 
 
 class CPConv(FactorizedConv):
@@ -24,6 +25,14 @@ class CPConv(FactorizedConv):
     method = "cp"
 
     @staticmethod
+    def arrangements(long_axes: tuple[int, ...], solver: Solver) -> list[Axes]:
+        """A stage for every axis, or with `CPOptions(spatial="joint")` one for all of them."""
+        options = resolve(solver, CPOptions)
+        if options is not None and options.spatial == "joint" and long_axes:
+            return [(long_axes,)]
+        return [tuple((axis,) for axis in long_axes)]
+
+    @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:
         """One entry: the product of all modes but the largest."""
         return (cp_limit(modes),)
@@ -34,23 +43,22 @@ class CPConv(FactorizedConv):
         return cp_parameters(modes, rank)
 
     @staticmethod
-    def choose_rank(kernels: Tensor, budget: int) -> Rank:
+    def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
         """The largest rank that fits."""
-        (rank,) = cp_rank(kernels.shape[1:], budget)
-        return (min(rank, cp_limit(kernels.shape[1:])),)
+        return cp_ranks(kernels.shape[1:], budget)
 
     @staticmethod
-    def solve(kernel: Tensor, rank: Rank, solver: str | None, generator: torch.Generator) -> CPDecomposition:
+    def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> CPDecomposition:
         """Alternating least squares."""
         return cp(kernel, rank[0], solver=solver, generator=generator)
 
     @staticmethod
-    def stages(spec: ConvSpec, rank: Rank) -> Mapping[str, ConvSpec]:
-        """Pointwise, depthwise along every axis longer than 1, pointwise."""
+    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
+        """Pointwise, depthwise along the axes, pointwise."""
         channels = spec.groups * rank[0]
         stages = {"input": spec.stage(spec.in_channels, channels, spec.short_axes, groups=spec.groups)}
-        for axis in spec.long_axes:
-            stages[f"axis{axis}"] = spec.stage(channels, channels, (axis,), groups=channels)
+        for group in axes:
+            stages[stage_name(group)] = spec.stage(channels, channels, group, groups=channels)
         stages["output"] = spec.stage(channels, spec.out_channels, (), groups=spec.groups)
         return stages
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from tdcompress.errors import CompressionError
 
+Axes = tuple[tuple[int, ...], ...]  # the spatial axes that each spatial stage works along, in order
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 _BY_NDIM: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
@@ -81,10 +82,13 @@ class ConvSpec:
         """The spatial axes along which the kernel has size 1."""
         return tuple(axis for axis, size in enumerate(self.kernel_size) if size == 1)
 
-    @property
-    def modes(self) -> tuple[int, ...]:
-        """What a decomposition sees: one group's kernel shape without the spatial sizes of 1."""
-        return (*self.kernel_shape[:2], *(self.kernel_size[axis] for axis in self.long_axes))
+    def modes(self, axes: Axes) -> tuple[int, ...]:
+        """What a decomposition sees: (out / groups, in / groups, *spatial), one spatial mode for every entry of `axes`.
+
+        Args:
+            axes: which spatial axes make up each spatial mode; those of size 1 are left out.
+        """
+        return (*self.kernel_shape[:2], *(math.prod(self.kernel_size[axis] for axis in group) for group in axes))
 
     @property
     def numel(self) -> int:
@@ -139,6 +143,11 @@ class ConvSpec:
             device=device,
             dtype=dtype,
         )
+
+
+def stage_name(axes: tuple[int, ...]) -> str:
+    """What a stage along some spatial axes is called: `"axis0"`, `"axis01"`."""
+    return "axis" + "".join(map(str, axes))
 
 
 def is_convolution(module: nn.Module) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions import TTDecomposition, tensor_train, tensor_train_limits
+from tdcompress.decompositions import Solver, TTDecomposition, TTOptions, tensor_train, tensor_train_limits
+from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
-from tdcompress.layers.spec import ConvSpec
-from tdcompress.ranks import Rank, tt_parameters, tt_rank
+from tdcompress.layers.spec import Axes, ConvSpec, stage_name
+from tdcompress.ranks import Rank, tt_parameters, tt_ranks
 
 
 class TTConv(FactorizedConv):
@@ -22,6 +24,13 @@ class TTConv(FactorizedConv):
     """
 
     method = "tt"
+
+    @staticmethod
+    def arrangements(long_axes: tuple[int, ...], solver: Solver) -> list[Axes]:
+        """Every order of the spatial axes; the channels have to stay at the ends for a stack of convolutions."""
+        options = resolve(solver, TTOptions)
+        orders = [long_axes] if options is None or options.orders == "given" else permutations(long_axes)
+        return [tuple((axis,) for axis in order) for order in orders]
 
     @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:
@@ -49,22 +58,22 @@ class TTConv(FactorizedConv):
         return tt_parameters(modes, rank)
 
     @staticmethod
-    def choose_rank(kernels: Tensor, budget: int) -> Rank:
-        """The ranks that cut least of the unfoldings' singular values."""
-        return tt_rank(kernels, budget)
+    def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
+        """The ranks that promise to lose least."""
+        return tt_ranks(kernels, budget)
 
     @staticmethod
-    def solve(kernel: Tensor, rank: Rank, solver: str | None, generator: torch.Generator) -> TTDecomposition:
+    def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> TTDecomposition:
         """TT-SVD over (in, *spatial, out)."""
         return tensor_train(kernel.movedim(0, -1), rank, solver=solver)
 
     @staticmethod
-    def stages(spec: ConvSpec, rank: Rank) -> Mapping[str, ConvSpec]:
-        """Pointwise, one dense convolution along every axis longer than 1, pointwise."""
+    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
+        """Pointwise, one dense convolution along every axis in turn, pointwise."""
         channels = [spec.groups * r for r in rank]
         stages = {"input": spec.stage(spec.in_channels, channels[0], spec.short_axes, groups=spec.groups)}
-        for bond, axis in enumerate(spec.long_axes):
-            stages[f"axis{axis}"] = spec.stage(channels[bond], channels[bond + 1], (axis,), groups=spec.groups)
+        for group, before, after in zip(axes, channels[:-1], channels[1:], strict=True):
+            stages[stage_name(group)] = spec.stage(before, after, group, groups=spec.groups)
         stages["output"] = spec.stage(channels[-1], spec.out_channels, (), groups=spec.groups)
         return stages
 

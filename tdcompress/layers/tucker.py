@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions import TuckerDecomposition, tucker, tucker_limits
+from tdcompress.decompositions import Solver, TuckerDecomposition, TuckerOptions, tucker, tucker_limits
+from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
-from tdcompress.layers.spec import ConvSpec
-from tdcompress.ranks import Rank, tucker_parameters, tucker_rank
+from tdcompress.layers.spec import Axes, ConvSpec
+from tdcompress.ranks import Rank, tucker_parameters, tucker_ranks
 
 
 class TuckerConv(FactorizedConv):
@@ -34,17 +35,18 @@ class TuckerConv(FactorizedConv):
         return tucker_parameters(modes, rank)
 
     @staticmethod
-    def choose_rank(kernels: Tensor, budget: int) -> Rank:
-        """The pair whose truncated HOSVD keeps most."""
-        return tucker_rank(kernels, budget)
+    def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
+        """The pairs whose truncated HOSVD keeps most."""
+        options = resolve(solver, TuckerOptions)
+        return tucker_ranks(kernels, budget, 1 if options is None else options.candidates)
 
     @staticmethod
-    def solve(kernel: Tensor, rank: Rank, solver: str | None, generator: torch.Generator) -> TuckerDecomposition:
+    def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> TuckerDecomposition:
         """HOSVD refined by HOOI over the channel modes."""
         return tucker(kernel, rank, modes=(0, 1), solver=solver)
 
     @staticmethod
-    def stages(spec: ConvSpec, rank: Rank) -> Mapping[str, ConvSpec]:
+    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
         """Pointwise, the core with the whole kernel size, pointwise."""
         out, inner = (spec.groups * r for r in rank)
         return {

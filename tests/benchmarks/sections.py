@@ -9,7 +9,6 @@ import math
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from tdcompress.methods import METHODS
 from tdcompress.ranks import tensorly_torch_rank
-from tests.benchmarks.solvers import OURS, PEERS, Measurement, measure
+from tests.benchmarks.solvers import OURS, PEERS, Measurement, measure, measure_ours
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
 LAYERS = ("conv2", "conv3", "conv4", "conv5", "conv6")
@@ -72,11 +71,7 @@ def compare(
     """Every named peer at `rank`, ours once at the best rank of no more parameters than that."""
     kind = METHODS[method]
     budget = kind.parameters_at(tuple(kernel.shape), tuple(rank))
-    start = time.perf_counter()
-    own_rank = kind.choose_rank(kernel[None], budget)
-    choosing = time.perf_counter() - start
-    ours = measure(OURS[method], method, kernel, own_rank)
-    ours = Measurement(ours.error, ours.seconds + choosing, ours.rank, ours.parameters)
+    ours = measure_ours(method, kernel, budget)
     for name in names:
         yield Row(case, method, kept, name, measure(PEERS[method][name], method, kernel, rank), ours)
 

@@ -46,6 +46,19 @@ def measure(solver: Solver, method: str, kernel: Tensor, rank: Sequence[int]) ->
     return Measurement(relative_error(kernel, dense), seconds, tuple(rank), parameters)
 
 
+def measure_ours(method: str, kernel: Tensor, budget: int) -> Measurement:
+    """Ours at defaults: everything that `decompose` does for a budget, the choice of the rank included."""
+    conv = torch.nn.Conv2d(kernel.shape[1], kernel.shape[0], tuple(kernel.shape[2:]), bias=False, device="meta")
+    conv.weight = torch.nn.Parameter(kernel)
+    # A ratio that stands for exactly this budget, with a hair to spare for rounding.
+    ratio = 1 - (budget + 0.01) / kernel.numel()
+    start = time.perf_counter()
+    layer = METHODS[method].from_conv(conv, ratio=ratio)
+    seconds = time.perf_counter() - start
+    parameters = sum(stage.weight.numel() for stage in layer)
+    return Measurement(relative_error(kernel, layer.weight.detach()), seconds, layer.rank, parameters)
+
+
 def ours_cp(kernel: Tensor, rank: Sequence[int]) -> Tensor:
     """tdcompress, defaults."""
     return cp(kernel, rank[0]).to_dense()

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError
-from tdcompress.decompositions import cp, cp_limit
-from tdcompress.decompositions.cp import _Sweep
+from tdcompress.decompositions import CPOptions, TuckerOptions, cp, cp_limit
+from tdcompress.decompositions.als import Run, Sweep, start
 
 SHAPES = [(6, 5, 3, 3), (4, 7, 3), (5, 1, 3, 3), (8, 3), (3, 4, 2, 3, 2), (1, 1, 1)]
 
@@ -45,16 +45,15 @@ def test_a_matrix_is_solved_by_the_svd():
 def test_a_tensor_of_low_rank_is_found():
     factors = [random((size, 4), seed) for seed, size in enumerate((12, 10, 3, 3))]
     tensor = torch.einsum("ar,br,cr,dr->abcd", *factors)
-    assert cp(tensor, 4, max_iter=500, tol=1e-9).solution.relative_error < 1e-6
+    assert cp(tensor, 4, solver=CPOptions(max_iter=500, tol=1e-9)).solution.relative_error < 1e-6
 
 
 def test_every_mttkrp_is_tensorlys():
     """One sweep from given factors is textbook ALS, with every newest factor used at once."""
     tensor = random((7, 6, 3, 2))
-    sweep = _Sweep(tensor)
-    start = sweep.start(4, torch.Generator().manual_seed(1))
-    swept, error = sweep(start)
-    factors = [rows.mT.numpy() for rows in start]
+    begin = start("random", tensor, 4, torch.Generator().manual_seed(1))
+    swept, error, _ = Sweep(tensor)(begin)
+    factors = [rows.mT.numpy() for rows in begin]
     for mode in range(4):
         product = tensorly.unfold(tensor.numpy(), mode) @ tensorly.tenalg.khatri_rao(factors, skip_matrix=mode)
         normal = torch.ones(4, 4, dtype=torch.float64).numpy()
@@ -66,33 +65,51 @@ def test_every_mttkrp_is_tensorlys():
     ours = torch.from_numpy(tensorly.cp_to_tensor((None, [rows.mT.numpy() for rows in swept])))
     assert torch.allclose(ours, expected, atol=1e-5)
     distance = torch.linalg.vector_norm(tensor - ours) / torch.linalg.vector_norm(tensor)
-    assert error == pytest.approx(float(distance), abs=1e-9)
+    assert float(error) == pytest.approx(float(distance), abs=1e-9)
 
 
 def test_it_loses_no_more_than_tensorlys_solver_in_as_many_sweeps():
     tensor = random((24, 20, 3, 3), dtype=torch.float32)
-    ours = cp(tensor, 30, max_iter=100)
-    theirs = cp(tensor, 30, max_iter=100, solver="tensorly")
+    ours = cp(tensor, 30, solver=CPOptions(max_iter=100))
+    theirs = cp(tensor, 30, solver="tensorly")
     assert ours.solution.relative_error <= theirs.solution.relative_error
 
 
-def test_the_error_falls_with_every_accepted_sweep(monkeypatch):
-    errors = []
-    plain = _Sweep.__call__
+@pytest.mark.parametrize("kind", ["orthogonal", "random"])
+def test_the_error_falls_with_every_accepted_sweep(kind):
+    tensor = random((16, 12, 3, 3))
+    run = Run(Sweep(tensor), 1e5, start(kind, tensor, 20, torch.Generator().manual_seed(0)))
+    before, unchanged = float("inf"), 0
+    for _ in range(200):
+        run.advance(1, 0.0)
+        error = float(run.error)
+        assert error <= before
+        unchanged = unchanged + 1 if error == before else 0
+        assert unchanged <= 1 or run.sweeps > 150  # after one that overshot comes a plain sweep, which falls
+        before = error
+        dense = torch.from_numpy(tensorly.cp_to_tensor((None, [rows.mT.numpy() for rows in run.current])))
+    assert error == pytest.approx(float((tensor - dense).norm() / tensor.norm()), abs=1e-9)
 
-    def recording(self, factors):
-        swept, error = plain(self, factors)
-        errors.append(error)
-        return swept, error
 
-    monkeypatch.setattr(_Sweep, "__call__", recording)
-    found = cp(random((16, 12, 3, 3)), 20)
-    best, rejected = errors[0], False
-    for error in errors[1:]:
-        rises = error > best + 1e-12
-        assert not (rises and rejected)  # after an extrapolation that overshot comes a plain, falling sweep
-        best, rejected = min(best, error), rises
-    assert found.solution.relative_error == pytest.approx(min(errors), abs=1e-9)
+def test_the_orthogonal_start_is_the_best_sum_of_rotated_slices():
+    tensor = random((8, 6, 3, 2))
+    rows = start("orthogonal", tensor, 10, torch.Generator())
+    dense = torch.from_numpy(tensorly.cp_to_tensor((None, [factor.mT.numpy() for factor in rows])))
+    lengths = torch.stack([factor.norm(dim=1) for factor in rows]).prod(0)
+    lost = tensor.norm().square() - lengths.square().sum()  # the terms are mutually orthogonal
+    assert float((tensor - dense).norm().square()) == pytest.approx(float(lost))
+    full = start("orthogonal", tensor, 36, torch.Generator())
+    assert torch.allclose(torch.from_numpy(tensorly.cp_to_tensor((None, [f.mT.numpy() for f in full]))), tensor)
+
+
+def test_the_best_of_several_starts_goes_on():
+    tensor = random((16, 12, 3, 3))
+    errors = {
+        kinds: cp(tensor, 20, solver=CPOptions(starts=kinds)).solution.relative_error
+        for kinds in [("orthogonal",), ("random",), ("orthogonal", "random")]
+    }
+    assert errors["orthogonal", "random"] <= max(errors.values())
+    assert cp(tensor, 20).solution.relative_error == errors["orthogonal", "random"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +147,8 @@ def test_any_small_tensor_at_any_rank(shape, seed):
 
 def test_same_generator_same_bits():
     tensor = random((10, 8, 3, 3), dtype=torch.float32)
-    one, two, other = (cp(tensor, 6, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    options = CPOptions(starts=("random",))
+    one, two, other = (cp(tensor, 6, solver=options, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.factors, two.factors, strict=True))
     assert not torch.equal(one.factors[0], other.factors[0])
 
@@ -144,3 +162,25 @@ def test_an_infeasible_rank_is_refused_with_the_largest(rank):
 def test_an_unknown_solver_is_refused():
     with pytest.raises(CompressionError, match="unknown solver 'magic'"):
         cp(random((4, 4)), 1, solver="magic")
+    with pytest.raises(CompressionError, match="unknown solver TuckerOptions"):
+        cp(random((4, 4)), 1, solver=TuckerOptions())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"max_iter": -1}, "not be negative"), ({"starts": ()}, "starts must"), ({"spatial": "both"}, "spatial must")],
+)
+def test_options_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(CompressionError, match=message):
+        CPOptions(**options)
+
+
+def test_the_sensitivity_is_the_error_that_noise_on_the_factors_makes():
+    found = cp(random((8, 6, 3, 3)), 7)
+    factors, dense = found.balanced_factors(), found.to_dense()
+    generator, scale, squares = torch.Generator().manual_seed(0), 1e-4, []
+    for _ in range(4000):
+        noisy = [f + scale * torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in factors]
+        squares.append(float((torch.einsum("ar,br,cr,dr->abcd", *noisy) - dense).square().sum()))
+    measured = sum(squares) / len(squares) / scale**2 / float(dense.square().sum())
+    assert found.solution.sensitivity == pytest.approx(measured, rel=0.05)

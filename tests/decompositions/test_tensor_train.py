@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError
-from tdcompress.decompositions import tensor_train, tensor_train_limits
+from tdcompress.decompositions import TTOptions, tensor_train, tensor_train_limits
 from tdcompress.decompositions.algebra import squared_singular_values
 
 
@@ -25,7 +25,7 @@ def test_full_ranks_are_exact(shape):
 
 def test_cores_and_error_are_tensorlys():
     tensor, rank = random((6, 3, 3, 8)), (4, 5, 6)
-    ours, theirs = (tensor_train(tensor, rank, solver=solver) for solver in (None, "tensorly"))
+    ours, theirs = (tensor_train(tensor, rank, solver=solver) for solver in (TTOptions(max_iter=0), "tensorly"))
     dense = tensorly.tt_to_tensor([core.numpy() for core in ours.cores])
     assert torch.allclose(ours.to_dense(), torch.from_numpy(dense))
     assert torch.allclose(ours.to_dense(), theirs.to_dense())
@@ -43,8 +43,11 @@ def test_the_error_is_within_the_tails(data, seed):
     for size, r in zip(shape, rank, strict=False):
         rows *= size
         tails.append(float(squared_singular_values(tensor.reshape(rows, -1))[r:].sum()))
-    lost = (tensor_train(tensor, rank).solution.relative_error * float(tensor.norm())) ** 2
+    start, found = (tensor_train(tensor, rank, solver=TTOptions(max_iter=n)).solution for n in (0, 20))
+    lost = (start.relative_error * float(tensor.norm())) ** 2
     assert max(tails) * (1 - 1e-9) - 1e-12 <= lost <= sum(tails) * (1 + 1e-9) + 1e-12
+    assert found.relative_error <= start.relative_error + 1e-9
+    assert (found.relative_error * float(tensor.norm())) ** 2 >= max(tails) * (1 - 1e-9) - 1e-12
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError
-from tdcompress.decompositions import tucker
+from tdcompress.decompositions import TuckerOptions, tucker
 from tdcompress.decompositions.algebra import squared_singular_values, unfold
 
 
@@ -44,7 +44,7 @@ def test_the_error_is_within_the_tails_and_hooi_never_loses_more_than_hosvd(data
     tensor = random(shape, seed)
     sizes = [(size, tensor.numel() // size) for size in shape]
     rank = [data.draw(st.integers(1, min(pair))) for pair in sizes]
-    start, found = tucker(tensor, rank, max_iter=0), tucker(tensor, rank)
+    start, found = tucker(tensor, rank, solver=TuckerOptions(max_iter=0)), tucker(tensor, rank)
     tails = sum(float(squared_singular_values(unfold(tensor, m))[r:].sum()) for m, r in enumerate(rank))
     total = float(tensor.norm())
     assert (start.solution.relative_error * total) ** 2 <= tails * (1 + 1e-9) + 1e-12

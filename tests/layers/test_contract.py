@@ -57,7 +57,12 @@ def factorize(conv, method, **how):
 
 
 def full_rank(conv, method):
-    return METHODS[method].full_rank(td.ConvSpec.of(conv).modes)
+    return METHODS[method].full_rank(modes_of(conv, method))
+
+
+def modes_of(conv, method):
+    spec = td.ConvSpec.of(conv)
+    return spec.modes(METHODS[method].arrangements(spec.long_axes, None)[0])
 
 
 def difference(one, other):
@@ -80,7 +85,7 @@ def test_full_rank_is_the_original(method, conv):
 @given(conv=convolutions(), data=st.data())
 def test_any_rank_is_the_dense_convolution_of_its_own_weight(method, conv, data):
     rank = [data.draw(st.integers(1, limit), label="rank") for limit in full_rank(conv, method)]
-    modes = td.ConvSpec.of(conv).modes
+    modes = modes_of(conv, method)
     if method == "tt" and any(
         right > left * size for left, size, right in zip((1, *rank), (modes[1], *modes[2:]), rank, strict=False)
     ):
@@ -101,7 +106,7 @@ def test_any_rank_is_the_dense_convolution_of_its_own_weight(method, conv, data)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(conv=convolutions(), ratio=st.floats(0.01, 0.99))
 def test_the_budget_is_never_exceeded_and_used_to_the_next_step(method, conv, ratio):
-    kind, modes, numel = METHODS[method], td.ConvSpec.of(conv).modes, conv.weight.numel()
+    kind, modes, numel = METHODS[method], modes_of(conv, method), conv.weight.numel()
     ones = tuple(1 for _ in kind.full_rank(modes))
     smallest = conv.groups * kind.parameters_at(modes, ones)
     if smallest / numel > 1 - ratio:
@@ -109,6 +114,7 @@ def test_the_budget_is_never_exceeded_and_used_to_the_next_step(method, conv, ra
             kind.from_conv(conv, ratio=ratio)
         return
     layer = kind.from_conv(conv, ratio=ratio)
+    modes = layer.spec.modes(layer.axes)
     kept = sum(stage.weight.numel() for stage in layer)
     assert kept / numel <= 1 - ratio
     assert kept == conv.groups * kind.parameters_at(modes, layer.rank)
@@ -224,7 +230,7 @@ def test_repr_tells_what_was_done(method):
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_a_fresh_layer_can_be_built_from_a_spec_and_a_rank(method):
     spec = td.ConvSpec.of(nn.Conv2d(8, 8, 3, padding=1))
-    rank = tuple(2 for _ in METHODS[method].full_rank(spec.modes))
+    rank = tuple(2 for _ in full_rank(nn.Conv2d(8, 8, 3), method))
     layer = METHODS[method](spec, rank, dtype=torch.float64)
     x = torch.randn(1, 8, 5, 5, dtype=torch.float64)
     assert layer.solution is None
@@ -240,3 +246,39 @@ def test_on_a_gpu_the_layer_stays_there_and_loses_as_little(method):
     there = td.decompose(conv.cuda(), "", method, 0.75)
     assert {p.device.type for p in there.parameters()} == {"cuda"}
     assert there.solution.relative_error == pytest.approx(here.solution.relative_error, rel=1e-2)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(conv=convolutions(), data=st.data())
+def test_cp_with_one_joint_spatial_stage_keeps_the_contract(conv, data):
+    joint = td.CPOptions(spatial="joint")
+    spec = td.ConvSpec.of(conv)
+    (axes,) = td.CPConv.arrangements(spec.long_axes, joint)
+    (full,) = td.CPConv.full_rank(spec.modes(axes))
+    x = an_input(conv)
+    assert difference(factorize(conv, "cp", rank=full, solver=joint)(x), conv(x)) <= EXACT
+    layer = factorize(conv, "cp", rank=data.draw(st.integers(1, full)), solver=joint)
+    assert len(layer) == (3 if spec.long_axes else 2)
+    assert difference(layer(x), layer.to_conv()(x)) <= EXACT
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(conv=convolutions(), data=st.data())
+def test_a_tensor_train_in_any_order_of_the_axes_keeps_the_contract(conv, data):
+    spec = td.ConvSpec.of(conv)
+    axes = data.draw(st.sampled_from(td.TTConv.arrangements(spec.long_axes, None)))
+    layer = td.TTConv(spec, 1, axes, dtype=torch.float64)
+    x = an_input(conv)
+    assert difference(layer(x), layer.to_conv()(x)) <= EXACT
+
+
+def test_the_better_order_of_the_axes_is_taken_unless_told_or_a_rank_is_given():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        conv = nn.Conv2d(8, 8, (5, 3))
+        conv.weight.data += 3 * torch.randn(1, 1, 5, 1)
+    best = td.TTConv.from_conv(conv, ratio=0.6)
+    given_order = td.TTConv.from_conv(conv, ratio=0.6, solver=td.TTOptions(orders="given"))
+    assert given_order.axes == ((0,), (1,))
+    assert best.solution.relative_error <= given_order.solution.relative_error
+    assert td.TTConv.from_conv(conv, rank=(3, 3, 3)).axes == ((0,), (1,))

@@ -1,0 +1,216 @@
+"""Alternating least squares for CP: starts, sweeps, extrapolation.
+
+Two things make a kernel's sweep fast. The matricised-tensor-times-Khatri-Rao product (MTTKRP) of every
+mode is taken from one of two partial products, `tensor ×` the factor of its largest or its second largest
+mode: two matrix products a sweep whatever the order, and the Khatri-Rao matrix of two channel modes (for
+512 × 512 × 3 × 3 a 786 432 × R matrix) is never formed. And sweeps start from a point extrapolated along
+the last step, with a restart when the error rises, which saves most of them.
+
+A factor is stored as rows, (rank, size): one contiguous vector a term. No decision is read back from the
+device but once in ten sweeps, so a GPU never waits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold
+from tdcompress.decompositions.options import CPOptions, Start
+
+_MOMENTUM_LIMIT = 0.97
+_STRIDE = 10  # sweeps between two looks at the error
+_TRIAL = 30  # sweeps after which the best of several starts is known
+_DAMPING = 1e-7  # of the mean diagonal of the normal equations
+_LONGEST = 1e5  # ‖terms‖² over ‖tensor‖² beyond which terms do nothing but cancel each other
+_ROUNDING = 0.02  # the most that rounding such terms to the tensor's own type may cost, in units of ‖tensor‖
+
+
+def als(
+    tensor: Tensor, rank: int, options: CPOptions, generator: torch.Generator, dtype: torch.dtype
+) -> tuple[list[Tensor], int, bool]:
+    """The factors of a tensor of order ≥ 3 as rows, the number of sweeps, and whether they converged.
+
+    `dtype` is what the factors will be rounded to: in bfloat16 long terms that cancel would not cancel any more.
+    """
+    order = sorted(range(tensor.ndim), key=lambda mode: -tensor.shape[mode])
+    sweep = Sweep(tensor.permute(order))
+    longest = min(_LONGEST, (_ROUNDING / torch.finfo(dtype).eps) ** 2)
+    runs = [Run(sweep, longest, start(kind, tensor.permute(order), rank, generator)) for kind in options.starts]
+    if len(runs) > 1:
+        for run in runs:
+            run.advance(min(_TRIAL, options.max_iter), 0.0)
+        runs.sort(key=lambda run: float(run.error))
+    best = runs[0]
+    converged = best.advance(options.max_iter - best.sweeps, options.tol)
+    return [best.current[order.index(mode)] for mode in range(tensor.ndim)], best.sweeps, converged
+
+
+def start(kind: Start, tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
+    """Where the sweeps begin, for a tensor with its modes in order of size."""
+    return _random_start(tensor, rank, generator) if kind == "random" else _orthogonal_start(tensor, rank, generator)
+
+
+def _random_start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
+    """Normal random vectors, drawn on the CPU so that every device starts alike."""
+    drawn = [torch.randn(rank, size, generator=generator, dtype=torch.float64) for size in tensor.shape]
+    return [torch.nn.functional.normalize(rows, dim=1).to(tensor) for rows in drawn]
+
+
+def _orthogonal_start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
+    """Rotate the small modes onto their principal axes, and take the largest singular triples of all slices.
+
+    The terms are mutually orthogonal, so none cancels another. A rank beyond the number of triples is filled
+    up with random terms.
+    """
+    rotations = [leading_subspace(unfold(tensor, mode), tensor.shape[mode]) for mode in range(2, tensor.ndim)]
+    rotated = tensor.double()
+    for mode, rotation in enumerate(rotations, start=2):
+        rotated = mode_dot(rotated, rotation.mT, mode)
+    slices = rotated.flatten(2).movedim(-1, 0)  # (positions, first, second)
+    right = torch.linalg.eigh(slices.mT @ slices).eigenvectors  # the second mode is the smaller one
+    left = slices @ right
+    values = torch.linalg.vector_norm(left, dim=1)
+    largest, index = values.flatten().topk(min(rank, values.numel()))
+    position, column = index // values.shape[1], index % values.shape[1]
+    places = torch.unravel_index(position, tensor.shape[2:])
+    unit = left[position, :, column] / largest.clamp(min=torch.finfo(largest.dtype).tiny)[:, None]
+    rows = [unit, right[position, :, column], *(axes.mT[i] for axes, i in zip(rotations, places, strict=True))]
+    share = largest[:, None] ** (1 / tensor.ndim)
+    filled = _random_start(tensor, rank - len(largest), generator)
+    return [torch.cat([(row * share).to(tensor), more]) for row, more in zip(rows, filled, strict=True)]
+
+
+class Run:
+    """Extrapolated sweeps from one start.
+
+    Attributes:
+        current: the best factors so far.
+        error: their relative error, a scalar on the tensor's device.
+        sweeps: how many were made.
+    """
+
+    def __init__(self, sweep: Sweep, longest: float, factors: list[Tensor]) -> None:
+        self._sweep = sweep
+        self._longest = longest
+        self.current = factors
+        self.error = torch.full((), math.inf, dtype=torch.float64, device=factors[0].device)
+        self.sweeps = 0
+        self._length = torch.full_like(self.error, math.inf)
+        self._point = factors
+        self._age = torch.ones_like(self.error)  # sweeps since the last restart
+
+    def advance(self, sweeps: int, tol: float) -> bool:
+        """Make so many more sweeps at the most; whether they stopped for lack of progress."""
+        seen = math.inf
+        for count in range(1, sweeps + 1):
+            self._step()
+            if count % _STRIDE == 0:
+                error = float(self.error)
+                if seen - error <= _STRIDE * tol * error:
+                    return True
+                seen = error
+        return False
+
+    def _step(self) -> None:
+        """Sweep from the extrapolated point; keep the result if it is better, else forget the extrapolation."""
+        found, error, length = self._sweep(self._point)
+        better = (error <= self.error) & (length <= self._length.clamp(min=self._longest))
+        momentum = torch.where(better, ((self._age - 1) / (self._age + 2)).clamp(max=_MOMENTUM_LIMIT), 0.0)
+        kept = [torch.where(better, new, old) for new, old in zip(found, self.current, strict=True)]
+        momentum = momentum.to(kept[0].dtype)
+        self._point = [new + momentum * (new - old) for new, old in zip(kept, self.current, strict=True)]
+        self._age = torch.where(better, self._age + 1, 1.0)
+        self.error = torch.where(better, error, self.error)
+        self._length = torch.where(better, length, self._length)
+        self.current = kept
+        self.sweeps += 1
+
+
+class Sweep:
+    """One update of every factor by least squares, for a tensor with its modes in order of size."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.shape = tensor.shape
+        first, second = tensor.shape[:2]
+        self.by_first = tensor.reshape(first, -1)
+        self.by_second = tensor.transpose(0, 1).reshape(second, -1)
+        self.square = tensor.double().square().sum()
+
+    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The swept factors, balanced, their relative error, and ‖terms‖² over ‖tensor‖²."""
+        first, second, *rest = factors
+        grams = [rows @ rows.mT for rows in factors]
+        rank = len(first)
+        # Both partial products are (rank, size, *rest); the first serves one mode, the second all others.
+        partial = (second @ self.by_second).view(rank, self.shape[0], *self.shape[2:])
+        first = _least_squares(_contract_rest(partial, rest), grams, 0, first)
+        partial = (first @ self.by_first).view(rank, self.shape[1], *self.shape[2:])
+        second = _least_squares(_contract_rest(partial, rest), grams, 1, second)
+        swept = [first, second, *rest]
+        small = torch.bmm(second[:, None, :], partial.flatten(2)).view(rank, *self.shape[2:])
+        product = small
+        for mode in range(2, len(factors)):
+            product = _contract_others(small, swept[2:], mode - 2)
+            swept[mode] = _least_squares(product, grams, mode, swept[mode])
+        length = _hadamard([matrix.diagonal() for matrix in grams], -1).double().sum() / self.square
+        return _balanced(swept), self._error(product, swept[-1], grams), length
+
+    def _error(self, product: Tensor, last: Tensor, grams: Sequence[Tensor]) -> Tensor:
+        """‖tensor − approximation‖ / ‖tensor‖ from what the last update left behind."""
+        model = _hadamard(grams, -1).double().sum()
+        inner = (product.double() * last.double()).sum()
+        return ((self.square - 2 * inner + model).clamp(min=0) / self.square).sqrt()
+
+
+def _contract_rest(partial: Tensor, rest: Sequence[Tensor]) -> Tensor:
+    """Sum a partial product (rank, size, *sizes) against all of `rest`: (rank, size)."""
+    weights = rest[0]
+    for rows in rest[1:]:
+        weights = (weights[:, :, None] * rows[:, None, :]).flatten(1)
+    return torch.bmm(partial.flatten(2), weights[:, :, None]).squeeze(-1)
+
+
+def _contract_others(small: Tensor, factors: Sequence[Tensor], keep: int) -> Tensor:
+    """Sum (rank, *sizes) against every factor but one: (rank, size of that one)."""
+    for mode, rows in enumerate(factors):
+        if mode != keep:
+            shape = [1] * small.ndim
+            shape[0], shape[mode + 1] = rows.shape
+            small = (small * rows.view(shape)).sum(mode + 1, keepdim=True)
+    return small.flatten(1)
+
+
+def _hadamard(grams: Sequence[Tensor], skip: int) -> Tensor:
+    product = torch.ones_like(grams[0])
+    for mode, matrix in enumerate(grams):
+        if mode != skip:
+            product = product * matrix
+    return product
+
+
+def _least_squares(product: Tensor, grams: list[Tensor], mode: int, previous: Tensor) -> Tensor:
+    """Solve `normal @ rows = product` near the previous rows, and renew this mode's Gram matrix.
+
+    The proximal term makes collinear terms harmless and keeps the sweep monotone. Where even so the
+    factorization fails, the rows stay as they are: the error does not rise, and the other modes go on.
+    """
+    normal = _hadamard(grams, mode)
+    tiny = torch.finfo(normal.dtype).tiny
+    damping = (_DAMPING * normal.diagonal().mean()).clamp(min=tiny)
+    root, failed = torch.linalg.cholesky_ex(normal + damping * torch.eye(len(normal)).to(normal))
+    rows = torch.cholesky_solve(product + damping * previous, root)
+    rows = torch.where((failed == 0) & rows.isfinite().all(), rows, previous)
+    grams[mode] = rows @ rows.mT
+    return rows
+
+
+def _balanced(factors: Sequence[Tensor]) -> list[Tensor]:
+    """The same terms with the same length in every mode; a vanished term stays zero."""
+    lengths = torch.stack([torch.linalg.vector_norm(rows, dim=1) for rows in factors])
+    goal = lengths.log().mean(0).exp()
+    scale = torch.where(lengths > 0, goal / lengths, 0.0)
+    return [rows * share[:, None] for rows, share in zip(factors, scale, strict=True)]

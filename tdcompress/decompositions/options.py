@@ -1,0 +1,100 @@
+"""What a solver may be told; the defaults need no thought."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from tdcompress.errors import CompressionError
+
+Start = Literal["orthogonal", "random"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every solver's options share.
+
+    Attributes:
+        max_iter: sweeps at the most.
+        tol: stop when a sweep lowers the relative error by less than this share of it.
+    """
+
+    max_iter: int = 100
+    tol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.max_iter < 0 or not self.tol >= 0:
+            raise CompressionError(f"max_iter and tol must not be negative, got {self}.")
+
+
+@dataclass(frozen=True)
+class CPOptions(Options):
+    """How CP is solved.
+
+    Attributes:
+        max_iter: sweeps at the most, after the starts were compared.
+        tol: stop when ten sweeps lower the relative error by less than ten times this share of it.
+        starts: what the sweeps begin from; of several, the one that is best after a few sweeps goes on.
+            `"orthogonal"` is deterministic, `"random"` is drawn from the seed and may be named repeatedly.
+        spatial: `"separable"` for a factor along every spatial axis, `"joint"` for one along all of them
+            together; used where a convolution is decomposed.
+    """
+
+    max_iter: int = 300
+    starts: tuple[Start, ...] = ("orthogonal", "random")
+    spatial: Literal["separable", "joint"] = "separable"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.starts or set(self.starts) - {"orthogonal", "random"}:
+            raise CompressionError(f"starts must name 'orthogonal' or 'random', once or more, got {self.starts!r}.")
+        if self.spatial not in ("separable", "joint"):
+            raise CompressionError(f"spatial must be 'separable' or 'joint', got {self.spatial!r}.")
+
+
+@dataclass(frozen=True)
+class TuckerOptions(Options):
+    """How Tucker is solved.
+
+    Attributes:
+        max_iter: sweeps of higher-order orthogonal iteration at the most; 0 for the truncated HOSVD.
+        tol: stop when a sweep lowers the relative error by less than this share of it.
+        candidates: for a ratio, how many of the most promising ranks are solved for and compared.
+    """
+
+    candidates: int = 3
+
+
+@dataclass(frozen=True)
+class TTOptions(Options):
+    """How the tensor train is solved.
+
+    Attributes:
+        max_iter: sweeps of alternating least squares at the most; 0 for TT-SVD alone.
+        tol: stop when a sweep lowers the relative error by less than this share of it.
+        orders: which orders of the spatial axes are tried where a convolution is decomposed, `"all"` or
+            `"given"`; of several, the one that loses least is taken.
+    """
+
+    max_iter: int = 20
+    tol: float = 1e-4
+    orders: Literal["all", "given"] = "all"
+
+
+Solver = str | Options | None
+_Kind = TypeVar("_Kind", bound=Options)
+
+
+def resolve(solver: Solver, kind: type[_Kind]) -> _Kind | None:
+    """The options that `solver` stands for; None means tensorly's own solver.
+
+    Raises:
+        CompressionError: an unknown solver, or another method's options.
+    """
+    if solver is None:
+        return kind()
+    if solver == "tensorly":
+        return None
+    if isinstance(solver, kind):
+        return solver
+    raise CompressionError(f"unknown solver {solver!r}; use None, {kind.__name__}(…), or 'tensorly'.")

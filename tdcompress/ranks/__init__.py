@@ -1,0 +1,30 @@
+"""Shape + budget -> ranks, and what a rank costs in parameters.
+
+A kernel's modes are (out, in, *spatial): in is in_channels / groups, and spatial sizes of 1 are left out,
+because no stage of a factorized convolution is spent on them. Kernels come as (groups, *modes): the groups
+of one convolution share a rank, and what one rank costs is counted for one group.
+"""
+
+from tdcompress.ranks.budget import (
+    Rank,
+    cp_parameters,
+    cp_ranks,
+    parameter_budget,
+    tensorly_torch_rank,
+    tt_parameters,
+    tucker_parameters,
+)
+from tdcompress.ranks.tensor_train import tt_ranks
+from tdcompress.ranks.tucker import tucker_ranks
+
+__all__ = [
+    "Rank",
+    "cp_parameters",
+    "cp_ranks",
+    "parameter_budget",
+    "tensorly_torch_rank",
+    "tt_parameters",
+    "tt_ranks",
+    "tucker_parameters",
+    "tucker_ranks",
+]

@@ -1,0 +1,137 @@
+"""The ranks of the tensor train under a budget: Tucker's table for the outer bonds, the core's own spectra inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions.algebra import squared_singular_values
+from tdcompress.ranks.budget import Rank, grown, tt_parameters
+from tdcompress.ranks.tucker import hosvd_core, tucker_ranks
+
+
+def tt_ranks(kernels: Tensor, budget: int) -> list[Rank]:
+    """The inner ranks along (in, *spatial, out) within `budget` that promise to lose least; none if none fits.
+
+    The outer two bonds cut a block out of the HOSVD core, which says what they lose; what the inner bonds lose is
+    read from the singular values of that block's own unfoldings. Their sum bounds the squared error. The outer
+    ranks are searched by moves that are halved until single steps no longer help.
+
+    Args:
+        kernels: shape (groups, out, in, *spatial).
+        budget: parameters for one group.
+    """
+    modes = tuple(kernels.shape[1:])
+    if len(modes) == 2:
+        rank = min(budget // sum(modes), *modes)
+        return [(rank,)] if rank else []
+    if len(modes) == 3:  # without an inner bond the train is Tucker, whose core costs the same
+        return [rank[::-1] for rank in tucker_ranks(kernels, budget)]
+    search = _Search(kernels, budget)
+    best = search.run()
+    return [] if best is None else [grown(best, search.useful)]
+
+
+class _Search:
+    """Over the two outer ranks, for a budget; the inner ones follow."""
+
+    def __init__(self, kernels: Tensor, budget: int) -> None:
+        self.modes, self.budget = tuple(kernels.shape[1:]), budget
+        self.sizes = (self.modes[1], *self.modes[2:], self.modes[0])
+        cores = torch.stack([hosvd_core(kernel) for kernel in kernels])  # (groups, ≤ out, ≤ in, *spatial)
+        self.chains = cores.movedim(1, -1)
+        self.limits = (cores.shape[2], cores.shape[1])
+        self.total = float(cores.square().sum())
+        self._seen: dict[tuple[int, int], tuple[float, Rank | None]] = {}
+
+    def run(self) -> Rank | None:
+        """The best ranks that were found, or None if even ones do not fit."""
+        first, last = self._start()
+        if self.lost(first, last)[1] is None:
+            return self.lost(1, 1)[1]
+        step = max(1, max(first, last) // 4)
+        while step:
+            moves = [(first + a, last + b) for a, b in self._moves(step) if self._inside(first + a, last + b)]
+            best = min(moves, key=lambda move: self.lost(*move)[0], default=(first, last))
+            if self.lost(*best)[0] < self.lost(first, last)[0]:
+                first, last = best
+            else:
+                step //= 2
+        return self.lost(first, last)[1]
+
+    def _start(self) -> tuple[int, int]:
+        """Outer ranks in proportion to their limits, with inner ones as large as those, that use the budget."""
+        for share in range(100, 0, -1):
+            first, last = (max(1, limit * share // 100) for limit in self.limits)
+            inner = [max(first, last)] * (len(self.sizes) - 3)
+            if tt_parameters(self.modes, (first, *inner, last)) <= self.budget:
+                return first, last
+        return 1, 1
+
+    @staticmethod
+    def _moves(step: int) -> Iterator[tuple[int, int]]:
+        return ((a, b) for a in (-step, 0, step) for b in (-step, 0, step) if a or b)
+
+    def _inside(self, first: int, last: int) -> bool:
+        return 1 <= first <= self.limits[0] and 1 <= last <= self.limits[1]
+
+    def lost(self, first: int, last: int) -> tuple[float, Rank | None]:
+        """The bound on the squared error at these outer ranks, and the ranks with the best inner ones."""
+        if (first, last) not in self._seen:
+            self._seen[first, last] = self._lost(first, last)
+        return self._seen[first, last]
+
+    def _lost(self, first: int, last: int) -> tuple[float, Rank | None]:
+        block = self.chains[:, :first, ..., :last]
+        if tt_parameters(self.modes, (first, *[1] * (len(self.sizes) - 3), last)) > self.budget:
+            return math.inf, None
+        tails = [_tail(block, split) for split in range(2, block.ndim - 2)]
+        inner, lost = _best_inner(self.sizes, (first, last), tails, self.budget)
+        if inner is None:
+            return math.inf, None
+        return self.total - float(block.square().sum()) + lost, (first, *inner, last)
+
+    def useful(self, rank: Rank) -> bool:
+        """Whether a rank fits the budget and every entry can be filled by its neighbours."""
+        bounds = zip((1, *rank), self.sizes, (*rank, 1), strict=True)
+        return (
+            rank[0] <= self.limits[0]
+            and rank[-1] <= self.limits[1]
+            and all(left <= size * right and right <= size * left for left, size, right in bounds)
+            and tt_parameters(self.modes, rank) <= self.budget
+        )
+
+
+def _tail(chains: Tensor, split: int) -> Tensor:
+    """tail[r]: the energy lost in the unfolding at `split` when r singular values are kept, over all groups."""
+    matrices = [chain.reshape(math.prod(chain.shape[:split]), -1) for chain in chains]
+    squares = torch.stack([squared_singular_values(matrix) for matrix in matrices]).sum(0)
+    return torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)]).cpu()
+
+
+def _best_inner(
+    sizes: Sequence[int], outer: tuple[int, int], tails: Sequence[Tensor], budget: int
+) -> tuple[Rank | None, float]:
+    """The inner ranks that cut least off the block: all of the first, and for each the largest second that fits.
+
+    A kernel has one inner bond in 2d and two in 3d.
+    """
+    first, last = outer
+    room = budget - sizes[0] * first - sizes[-1] * last
+    if len(tails) == 1:
+        most = min(sizes[1] * first, sizes[2] * last)
+        rank = min(room // (sizes[1] * first + sizes[2] * last), most)
+        if rank < 1 or first > sizes[1] * rank or last > sizes[2] * rank:
+            return None, math.inf
+        return (rank,), float(tails[0][rank])
+    one = torch.arange(1, len(tails[0]))
+    other = (room - sizes[1] * first * one) // (sizes[2] * one + sizes[3] * last)
+    other = other.minimum(sizes[2] * one).clamp(max=min(sizes[3] * last, len(tails[1]) - 1))
+    possible = (other >= 1) & (one <= sizes[2] * other) & (first <= sizes[1] * one) & (last <= sizes[3] * other)
+    lost = torch.where(possible, tails[0][one] + tails[1][other.clamp(min=0)], math.inf)
+    best = int(lost.argmin())
+    found = (int(one[best]), int(other[best]))
+    return (None, math.inf) if math.isinf(float(lost[best])) else (found, float(lost[best]))

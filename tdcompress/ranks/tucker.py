@@ -1,0 +1,71 @@
+"""The ranks of Tucker under a budget: the best truncation of the HOSVD in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold
+from tdcompress.ranks.budget import Rank, grown, tucker_parameters
+
+
+def tucker_ranks(kernels: Tensor, budget: int, count: int = 1) -> list[Rank]:
+    """The most promising ranks (out, in) within `budget`, best first; none if none fits.
+
+    For every out-rank only the largest in-rank that fits can be best. They are compared by what the truncated
+    HOSVD keeps: the energy of each leading block of the full core is a cumulative sum. Further ranks are taken
+    at growing distance from the first, because what comes after the HOSVD may prefer a neighbour.
+
+    Args:
+        kernels: shape (groups, out, in, *spatial).
+        budget: parameters for one group.
+        count: how many.
+    """
+    modes = tuple(kernels.shape[1:])
+    spatial = math.prod(modes[2:])
+    limits = (min(modes[0], modes[1] * spatial), min(modes[1], modes[0] * spatial))
+    energy = core_energies(kernels)
+    out = torch.arange(1, limits[0] + 1)
+    inner = (budget - modes[0] * out) // (modes[1] + out * spatial)
+    inner = inner.clamp(max=limits[1]).minimum(out * spatial)
+    kept = torch.where((inner >= 1) & (out <= inner * spatial), energy[out - 1, inner.clamp(min=1) - 1], -math.inf)
+    if math.isinf(float(kept.max())):
+        return []
+
+    def useful(rank: Rank) -> bool:
+        return (
+            all(r <= limit for r, limit in zip(rank, limits, strict=True))
+            and rank[0] <= rank[1] * spatial
+            and rank[1] <= rank[0] * spatial
+            and tucker_parameters(modes, rank) <= budget
+        )
+
+    best = int(kept.argmax())
+    places = [place for place in _around(best, count, spacing=max(1, best // 12)) if 0 <= place < len(out)]
+    return list(
+        dict.fromkeys(
+            grown((int(out[place]), int(inner[place])), useful) for place in places if math.isfinite(kept[place])
+        )
+    )
+
+
+def _around(centre: int, count: int, spacing: int) -> list[int]:
+    """`centre` and its neighbours to both sides, nearest first."""
+    return [centre + (1 if step % 2 else -1) * spacing * ((step + 1) // 2) for step in range(count)]
+
+
+def core_energies(kernels: Tensor) -> Tensor:  # (groups, out, in, *spatial) -> (≤ out, ≤ in)
+    """Summed over the groups, [i, j]: the squared norm of the HOSVD core's leading (i + 1) × (j + 1) block."""
+    blocks = torch.stack([hosvd_core(kernel) for kernel in kernels]).square().sum(0)
+    return blocks.reshape(*blocks.shape[:2], -1).sum(-1).cumsum(0).cumsum(1).cpu()
+
+
+def hosvd_core(kernel: Tensor) -> Tensor:
+    """The kernel, (out, in, *spatial), in the singular bases of its two channel modes, float64."""
+    core = kernel.double()
+    for mode in (0, 1):
+        matrix = unfold(kernel, mode)
+        core = mode_dot(core, leading_subspace(matrix, min(matrix.shape)).mT, mode)
+    return core
