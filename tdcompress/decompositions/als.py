@@ -24,6 +24,8 @@ from tdcompress.decompositions.options import CPOptions, Start
 _MOMENTUM_LIMIT = 0.97
 _STRIDE = 10  # sweeps between two looks at the error
 _TRIAL = 30  # sweeps after which the best of several starts is known
+_MARGIN = 1.5  # directions kept of a large mode, for every term
+_LAST = 40  # sweeps on the whole tensor after those on the compressed one
 _DAMPING = 1e-7  # of the mean diagonal of the normal equations
 _LONGEST = 1e5  # ‖terms‖² over ‖tensor‖² beyond which terms do nothing but cancel each other
 _ROUNDING = 0.02  # the most that rounding such terms to the tensor's own type may cost, in units of ‖tensor‖
@@ -37,16 +39,36 @@ def als(
     `dtype` is what the factors will be rounded to: in bfloat16 long terms that cancel would not cancel any more.
     """
     order = sorted(range(tensor.ndim), key=lambda mode: -tensor.shape[mode])
-    sweep = Sweep(tensor.permute(order))
+    ordered = tensor.permute(order)
     longest = min(_LONGEST, (_ROUNDING / torch.finfo(dtype).eps) ** 2)
-    runs = [Run(sweep, longest, start(kind, tensor.permute(order), rank, generator)) for kind in options.starts]
+    small, bases = _compressed(ordered, rank)
+    runs = [Run(Sweep(small), longest, start(kind, small, rank, generator)) for kind in options.starts]
     if len(runs) > 1:
         for run in runs:
             run.advance(min(_TRIAL, options.max_iter), 0.0)
         runs.sort(key=lambda run: float(run.error))
-    best = runs[0]
-    converged = best.advance(options.max_iter - best.sweeps, options.tol)
-    return [best.current[order.index(mode)] for mode in range(tensor.ndim)], best.sweeps, converged
+    best, last = runs[0], min(_LAST, options.max_iter) if bases else 0
+    converged = best.advance(options.max_iter - last - best.sweeps, options.tol)
+    sweeps = best.sweeps
+    if bases:
+        lifted = [rows @ basis.mT for rows, basis in zip(best.current, bases, strict=False)]
+        best = Run(Sweep(ordered), longest, [*lifted, *best.current[len(bases) :]])
+        best.advance(last, options.tol)
+        sweeps += best.sweeps
+    return [best.current[order.index(mode)] for mode in range(tensor.ndim)], sweeps, converged
+
+
+def _compressed(tensor: Tensor, rank: int) -> tuple[Tensor, list[Tensor]]:
+    """The tensor in the leading subspaces of its two largest modes, if a low rank makes that worthwhile.
+
+    Terms of rank R span at most R directions of a mode, and nearly always leading ones (Bro & Andersson 1998).
+    """
+    sizes = [min(size, math.ceil(_MARGIN * rank)) for size in tensor.shape[:2]]
+    if 2 * math.prod(sizes) > math.prod(tensor.shape[:2]):
+        return tensor, []
+    bases = [leading_subspace(unfold(tensor, mode), size).to(tensor) for mode, size in enumerate(sizes)]
+    small = mode_dot(mode_dot(tensor, bases[0].mT, 0), bases[1].mT, 1)
+    return small.contiguous(), bases
 
 
 def start(kind: Start, tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
@@ -118,13 +140,15 @@ class Run:
     def _step(self) -> None:
         """Sweep from the extrapolated point; keep the result if it is better, else forget the extrapolation."""
         found, error, length = self._sweep(self._point)
-        better = (error <= self.error) & (length <= self._length.clamp(min=self._longest))
+        # Without extrapolation a sweep can only rise by the rounding of its own error.
+        falls = (error <= self.error) | (self._age == 1)
+        better = falls & (length <= self._length.clamp(min=self._longest))
         momentum = torch.where(better, ((self._age - 1) / (self._age + 2)).clamp(max=_MOMENTUM_LIMIT), 0.0)
         kept = [torch.where(better, new, old) for new, old in zip(found, self.current, strict=True)]
         momentum = momentum.to(kept[0].dtype)
         self._point = [new + momentum * (new - old) for new, old in zip(kept, self.current, strict=True)]
         self._age = torch.where(better, self._age + 1, 1.0)
-        self.error = torch.where(better, error, self.error)
+        self.error = torch.where(better, error.minimum(self.error), self.error)
         self._length = torch.where(better, length, self._length)
         self.current = kept
         self.sweeps += 1

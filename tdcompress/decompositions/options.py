@@ -35,13 +35,14 @@ class CPOptions(Options):
         max_iter: sweeps at the most, after the starts were compared.
         tol: stop when ten sweeps lower the relative error by less than ten times this share of it.
         starts: what the sweeps begin from; of several, the one that is best after a few sweeps goes on.
-            `"orthogonal"` is deterministic, `"random"` is drawn from the seed and may be named repeatedly.
+            `"orthogonal"` is deterministic and nearly always the best; `"random"` is drawn from the seed and may be
+            named repeatedly.
         spatial: `"separable"` for a factor along every spatial axis, `"joint"` for one along all of them
             together; used where a convolution is decomposed.
     """
 
     max_iter: int = 300
-    starts: tuple[Start, ...] = ("orthogonal", "random")
+    starts: tuple[Start, ...] = ("orthogonal",)
     spatial: Literal["separable", "joint"] = "separable"
 
     def __post_init__(self) -> None:
