@@ -1,0 +1,111 @@
+"""Every method on real weights: the committed GaripovNet, trained on Fashion-MNIST."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tdcompress as td
+from examples.paper.models import GaripovNet
+from tdcompress.decompositions import TTOptions, TuckerOptions, cp, tensor_train, tucker
+from tdcompress.decompositions.als import Run, Sweep, start
+
+CHECKPOINT = Path(__file__).parents[1] / "examples" / "paper" / "checkpoints" / "garipovnet_fmnist.safetensors"
+METHODS = ["cp", "tucker", "tt"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = GaripovNet(in_channels=1)
+    model.load_state_dict(load_file(CHECKPOINT))
+    return model.eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stronger_compression_loses_more_and_never_exceeds_the_budget(model, method):
+    errors = []
+    for ratio in (0.1, 0.5, 0.9):
+        layer = td.decompose(model, "conv2", method, ratio).conv2
+        assert layer.ratio >= ratio
+        errors.append(layer.solution.relative_error)
+    assert errors == sorted(errors)
+    assert errors[-1] < 0.7
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_report_is_what_approximation_errors_measures(model, method):
+    small = td.decompose(model, "conv4", method, 0.75)
+    errors = td.approximation_errors(model, small, metrics=["relative_weights"])
+    assert errors["conv4"]["relative_weights"] == pytest.approx(small.conv4.solution.relative_error, rel=1e-4)
+    assert small.conv4.solution.seconds > 0
+    assert (small.conv4.solution.sensitivity is not None) == (method == "cp")
+
+
+def test_cp_falls_with_every_accepted_sweep(model):
+    kernel = model.conv2.weight.detach()
+    run = Run(Sweep(kernel), 1e5, start("orthogonal", kernel, 27, torch.Generator()))
+    before = float("inf")
+    for _ in range(60):
+        run.advance(1, 0.0)
+        assert float(run.error) <= before
+        before = float(run.error)
+
+
+def test_more_sweeps_never_lose_more(model):
+    kernel = model.conv4.weight.detach()
+    hooi = [tucker(kernel, (32, 40), modes=(0, 1), solver=TuckerOptions(max_iter=n, tol=0)) for n in (0, 2, 10)]
+    als = [tensor_train(kernel.movedim(0, -1), (32, 40, 36), solver=TTOptions(max_iter=n, tol=0)) for n in (0, 2, 10)]
+    for found in (hooi, als):
+        errors = [one.solution.relative_error for one in found]
+        assert errors[0] >= errors[1] - 1e-7
+        assert errors[1] >= errors[2] - 1e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_costs_little_beyond_its_own_rounding(model, dtype):
+    kernel = model.conv2.weight.detach()
+    full, half = cp(kernel, 27).solution, cp(kernel.to(dtype), 27).solution
+    assert half.relative_error <= 1.03 * full.relative_error
+    assert half.sensitivity <= full.sensitivity
+
+
+def test_one_joint_spatial_stage_loses_about_the_same_at_equal_rank(model):
+    layers = {
+        spatial: td.CPConv.from_conv(model.conv2, rank=40, solver=td.CPOptions(spatial=spatial))
+        for spatial in ("separable", "joint")
+    }
+    # Every separable decomposition is a joint one too, but alternating least squares ends in either's local optimum.
+    joint, separable = layers["joint"].solution.relative_error, layers["separable"].solution.relative_error
+    assert joint == pytest.approx(separable, rel=0.02)
+    assert len(layers["joint"]) == len(layers["separable"]) - 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 1e20])
+def test_badly_scaled_kernels_are_ordinary_input(method, scale):
+    conv = torch.nn.Conv2d(12, 8, 3, bias=False)
+    conv.weight.data *= scale
+    layer = td.decompose(conv, "", method, 0.5)
+    assert layer.weight.isfinite().all()
+    assert 0 <= layer.solution.relative_error < 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(8, 6, 1, 1), (8, 6, 1, 5), (8, 6, 7, 7), (8, 1, 3, 3), (1, 6, 3, 3)])
+def test_every_shape_of_kernel_is_ordinary_input(method, shape):
+    conv = torch.nn.Conv2d(shape[1], shape[0], shape[2:], bias=False)
+    layer = td.decompose(conv, "", method, 0.4)
+    assert layer.weight.shape == shape
+    assert 0 <= layer.solution.relative_error < 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_degenerate_kernels_are_ordinary_input(method):
+    conv = torch.nn.Conv2d(8, 12, 3, bias=False)
+    one = torch.randn(12, 1, 1, 1) * torch.randn(1, 8, 1, 1) * torch.randn(1, 1, 3, 3)
+    for weight in (one.expand(12, 8, 3, 3), torch.cat([conv.weight[:6]] * 2), conv.weight * 0):
+        conv.weight = torch.nn.Parameter(weight.detach().clone())
+        layer = td.decompose(conv, "", method, 0.5)
+        assert layer.weight.isfinite().all()
+        assert layer.solution.relative_error < 0.8
