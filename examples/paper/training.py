@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -145,18 +146,20 @@ def train(model: nn.Module, splits: Splits, recipe: Recipe, seed: int = 0, progr
     steps = math.ceil(len(splits.train) / recipe.batch_size)
     epochs: list[Epoch] = []
     best, best_state = 0, {}
-    for number in range(recipe.epochs):
-        start = time.perf_counter()
-        rates = [recipe.learning_rate_at(number + step / steps) for step in range(steps)]
-        title = f"epoch {number + 1}/{recipe.epochs}"
-        batches = tqdm(_batches(splits, recipe, generator), title, steps, disable=not progress)
-        loss = _train_epoch(model, optimizer, batches, rates, recipe.autocast)
-        validation = evaluate(model, splits.validation.images, splits.validation.labels, autocast=recipe.autocast)
-        epochs.append(Epoch(loss, validation, rates[0], time.perf_counter() - start))
-        if number == 0 or _order(validation) < _order(epochs[best].validation):
-            best, best_state = number, {name: value.clone() for name, value in model.state_dict().items()}
-        if recipe.patience is not None and number - best >= recipe.patience:
-            break
+    with tqdm(total=recipe.epochs * steps, unit="step", disable=not progress) as bar:
+        for number in range(recipe.epochs):
+            start = time.perf_counter()
+            rates = [recipe.learning_rate_at(number + step / steps) for step in range(steps)]
+            bar.set_description(f"training, epoch {number + 1}/{recipe.epochs}")
+            batches = _counted(_batches(splits, recipe, generator), bar)
+            loss = _train_epoch(model, optimizer, batches, rates, recipe.autocast)
+            validation = evaluate(model, splits.validation.images, splits.validation.labels, autocast=recipe.autocast)
+            bar.set_postfix(validation_error=f"{validation.error:.4f}")
+            epochs.append(Epoch(loss, validation, rates[0], time.perf_counter() - start))
+            if number == 0 or _order(validation) < _order(epochs[best].validation):
+                best, best_state = number, {name: value.clone() for name, value in model.state_dict().items()}
+            if recipe.patience is not None and number - best >= recipe.patience:
+                break
     model.load_state_dict(best_state)
     model.to(memory_format=torch.contiguous_format).eval()
     return TrainingHistory(tuple(epochs), best)
@@ -212,6 +215,13 @@ def _batches(splits: Splits, recipe: Recipe, generator: torch.Generator) -> Iter
         batch = splits.train.take(indices.to(device))
         images = augment(batch.images, splits.black, generator, crop_padding=recipe.crop_padding, flip=recipe.flip)
         yield Split(images, batch.labels)
+
+
+def _counted(batches: Iterable[Split], bar: tqdm[Any]) -> Iterator[Split]:
+    """The batches; the bar moves on as each has been used."""
+    for batch in batches:
+        yield batch
+        bar.update()
 
 
 def _train_epoch(
