@@ -9,6 +9,7 @@ import math
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tdcompress.decompositions.als import Sweep, start
 from tdcompress.methods import METHODS
 from tdcompress.ranks import tensorly_torch_rank
 from tests.benchmarks.solvers import OURS, PEERS, Measurement, measure, measure_ours
@@ -115,6 +117,75 @@ def real_weights(methods: Sequence[str] = tuple(PEERS), layers: Sequence[str] = 
         for rank in dict.fromkeys(ranks.values()):
             names = [name for name in ranks if ranks[name] == rank]
             yield from compare(layer, kernel, method, round(1 - ratio, 4), rank, names)
+
+
+# Every 3 × 3 and 1 × 1 convolution of ResNet-18 behind the stem, by its kernel, with how often it occurs.
+RESNET18 = {
+    (64, 3, 3, 3): 1,
+    (64, 64, 3, 3): 4,
+    (128, 64, 3, 3): 1,
+    (128, 128, 3, 3): 3,
+    (128, 64, 1, 1): 1,
+    (256, 128, 3, 3): 1,
+    (256, 256, 3, 3): 3,
+    (256, 128, 1, 1): 1,
+    (512, 256, 3, 3): 1,
+    (512, 512, 3, 3): 3,
+    (512, 256, 1, 1): 1,
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one kernel of ResNet-18's shapes cost at a tenth of its parameters."""
+
+    shape: tuple[int, ...]
+    count: int
+    ours: dict[str, Measurement]
+    theirs: dict[str, Measurement]  # tensorly-torch, where it ends within a minute
+
+
+def resnet_shapes() -> Iterator[Shape]:
+    """ResNet-18's kernels with decaying spectra, ratio 0.9, defaults."""
+    for shape, count in RESNET18.items():
+        kernel = decaying_kernel(shape)
+        budget = kernel.numel() // 10
+        ours = {method: measure_ours(method, kernel, budget) for method in OURS}
+        theirs = {}
+        for method in OURS:
+            if shape[2:] == (3, 3) and (method != "cp" or kernel.numel() <= 128 * 128 * 9):
+                rank = ours[method].rank
+                theirs[method] = measure(PEERS[method]["tensorly-torch"], method, kernel, rank)
+        yield Shape(shape, count, ours, theirs)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Our defaults beside plain alternating least squares of 3 000 sweeps from five random starts."""
+
+    case: str
+    rank: int
+    ours: Measurement
+    plain: tuple[float, ...]  # the error from every start
+    plain_seconds: float  # of one start
+
+
+def plain_als(layers: Sequence[str] = ("conv2",), starts: int = 5, sweeps: int = 3000) -> Iterator[Reference]:
+    """Our CP against patience: every ratio of the named layers."""
+    kernels = trained_kernels()
+    for layer, ratio in itertools.product(layers, RATIOS):
+        kernel = kernels[layer]
+        (rank,) = tensorly_torch_rank("cp", tuple(kernel.shape), ratio)
+        ordered = (kernel / kernel.abs().max()).permute(sorted(range(4), key=lambda mode: -kernel.shape[mode]))
+        sweep, errors, began = Sweep(ordered), [], time.perf_counter()
+        for seed in range(starts):
+            factors = start("random", ordered, rank, torch.Generator().manual_seed(seed))
+            for _ in range(sweeps):
+                factors, error, _ = sweep(factors)
+            errors.append(float(error))
+        seconds = (time.perf_counter() - began) / starts
+        ours = measure(OURS["cp"], "cp", kernel, (rank,))
+        yield Reference(f"{layer}, {1 - ratio:.0%} kept", rank, ours, tuple(errors), seconds)
 
 
 @dataclass(frozen=True)
