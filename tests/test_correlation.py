@@ -195,10 +195,7 @@ class TestKendallTau:
             kendall_tau([1, 2], [1, 2], variant="c")
 
     def test_str(self):
-        assert (
-            str(KendallTau(0.7011, 0.6, 0.777, 1.24e-16, 72))
-            == "τ-a = 0.701 [0.60, 0.78], n = 72, p = 1.2e-16"
-        )
+        assert str(KendallTau(0.7011, 0.6, 0.777, 1.24e-16, 72)) == "τ-a = 0.701 [0.60, 0.78], n = 72, p = 1.2e-16"
         assert str(KendallTau(-0.5, -1, 0, 0.25, 9, "b")) == "τ-b = -0.500 [-1.00, 0.00], n = 9, p = 0.25"
 
 
@@ -318,9 +315,7 @@ class TestCorrelate:
         frame = grid()
         renamed = frame.rename(columns={"run": "seed"})
         assert correlate(renamed, "error", "loss", run="seed") == correlate(frame, "error", "loss")
-        per_layer = correlate(
-            frame[frame["run"] == 0], "error", "loss", across=("method", "ratio"), run="layer"
-        )
+        per_layer = correlate(frame[frame["run"] == 0], "error", "loss", across=("method", "ratio"), run="layer")
         assert sorted(per_layer.per_run) == ["conv1", "conv2", "conv3", "conv4"]
 
     def test_the_error_may_be_a_key(self):
@@ -363,9 +358,7 @@ class TestCorrelateRefuses:
         rows = grid().sort_values(["run", "layer", "method", "ratio"]).to_dict("records")
         rows[1][column] = rows[5][column] = bad
         trial = r"run=0, layer='conv1', method='cp', ratio=0\.9"
-        self.refused(
-            f"2 of 72 rows have NaN or infinity in the column '{column}', first the trial {trial};", rows
-        )
+        self.refused(f"2 of 72 rows have NaN or infinity in the column '{column}', first the trial {trial};", rows)
 
     def test_values_that_are_not_numbers(self):
         frame = grid().astype({"error": object})

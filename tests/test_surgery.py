@@ -126,7 +126,7 @@ def test_numbers_and_ranks_of_numpy_are_numbers_and_ranks():
 def test_the_papers_rule_is_obeyed():
     conv = nn.Conv2d(64, 64, 3)
     assert td.decompose(conv, "", "tt", 0.5, rank="tensorly-torch").rank == (64, 9, 27)
-    assert td.decompose(conv, "", "cp", 0.9, rank="tensorly-torch").rank == (28,)
+    assert td.decompose(conv, "", "cp", 0.9, rank="tensorly-torch").rank == 28
     assert td.decompose(conv, "", "tucker", 0.9, rank="tensorly-torch").rank == (14, 14)
 
 

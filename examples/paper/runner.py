@@ -153,7 +153,7 @@ def compress(preset: Preset, bench: Bench, trial: Trial) -> Compressed:
     )
     decomposed = time.perf_counter()
     layer = model.get_submodule(trial.layer)
-    found = {"rank": "x".join(map(str, layer.rank)), "kept": 1 - layer.ratio, "sweeps": layer.solution.sweeps}
+    found = {"rank": "x".join(map(str, layer.ranks)), "kept": 1 - layer.ratio, "sweeps": layer.solution.sweeps}
     measured = {**bench.errors(model), **bench.performance(model)}
     seconds = {"decompose_seconds": decomposed - start, "evaluate_seconds": time.perf_counter() - decomposed}
     return Compressed(model, {**found, **measured, **seconds})

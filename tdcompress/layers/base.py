@@ -43,7 +43,7 @@ class FactorizedConv(nn.Sequential, ABC):
 
     Attributes:
         spec: the convolution that the stack stands for.
-        rank: the rank, a tuple.
+        ranks: the rank, always a tuple.
         axes: the arrangement of the spatial axes.
         solution: how the factors were found; None for a layer that was built with fresh weights.
     """
@@ -72,7 +72,7 @@ class FactorizedConv(nn.Sequential, ABC):
         stages = {**stages, last: stages[last].with_bias(spec.has_bias)}
         built = {name: stage.build(device=device, dtype=dtype) for name, stage in stages.items()}
         super().__init__(OrderedDict(built))
-        self.spec, self.rank, self.axes = spec, rank, axes
+        self.spec, self.ranks, self.axes = spec, rank, axes
         self.solution: Solution | None = None
         self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
         self.kernel_size, self.stride, self.padding = spec.kernel_size, spec.stride, spec.padding
@@ -228,6 +228,11 @@ class FactorizedConv(nn.Sequential, ABC):
         kernel = kernel.reshape(self.out_channels, -1, *(self.kernel_size[a] for a in order))
         back = [order.index(axis) for axis in range(len(order))]
         return kernel.permute(0, 1, *(2 + place for place in back))
+
+    @property
+    def rank(self) -> int | Rank:
+        """The rank as the method writes it: a number for CP, a tuple for the others."""
+        return self.ranks
 
     @property
     def bias(self) -> nn.Parameter | None:

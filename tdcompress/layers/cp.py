@@ -24,6 +24,11 @@ class CPConv(FactorizedConv):
 
     method = "cp"
 
+    @property
+    def rank(self) -> int:
+        """The number of separable terms."""
+        return self.ranks[0]
+
     @staticmethod
     def arrangements(long_axes: tuple[int, ...], solver: Solver) -> list[Axes]:
         """A stage for every axis, or with `CPOptions(spatial="joint")` one for all of them."""

@@ -56,7 +56,7 @@ def measure_ours(method: str, kernel: Tensor, budget: int) -> Measurement:
     layer = METHODS[method].from_conv(conv, ratio=ratio)
     seconds = time.perf_counter() - start
     parameters = sum(stage.weight.numel() for stage in layer)
-    return Measurement(relative_error(kernel, layer.weight.detach()), seconds, layer.rank, parameters)
+    return Measurement(relative_error(kernel, layer.weight.detach()), seconds, layer.ranks, parameters)
 
 
 def ours_cp(kernel: Tensor, rank: Sequence[int]) -> Tensor:

@@ -117,10 +117,10 @@ def test_the_budget_is_never_exceeded_and_used_to_the_next_step(method, conv, ra
     modes = layer.spec.modes(layer.axes)
     kept = sum(stage.weight.numel() for stage in layer)
     assert kept / numel <= 1 - ratio
-    assert kept == conv.groups * kind.parameters_at(modes, layer.rank)
+    assert kept == conv.groups * kind.parameters_at(modes, layer.ranks)
     assert layer.ratio == pytest.approx(1 - kept / numel)
-    for place in range(len(layer.rank)):
-        step = tuple(r + (i == place) for i, r in enumerate(layer.rank))
+    for place in range(len(layer.ranks)):
+        step = tuple(r + (i == place) for i, r in enumerate(layer.ranks))
         if useful(method, modes, step):
             assert conv.groups * kind.parameters_at(modes, step) / numel > 1 - ratio
 
@@ -215,7 +215,7 @@ def test_the_tensorly_solver_gives_a_valid_layer(method):
     conv = nn.Conv2d(12, 16, 3, padding=1)
     layer = METHODS[method].from_conv(conv, ratio=0.5, solver="tensorly")
     ours = METHODS[method].from_conv(conv, ratio=0.5)
-    assert len(layer.rank) == len(ours.rank)
+    assert len(layer.ranks) == len(ours.ranks)
     assert 0 < layer.solution.relative_error < 1
     assert ours.solution.relative_error <= layer.solution.relative_error * 1.02
 
@@ -234,6 +234,8 @@ def test_a_fresh_layer_can_be_built_from_a_spec_and_a_rank(method):
     layer = METHODS[method](spec, rank, dtype=torch.float64)
     x = torch.randn(1, 8, 5, 5, dtype=torch.float64)
     assert layer.solution is None
+    assert layer.ranks == rank
+    assert layer.rank == (2 if method == "cp" else rank)
     assert difference(layer(x), layer.to_conv()(x)) <= EXACT
 
 
