@@ -50,7 +50,7 @@ def als(
     best, last = runs[0], min(_LAST, options.max_iter) if bases else 0
     converged = best.advance(options.max_iter - last - best.sweeps, options.tol)
     sweeps = best.sweeps
-    if bases:
+    if bases:  # what the subspaces left out is small; a few sweeps take it in
         lifted = [rows @ basis.mT for rows, basis in zip(best.current, bases, strict=False)]
         best = Run(Sweep(ordered), longest, [*lifted, *best.current[len(bases) :]])
         best.advance(last, options.tol)
@@ -225,7 +225,7 @@ def _least_squares(product: Tensor, grams: list[Tensor], mode: int, previous: Te
     normal = _hadamard(grams, mode)
     tiny = torch.finfo(normal.dtype).tiny
     damping = (_DAMPING * normal.diagonal().mean()).clamp(min=tiny)
-    root, failed = torch.linalg.cholesky_ex(normal + damping * torch.eye(len(normal)).to(normal))
+    root, failed = torch.linalg.cholesky_ex(normal + torch.diag(damping.expand(len(normal))))
     rows = torch.cholesky_solve(product + damping * previous, root)
     rows = torch.where((failed == 0) & rows.isfinite().all(), rows, previous)
     grams[mode] = rows @ rows.mT
