@@ -33,6 +33,7 @@ html_title = "tdcompress"
 html_show_sphinx = False
 
 _CODE = re.compile(r"`([^`]+)`")
+_ALIAS = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")  # how Sphinx writes an alias inside another type
 
 
 def _to_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -47,6 +48,13 @@ def _to_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any
             lines[number] = "".join(parts)
 
 
+def _name_aliases(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Write the aliases of `autodoc_type_aliases` by their names wherever they stand."""
+    return tuple(text and _ALIAS.sub(r"\1", text) for text in (signature, returns))
+
+
 def _trim_examples(app: Any, document: nodes.document) -> None:
     """Drop the empty line that ends an example in the Markdown, where doctest needs it."""
     for block in document.findall(nodes.literal_block):
@@ -57,4 +65,5 @@ def _trim_examples(app: Any, document: nodes.document) -> None:
 
 def setup(app: Any) -> None:
     app.connect("doctree-read", _trim_examples)
+    app.connect("autodoc-process-signature", _name_aliases)
     app.connect("autodoc-process-docstring", _to_restructured_text, priority=400)  # before napoleon, at 500

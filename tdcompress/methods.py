@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -35,7 +36,7 @@ def register_method(name: str, *, replace: bool = False) -> Callable[[_Layer], _
         replace: whether a method of that name may be overwritten.
 
     Raises:
-        CompressionError: the name is taken, or the class is no `FactorizedConv`.
+        CompressionError: the name is taken, or the class is no `FactorizedConv` or an unfinished one.
 
     >>> import tdcompress as td
     >>> @td.register_method("my-cp")
@@ -49,6 +50,9 @@ def register_method(name: str, *, replace: bool = False) -> Callable[[_Layer], _
     def register(layer: _Layer) -> _Layer:
         if not (isinstance(layer, type) and issubclass(layer, FactorizedConv)):
             raise CompressionError(f"method {name!r}: {layer!r} is no subclass of FactorizedConv.")
+        if inspect.isabstract(layer):
+            missing = ", ".join(sorted(layer.__abstractmethods__))
+            raise CompressionError(f"method {name!r}: {layer.__name__} does not fill in {missing}.")
         if name in METHODS and not replace:
             raise CompressionError(
                 f"method {name!r} exists ({METHODS[name].__name__}); pass replace=True to overwrite."

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import tdcompress
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -26,3 +28,15 @@ def test_links_within_the_repository_lead_to_files(page):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("name", tdcompress.__all__)
+def test_every_public_name_is_in_the_reference(name):
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert re.search(rf":: tdcompress\.{name}$", page, re.MULTILINE)
+
+
+def test_every_page_is_in_the_table_of_contents():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    entries = index.partition("```{toctree}")[2].split()
+    assert {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"} <= set(entries)

@@ -27,3 +27,11 @@ def test_a_taken_name_and_a_foreign_class_are_refused():
     with pytest.raises(td.CompressionError, match="no subclass of FactorizedConv"):
         register_method("linear")(nn.Linear)
     assert get_method("cp") is td.CPConv
+
+
+def test_an_unfinished_class_is_refused_with_what_it_lacks():
+    with pytest.raises(td.CompressionError, match="Half does not fill in choose_ranks, full_rank"):
+
+        @td.register_method("half")
+        class Half(td.FactorizedConv):
+            method = "half"

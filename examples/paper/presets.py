@@ -87,7 +87,7 @@ class Preset:
     def solver_of(self, method: str) -> td.CPOptions | str | None:
         """What a method is solved with: CP begins at one random point a run, as in the paper.
 
-        From the best of several starts, which is the library's way, most runs would be the same one.
+        From the orthogonal start, which is the library's way, all runs would be the same one.
         """
         return td.CPOptions(starts=("random",)) if self.solver is None and method == "cp" else self.solver
 

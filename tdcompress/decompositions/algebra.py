@@ -60,7 +60,7 @@ def leading_subspace(matrix: Tensor, rank: int) -> Tensor:
 
     Args:
         matrix: shape (rows, columns).
-        rank: how many vectors, at most `rows`.
+        rank: how many vectors, at most `rows`; beyond `columns` they are any that complete the basis.
 
     Returns:
         Orthonormal columns (rows, rank) in float64.

@@ -42,12 +42,13 @@ def als(
     ordered = tensor.permute(order)
     longest = min(_LONGEST, (_ROUNDING / torch.finfo(dtype).eps) ** 2)
     small, bases = _compressed(ordered, rank)
+    last = min(_LAST, options.max_iter) if bases else 0
     runs = [Run(Sweep(small), longest, start(kind, small, rank, generator)) for kind in options.starts]
     if len(runs) > 1:
         for run in runs:
-            run.advance(min(_TRIAL, options.max_iter), 0.0)
+            run.advance(min(_TRIAL, options.max_iter - last), 0.0)
         runs.sort(key=lambda run: float(run.error))
-    best, last = runs[0], min(_LAST, options.max_iter) if bases else 0
+    best = runs[0]
     converged = best.advance(options.max_iter - last - best.sweeps, options.tol)
     sweeps = best.sweeps
     if bases:  # what the subspaces left out is small; a few sweeps take it in
@@ -73,7 +74,7 @@ def _compressed(tensor: Tensor, rank: int) -> tuple[Tensor, list[Tensor]]:
 
 def start(kind: Start, tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
     """Where the sweeps begin, for a tensor with its modes in order of size."""
-    return _random_start(tensor, rank, generator) if kind == "random" else _orthogonal_start(tensor, rank, generator)
+    return _random_start(tensor, rank, generator) if kind == "random" else _orthogonal_start(tensor, rank)
 
 
 def _random_start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
@@ -82,11 +83,10 @@ def _random_start(tensor: Tensor, rank: int, generator: torch.Generator) -> list
     return [torch.nn.functional.normalize(rows, dim=1).to(tensor) for rows in drawn]
 
 
-def _orthogonal_start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
+def _orthogonal_start(tensor: Tensor, rank: int) -> list[Tensor]:
     """Rotate the small modes onto their principal axes, and take the largest singular triples of all slices.
 
-    The terms are mutually orthogonal, so none cancels another. A rank beyond the number of triples is filled
-    up with random terms.
+    The terms are mutually orthogonal, so none cancels another. There are as many triples as the full rank.
     """
     rotations = [leading_subspace(unfold(tensor, mode), tensor.shape[mode]) for mode in range(2, tensor.ndim)]
     rotated = tensor.double()
@@ -96,14 +96,13 @@ def _orthogonal_start(tensor: Tensor, rank: int, generator: torch.Generator) -> 
     right = torch.linalg.eigh(slices.mT @ slices).eigenvectors  # the second mode is the smaller one
     left = slices @ right
     values = torch.linalg.vector_norm(left, dim=1)
-    largest, index = values.flatten().topk(min(rank, values.numel()))
+    largest, index = values.flatten().topk(rank)
     position, column = index // values.shape[1], index % values.shape[1]
     places = torch.unravel_index(position, tensor.shape[2:])
     unit = left[position, :, column] / largest.clamp(min=torch.finfo(largest.dtype).tiny)[:, None]
     rows = [unit, right[position, :, column], *(axes.mT[i] for axes, i in zip(rotations, places, strict=True))]
     share = largest[:, None] ** (1 / tensor.ndim)
-    filled = _random_start(tensor, rank - len(largest), generator)
-    return [torch.cat([(row * share).to(tensor), more]) for row, more in zip(rows, filled, strict=True)]
+    return [(row * share).to(tensor) for row in rows]
 
 
 class Run:

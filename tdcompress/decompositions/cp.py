@@ -43,9 +43,9 @@ class CPDecomposition:
 
     @property
     def sensitivity(self) -> float:
-        """What the squared error grows by per unit of noise on the balanced factors, in units of ‖tensor‖².
+        """What the squared error grows by per unit of noise on the balanced factors, in units of its own square.
 
-        `Σ_n I_n Σ_r Π_{m≠n} ‖a_m,r‖²` over ‖tensor‖² (Phan, Tichavský & Cichocki 2019): terms that nearly
+        `Σ_n I_n Σ_r Π_{m≠n} ‖a_m,r‖²` over ‖approximation‖² (Tichavský, Phan & Cichocki 2019): terms that nearly
         cancel are long, and raise it.
         """
         squares = torch.stack([factor.double().square().sum(0) for factor in self.balanced_factors()])
@@ -80,17 +80,19 @@ def cp(
     """Decompose by alternating least squares with extrapolation and restart.
 
     Finds a local optimum; the error falls with every accepted sweep. Closed forms where there are any: the
-    SVD for a matrix, and the exact form at the full rank. Deterministic for a given generator state.
+    SVD for a matrix, and the exact form at the full rank. Deterministic, for random starts given the generator's
+    state.
 
-    Sources: Carroll & Chang 1970, Harshman 1970 (ALS); Phan, Tichavský & Cichocki 2013 (partial products);
-    Mitchell, Ye & De Sterck 2020 (extrapolation and restart).
+    Sources: Carroll & Chang 1970, Harshman 1970 (ALS); Navasca, De Lathauwer & Kindermann 2008 (the proximal
+    term); Phan, Tichavský & Cichocki 2013 (partial products); Mitchell, Ye & De Sterck 2020 (extrapolation and
+    restart).
 
     Args:
         tensor: shape (I_0, …, I_N), order ≥ 2. float16 and bfloat16 are solved in float32.
         rank: the number of rank-one terms, up to `cp_limit(tensor.shape)`.
         solver: None for the defaults of `CPOptions`, options, or `"tensorly"` for tensorly's ALS from a
             uniform start, as in the paper.
-        generator: draws the start; a fresh one with seed 0 by default.
+        generator: draws random starts; a fresh one with seed 0 by default.
 
     Returns:
         Weights and factors in the tensor's dtype, with the solver's report.

@@ -16,15 +16,16 @@ class Options:
 
     Attributes:
         max_iter: sweeps at the most.
-        tol: stop when a sweep lowers the relative error by less than this share of it.
+        tol: stop when a sweep lowers the relative error by no more than this share of it.
     """
 
     max_iter: int = 100
     tol: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.max_iter < 0 or not self.tol >= 0:
-            raise CompressionError(f"max_iter and tol must not be negative, got {self}.")
+        _check_whole("max_iter", self.max_iter, least=0)
+        if not self.tol >= 0:
+            raise CompressionError(f"tol must be a number from 0, got {self.tol!r}.")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class CPOptions(Options):
     """How CP is solved.
 
     Attributes:
-        max_iter: sweeps at the most, after the starts were compared.
-        tol: stop when ten sweeps lower the relative error by less than ten times this share of it.
+        max_iter: sweeps at the most, for any one start.
+        tol: stop when ten sweeps lower the relative error by no more than ten times this share of it.
         starts: what the sweeps begin from; of several, the one that is best after a few sweeps goes on.
             `"orthogonal"` is deterministic and nearly always the best; `"random"` is drawn from the seed and may be
             named repeatedly.
@@ -59,11 +60,15 @@ class TuckerOptions(Options):
 
     Attributes:
         max_iter: sweeps of higher-order orthogonal iteration at the most; 0 for the truncated HOSVD.
-        tol: stop when a sweep lowers the relative error by less than this share of it.
+        tol: stop when a sweep lowers the relative error by no more than this share of it.
         candidates: for a ratio, how many of the most promising ranks are solved for and compared.
     """
 
     candidates: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_whole("candidates", self.candidates, least=1)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class TTOptions(Options):
 
     Attributes:
         max_iter: sweeps of alternating least squares at the most; 0 for TT-SVD alone.
-        tol: stop when a sweep lowers the relative error by less than this share of it.
+        tol: stop when a sweep lowers the relative error by no more than this share of it.
         orders: which orders of the spatial axes are tried where a convolution is decomposed, `"all"` or
             `"given"`; of several, the one that loses least is taken.
     """
@@ -81,9 +86,19 @@ class TTOptions(Options):
     tol: float = 1e-4
     orders: Literal["all", "given"] = "all"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.orders not in ("all", "given"):
+            raise CompressionError(f"orders must be 'all' or 'given', got {self.orders!r}.")
+
 
 Solver = str | Options | None
 _Kind = TypeVar("_Kind", bound=Options)
+
+
+def _check_whole(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise CompressionError(f"{name} must be a whole number from {least}, got {value!r}.")
 
 
 def resolve(solver: Solver, kind: type[_Kind]) -> _Kind | None:

@@ -14,10 +14,10 @@ class Solution:
     Attributes:
         relative_error: ‖tensor − approximation‖ / ‖tensor‖, computed from the factors themselves.
         sweeps: how often every factor was updated; 0 for a closed form.
-        converged: whether the stopping rule was met before the sweeps ran out.
-        seconds: wall time of the solver.
-        sensitivity: for CP, what the squared error grows by, in units of ‖tensor‖², per unit of variance of
-            independent noise on the factors (Phan, Tichavský & Cichocki 2019); None for other methods. A
+        converged: whether the sweeps stopped for lack of progress before they ran out.
+        seconds: wall time of this solve; the choice of the rank, and candidates that lost, are not in it.
+        sensitivity: for CP, what the squared error grows by, in units of ‖approximation‖², per unit of variance of
+            independent noise on the factors (Tichavský, Phan & Cichocki 2019); None for other methods. A
             large one means terms that nearly cancel, which neither half precision nor fine-tuning likes.
     """
 

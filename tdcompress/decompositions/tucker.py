@@ -21,6 +21,7 @@ from tdcompress.decompositions.algebra import (
 )
 from tdcompress.decompositions.options import Solver, TuckerOptions, resolve
 from tdcompress.decompositions.solution import Solution
+from tdcompress.errors import CompressionError
 
 _SMALL = 128  # up to this size of a mode, sweeps on the whole tensor cost next to nothing
 
@@ -41,8 +42,8 @@ class TuckerDecomposition:
 
     @property
     def rank(self) -> tuple[int, ...]:
-        """The rank of every decomposed mode, in the order of the modes."""
-        return tuple(self.core.shape[mode] for mode in sorted(self.factors))
+        """The rank of every decomposed mode, in the order in which the modes were given."""
+        return tuple(self.core.shape[mode] for mode in self.factors)
 
     def to_dense(self) -> Tensor:
         """The tensor that core and factors stand for."""
@@ -81,7 +82,7 @@ def tucker(
         Core and factors in the tensor's dtype, with the solver's report.
 
     Raises:
-        CompressionError: the tensor is not finite or not floating point, or the rank not feasible.
+        CompressionError: the tensor is not finite or not floating point, or rank or modes not feasible.
 
     >>> result = tucker(torch.ones(4, 3, 2), (2, 1), modes=(0, 1))
     >>> result.core.shape, result.factors[0].shape
@@ -89,6 +90,8 @@ def tucker(
     """
     check_tensor(tensor)
     modes = tuple(range(tensor.ndim)) if modes is None else tuple(modes)
+    if len(set(modes)) != len(modes) or not set(modes) <= set(range(tensor.ndim)):
+        raise CompressionError(f"modes must be different ones of 0 .. {tensor.ndim - 1}, got {modes}.")
     check_rank(rank, tucker_limits(tensor.shape, modes), "Tucker")
     options = resolve(solver, TuckerOptions)
     began = time.perf_counter()

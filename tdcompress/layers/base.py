@@ -153,7 +153,8 @@ class FactorizedConv(nn.Sequential, ABC):
             ratio: the share of the weight's parameters to remove, in (0, 1). At most `1 − ratio` is kept,
                 never more, and the budget is used up to the next rank step.
             rank: an exact rank instead of a ratio: a number for CP, (out, in) for Tucker, the inner ranks along
-                (in, *spatial, out) for the tensor train; one number stands for all entries. Or
+                (in, *spatial, out) for the tensor train, in the given order of the axes; one number stands for all
+                entries. Or
                 `"tensorly-torch"`, with a ratio, for the rank that tensorly-torch and the paper would take.
             solver: None for the method's defaults, its options (`CPOptions`, `TuckerOptions`, `TTOptions`), or
                 `"tensorly"` for the paper's own.
@@ -301,7 +302,9 @@ class FactorizedConv(nn.Sequential, ABC):
             raise CompressionError(f"unknown rank rule {name!r}; the only rule is 'tensorly-torch'.")
         if ratio is None:
             raise CompressionError("rank='tensorly-torch' is a rule and needs a ratio to work from.")
-        wanted = tensorly_torch_rank(cls.method, spec.kernel_shape, ratio)
+        separable = len(modes) - 2 == len(spec.long_axes)
+        # The rule counts spatial sizes of 1 as modes; a joint mode has nothing to do with them.
+        wanted = tensorly_torch_rank(cls.method, spec.kernel_shape if separable else modes, ratio)
         return cls.nearest_feasible(modes, wanted)
 
 

@@ -64,7 +64,7 @@ class TTConv(FactorizedConv):
 
     @staticmethod
     def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> TTDecomposition:
-        """TT-SVD over (in, *spatial, out)."""
+        """TT-SVD over (in, *spatial, out), refined by alternating least squares."""
         return tensor_train(kernel.movedim(0, -1), rank, solver=solver)
 
     @staticmethod

@@ -16,7 +16,7 @@ import tensorly
 import torch
 from tqdm import tqdm
 
-from tdcompress.ranks import cp_rank, tensorly_torch_rank
+from tdcompress.ranks import cp_ranks, tensorly_torch_rank
 from tests.benchmarks.sections import (
     LAYERS,
     RATIOS,
@@ -166,7 +166,7 @@ def growth() -> list[Cost]:
     costs = []
     for channels in tqdm((64, 128, 256, 512, 1024), "growth"):
         shape = (channels, channels, 3, 3)
-        rank = cp_rank(shape, channels * channels * 9 // 10)
+        (rank,) = cp_ranks(shape, channels * channels * 9 // 10)
         costs.append(cost(f"cp, ours, {channels} channels", "cp", "ours", shape, rank))
         rank = tensorly_torch_rank("tucker", shape, 0.9)
         costs.append(cost(f"tucker, ours, {channels} channels", "tucker", "ours", shape, rank))

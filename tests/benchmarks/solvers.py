@@ -99,7 +99,7 @@ def _tensorly_torch(kernel: Tensor, rank: object, factorization: str) -> Tensor:
 
 def tensorly_cp_random(kernel: Tensor, rank: Sequence[int]) -> Tensor:
     """tensorly's parafac from a random start."""
-    return cp(kernel, rank[0], solver="tensorly", max_iter=100, tol=1e-8).to_dense()
+    return cp(kernel, rank[0], solver="tensorly").to_dense()
 
 
 def tensorly_cp_svd(kernel: Tensor, rank: Sequence[int]) -> Tensor:
@@ -110,7 +110,7 @@ def tensorly_cp_svd(kernel: Tensor, rank: Sequence[int]) -> Tensor:
 
 def tensorly_tucker(kernel: Tensor, rank: Sequence[int]) -> Tensor:
     """tensorly's partial Tucker over the channel modes."""
-    return tucker(kernel, rank, modes=(0, 1), solver="tensorly", tol=1e-4).to_dense()
+    return tucker(kernel, rank, modes=(0, 1), solver="tensorly").to_dense()
 
 
 def tensorly_tt(kernel: Tensor, rank: Sequence[int]) -> Tensor:

@@ -168,7 +168,13 @@ def test_an_unknown_solver_is_refused():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_iter": -1}, "not be negative"), ({"starts": ()}, "starts must"), ({"spatial": "both"}, "spatial must")],
+    [
+        ({"max_iter": -1}, "max_iter must be a whole number from 0, got -1"),
+        ({"max_iter": 2.5}, "max_iter must be a whole number from 0, got 2.5"),
+        ({"tol": float("nan")}, "tol must be a number from 0"),
+        ({"starts": ()}, "starts must"),
+        ({"spatial": "both"}, "spatial must"),
+    ],
 )
 def test_options_that_mean_nothing_are_refused(options, message):
     with pytest.raises(CompressionError, match=message):

@@ -61,3 +61,8 @@ def test_the_error_is_within_the_tails(data, seed):
 def test_infeasible_ranks_are_refused(rank, message):
     with pytest.raises(CompressionError, match=message):
         tensor_train(random((6, 3, 3, 8)), rank)
+
+
+def test_orders_must_be_known():
+    with pytest.raises(CompressionError, match="orders must be 'all' or 'given'"):
+        TTOptions(orders="some")

@@ -64,3 +64,14 @@ def test_badly_scaled_kernels(scale):
 def test_infeasible_ranks_are_refused(rank, message):
     with pytest.raises(CompressionError, match=message):
         tucker(random((6, 5, 3)), rank, modes=(0, 1))
+
+
+@pytest.mark.parametrize("modes", [(0, 0), (-1, 0), (0, 3)])
+def test_modes_that_are_none_or_twice_the_same_are_refused(modes):
+    with pytest.raises(CompressionError, match=r"modes must be different ones of 0 \.\. 2"):
+        tucker(random((6, 5, 3)), (2, 2), modes=modes)
+
+
+def test_candidates_must_be_one_at_least():
+    with pytest.raises(CompressionError, match="candidates must be a whole number from 1, got 0"):
+        TuckerOptions(candidates=0)

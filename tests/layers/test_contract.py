@@ -274,6 +274,14 @@ def test_a_tensor_train_in_any_order_of_the_axes_keeps_the_contract(conv, data):
     assert difference(layer(x), layer.to_conv()(x)) <= EXACT
 
 
+def test_the_rule_counts_the_joint_mode_as_one():
+    conv = nn.Conv2d(64, 64, 7)
+    joint = td.CPConv.from_conv(
+        conv, ratio=0.9, rank="tensorly-torch", solver=td.CPOptions(spatial="joint", max_iter=1)
+    )
+    assert joint.rank == round(0.1 * conv.weight.numel() / (64 + 64 + 49))
+
+
 def test_the_better_order_of_the_axes_is_taken_unless_told_or_a_rank_is_given():
     with torch.random.fork_rng():
         torch.manual_seed(0)
