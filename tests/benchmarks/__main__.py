@@ -1,11 +1,12 @@
 """`make bench`: error, time and memory beside the peers, measured in one run.
 
-Prints the tables and writes them to `docs/benchmarks.md`; `--quick` takes one layer and one size, to see that it runs.
+Prints each section and writes it to `docs/benchmarks/`; `--quick` takes a little of each, to see that it runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import statistics
 from collections import defaultdict
@@ -30,54 +31,81 @@ from tests.benchmarks.sections import (
     real_weights,
     resnet_shapes,
 )
+from tests.benchmarks.solvers import PEERS
 
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
 BIG = (512, 512, 3, 3)
 
 
 def main() -> None:
     """Run every section, print it, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one layer and the smallest size; the page is not written")
-    parser.add_argument("--output", type=Path, default=PAGE, help="where the page goes (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a little of each; nothing is written")
+    parser.add_argument("sections", nargs="*", help="which of them; all by default")
     arguments = parser.parse_args()
-    layers = LAYERS[:1] if arguments.quick else LAYERS
-    total = sum(len(RATIOS) * len(layers) * peers for peers in (3, 2, 2))
+    for name in arguments.sections or SECTIONS:
+        text = f"{_heading()}\n\n{SECTIONS[name](arguments.quick)}\n"
+        print(text, flush=True)
+        if not arguments.quick:
+            PAGES.mkdir(exist_ok=True)
+            (PAGES / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def trained(quick: bool) -> str:
+    """The trained layers: every case, and the summary first."""
+    layers = LAYERS[:1] if quick else LAYERS
+    total = sum(len(RATIOS) * len(layers) * len(peers) for peers in PEERS.values())
     rows = list(tqdm(real_weights(layers=layers), "trained layers", total, unit="comparison"))
-    sections = [_heading(), errors_table(rows), summary_table(rows)]
-    if not arguments.quick:
-        sections += [
-            resnet_table(list(tqdm(resnet_shapes(), "ResNet-18's shapes", len(RESNET18)))),
-            reference_table(list(tqdm(plain_als(), "plain ALS", len(RATIOS)))),
-            costs_table("One large kernel", headline()),
-            costs_table("Growth", growth()),
-        ]
-    page = "\n\n".join(sections) + "\n"
-    print(page)
-    if not arguments.quick:
-        arguments.output.write_text(page)
+    return f"{summary_table(rows)}\n\n{errors_table(rows)}"
+
+
+def resnet(quick: bool) -> str:
+    """ResNet-18's shapes."""
+    shapes = itertools.islice(resnet_shapes(), 2 if quick else None)
+    return resnet_table(list(tqdm(shapes, "ResNet-18's shapes", len(RESNET18))))
+
+
+def patience(quick: bool) -> str:
+    """Our CP against thousands of plain sweeps."""
+    references = plain_als(starts=1, sweeps=100) if quick else plain_als()
+    return reference_table(list(tqdm(references, "plain ALS", len(RATIOS))))
+
+
+def large(quick: bool) -> str:
+    """One large kernel."""
+    return costs_table(headline(quick))
+
+
+def grown(quick: bool) -> str:
+    """Kernels of growing size."""
+    return costs_table(growth((64, 128) if quick else (64, 128, 256, 512, 1024)))
+
+
+SECTIONS: dict[str, Callable[[bool], str]] = {
+    "trained": trained,
+    "resnet": resnet,
+    "patience": patience,
+    "large": large,
+    "growth": grown,
+}
 
 
 def _heading() -> str:
     machine = f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
-    return (
-        "# Benchmarks\n\n"
-        f"Made by `make bench` on {machine}, torch {torch.__version__.partition('+')[0]}, tensorly "
-        f"{tensorly.__version__}, all in one run. Times on a shared machine move by tens of percent; read the "
-        "ratios. Errors are relative weight errors, and ours never has more parameters than the peer beside it."
-    )
+    versions = f"torch {torch.__version__.partition('+')[0]}, tensorly {tensorly.__version__}"
+    return f"Measured on {machine}, {versions}, in one run."
 
 
 def errors_table(rows: Sequence[Row]) -> str:
     """Every trained layer and ratio: our error, and theirs."""
-    lines = ["## Trained layers: GaripovNet on Fashion-MNIST"]
+    lines: list[str] = []
     for method in dict.fromkeys(row.method for row in rows):
         cases: dict[tuple[str, float], list[Row]] = defaultdict(list)
         for row in rows:
             if row.method == method:
                 cases[row.case, row.kept].append(row)
         peers = [row.peer for row in next(iter(cases.values()))]
-        lines += ["", f"### {method}", ""]
+        lines += ["", f"**{method}**", ""]
         cells = [
             [layer, f"{kept:.0%}"]
             + [
@@ -107,7 +135,7 @@ def summary_table(rows: Sequence[Row]) -> str:
         for (method, peer), group in groups.items()
     ]
     titles = ["method", "peer", "our error / theirs, geometric mean", "worst", "their time, all cases", "our time"]
-    return "\n".join(["## Summary over the trained layers", "", *_table(titles, cells)])
+    return "\n".join(_table(titles, cells))
 
 
 def resnet_table(shapes: Sequence[Shape]) -> str:
@@ -126,7 +154,7 @@ def resnet_table(shapes: Sequence[Shape]) -> str:
         "Weights with decaying spectra, a tenth of the parameters kept, defaults, the choice of the rank included; "
         "tensorly-torch at our ranks, CP only where it ends within a minute."
     )
-    return "\n".join(["## ResNet-18's shapes", "", note, "", *_table(["kernel", "times", *totals], cells)])
+    return "\n".join([note, "", *_table(["kernel", "times", *totals], cells)])
 
 
 def reference_table(references: Sequence[Reference]) -> str:
@@ -143,11 +171,10 @@ def reference_table(references: Sequence[Reference]) -> str:
     ]
     mean = _geometric_mean(one.ours.error / min(one.plain) for one in references)
     titles = ["layer", "rank", "plain ALS, 3 000 sweeps, 5 random starts", "ours", "our error / the best of theirs"]
-    title = "## CP against patience"
-    return "\n".join([title, "", *_table(titles, cells), "", f"Geometric mean of the last column: {mean:.4f}."])
+    return "\n".join([*_table(titles, cells), "", f"Geometric mean of the last column: {mean:.4f}."])
 
 
-def headline() -> list[Cost]:
+def headline(quick: bool) -> list[Cost]:
     """A 512 × 512 × 3 × 3 kernel: the peers where they end within minutes, ours at two ranks."""
     runs: list[Callable[[], Cost]] = [
         lambda: cost("cp, tensorly-torch", "cp", "tensorly-torch", BIG, (229,)),
@@ -158,13 +185,13 @@ def headline() -> list[Cost]:
         lambda: cost("tt, tensorly-torch", "tt", "tensorly-torch", BIG, (425, 5, 15)),
         lambda: cost("tt, ours", "tt", "ours", BIG, (125, 140, 128)),
     ]
-    return [run() for run in tqdm(runs, "512 × 512 × 3 × 3")]
+    return [run() for run in tqdm(runs[3:5] if quick else runs, "512 × 512 × 3 × 3")]
 
 
-def growth() -> list[Cost]:
-    """Kernels of 64 to 1024 channels at a tenth of their parameters."""
+def growth(sizes: Sequence[int]) -> list[Cost]:
+    """Square kernels at a tenth of their parameters."""
     costs = []
-    for channels in tqdm((64, 128, 256, 512, 1024), "growth"):
+    for channels in tqdm(sizes, "growth"):
         shape = (channels, channels, 3, 3)
         (rank,) = cp_ranks(shape, channels * channels * 9 // 10)
         costs.append(cost(f"cp, ours, {channels} channels", "cp", "ours", shape, rank))
@@ -173,7 +200,7 @@ def growth() -> list[Cost]:
     return costs
 
 
-def costs_table(title: str, costs: Sequence[Cost]) -> str:
+def costs_table(costs: Sequence[Cost]) -> str:
     """Error, time and peak memory of decompositions in processes of their own."""
     cells = [
         [
@@ -187,7 +214,7 @@ def costs_table(title: str, costs: Sequence[Cost]) -> str:
     ]
     titles = ["what", "rank", "relative error", "time", "peak memory over what was held before"]
     note = "Kernels whose channel spectra fall as 1/√k; each in a process of its own."
-    return "\n".join([f"## {title}", "", note, "", *_table(titles, cells)])
+    return "\n".join([note, "", *_table(titles, cells)])
 
 
 def _table(titles: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
