@@ -132,7 +132,7 @@ def _estimate(preset: Preset, evaluation: float, train_share: float) -> str:
     seconds = evaluation * len({trial.compression for trial in every})
     if preset.fine_tuning is not None:  # a training step costs about three evaluations
         seconds += len(every) * evaluation * (1 + 3 * preset.fine_tuning.epochs * train_share)
-    return f"Judging by one evaluation of the baseline, this takes roughly {max(1, math.ceil(seconds / 60))} min."
+    return f"Judging by one evaluation of the baseline, this takes {max(1, math.ceil(seconds / 60))} min at most."
 
 
 def _environment(device: str) -> dict[str, str | int]:

@@ -194,18 +194,22 @@ def _sentences(frame: pd.DataFrame, rows: Sequence[Tau], published: Published, f
     text += f", which also holds {_listed(close)}: the order among these is not settled." if close else "."
     if "relative_weights" not in best:
         (weights,) = (row for row in rows if row.error == "relative_weights")
-        text += f" Relative weights, which needs no data, has τ = {weights.found.mean:.2f}."
-    return text + _beside_the_paper(best, rows, published)
+        text += f" Relative weights has τ = {weights.found.mean:.2f}."
+    return text + _beside_the_paper(best, close, rows, published)
 
 
-def _beside_the_paper(best: Sequence[str], rows: Sequence[Tau], published: Published) -> str:
+def _beside_the_paper(best: Sequence[str], close: Sequence[str], rows: Sequence[Tau], published: Published) -> str:
     printed = {row.error: row.paper[0] for row in rows if row.paper is not None}
     if not printed:
         return ""
     theirs = max(printed, key=lambda error: printed[error])
     where = "the paper" if published.same_network else f"the paper's nearest network ({published})"
-    verdict = "agree" if theirs in best else "differ"
-    return f" In {where} it is {spoken(theirs)} with τ = {printed[theirs]:.2f}: the two {verdict}."
+    verdict = "the two differ"
+    if theirs in best:
+        verdict = "the two agree"
+    elif theirs in close:
+        verdict = "one of those between which this study cannot tell, so it does not contradict"
+    return f" In {where} it is {spoken(theirs)} with τ = {printed[theirs]:.2f}: {verdict}."
 
 
 def spoken(error: str) -> str:
