@@ -15,7 +15,7 @@ copyright = "2026, the tdcompress authors"
 release = version = tdcompress.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build", "study"]  # study/ holds tables and figures that study.md includes
+exclude_patterns = ["_build", "study", "benchmarks"]  # folders of tables and figures that pages include
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 
