@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from examples.paper.data import Split, Splits
 from examples.paper.recipes import RECIPES, Recipe
 from tdcompress.errors import CompressionError
+from tdcompress.metrics import evaluating
 
 __all__ = ["RECIPES", "Epoch", "Performance", "Recipe", "TrainingHistory", "augment", "evaluate", "train"]
 
@@ -105,7 +105,7 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=device)
     batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     with (
-        _evaluation_mode(model),
+        evaluating(model),
         torch.inference_mode(),
         torch.autocast(device.type, torch.bfloat16, autocast),
     ):
@@ -272,15 +272,3 @@ def _order(performance: Performance) -> tuple[float, float]:
 def _device(model: nn.Module) -> torch.device:
     """Where the model's first parameter or buffer is; the CPU for a model without any."""
     return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -154,8 +154,8 @@ class FactorizedConv(nn.Sequential, ABC):
                 never more, and the budget is used up to the next rank step.
             rank: an exact rank instead of a ratio: a number for CP, (out, in) for Tucker, the inner ranks along
                 (in, *spatial, out) for the tensor train, in the given order of the axes; one number stands for all
-                entries. Or
-                `"tensorly-torch"`, with a ratio, for the rank that tensorly-torch and the paper would take.
+                entries. Or `"tensorly-torch"`, with a ratio, for the rank that tensorly-torch and the paper would
+                take.
             solver: None for the method's defaults, its options (`CPOptions`, `TuckerOptions`, `TTOptions`), or
                 `"tensorly"` for the paper's own.
             seed: what random starts are drawn from, a number or a `torch.Generator`.
@@ -170,7 +170,7 @@ class FactorizedConv(nn.Sequential, ABC):
         spec, weight, bias = ConvSpec.of(conv), conv.weight, conv.bias
         check_tensor(weight)
         generator = _generator(seed)
-        axes, rank, found = cls._best(spec, weight.detach(), ratio, rank, solver, generator)
+        axes, rank, found, solution = cls._best(spec, weight.detach(), ratio, rank, solver, generator)
         layer = cls(spec, rank, axes, device="meta")  # on meta: no fresh weights, no global generator
         by_stage = zip(*(cls.stage_weights(one) for one in found), strict=True)
         for stage, parts in zip(layer, by_stage, strict=True):
@@ -178,7 +178,7 @@ class FactorizedConv(nn.Sequential, ABC):
             stage.weight = nn.Parameter(values.contiguous(), requires_grad=weight.requires_grad)
         if bias is not None:
             layer[-1].bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-        layer.solution = _solution(found, arranged(weight.detach(), spec, axes))
+        layer.solution = solution
         if layer.ratio < 0:
             parameters = round((1 - layer.ratio) * spec.numel)
             warnings.warn(
@@ -197,8 +197,8 @@ class FactorizedConv(nn.Sequential, ABC):
         rank: int | Sequence[int] | str | None,
         solver: Solver,
         generator: torch.Generator,
-    ) -> tuple[Axes, Rank, list[Any]]:
-        """The arrangement and rank that lose least of those to try, and the groups' decompositions."""
+    ) -> tuple[Axes, Rank, list[Any], Solution]:
+        """The arrangement and rank that lose least of those to try, the groups' decompositions, and their sum."""
         tried = []
         arrangements = cls.arrangements(spec.long_axes, solver)
         # A rank that was given is meant for the method's own arrangement.
@@ -206,9 +206,8 @@ class FactorizedConv(nn.Sequential, ABC):
             kernels = arranged(weight, spec, axes)
             for candidate in cls._resolve_ranks(spec, kernels, ratio, rank, solver):
                 found = [cls.solve(kernel, candidate, solver, generator) for kernel in kernels]
-                tried.append((_solution(found, kernels).relative_error, axes, candidate, found))
-        _, axes, best, found = min(tried, key=lambda one: one[0])
-        return axes, best, found
+                tried.append((axes, candidate, found, _solution(found, kernels)))
+        return min(tried, key=lambda one: one[-1].relative_error)
 
     @property
     def weight(self) -> Tensor:

@@ -1,7 +1,7 @@
 """Original + approximation -> error."""
 
 from tdcompress.metrics import features, weights
-from tdcompress.metrics.approximation import approximation_errors, weight_errors
+from tdcompress.metrics.approximation import approximation_errors, evaluating, weight_errors
 from tdcompress.metrics.features import FeatureMean
 from tdcompress.metrics.registry import METRICS, Metric, get_metrics, register_metric
 
@@ -10,6 +10,7 @@ __all__ = [
     "FeatureMean",
     "Metric",
     "approximation_errors",
+    "evaluating",
     "features",
     "get_metrics",
     "register_metric",

@@ -103,7 +103,7 @@ def _feature_errors(
     means = {name: FeatureMean(metrics) for name in pairs}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_evaluating(original, *(layer for _, layer in pairs.values())))
+        stack.enter_context(evaluating(original, *(layer for _, layer in pairs.values())))
         for name, (before, after) in pairs.items():
             handle = before.register_forward_hook(_compare(after, means[name]))
             stack.callback(handle.remove)
@@ -139,7 +139,7 @@ def _forward(model: nn.Module, batch: Any) -> None:
 
 
 @contextmanager
-def _evaluating(*models: nn.Module) -> Iterator[None]:
+def evaluating(*models: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block, every module's own mode after it."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from tdcompress.decompositions import tucker_limits
 from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold
 from tdcompress.ranks.budget import Rank, grown, tucker_parameters
 
@@ -25,7 +26,7 @@ def tucker_ranks(kernels: Tensor, budget: int, count: int = 1) -> list[Rank]:
     """
     modes = tuple(kernels.shape[1:])
     spatial = math.prod(modes[2:])
-    limits = (min(modes[0], modes[1] * spatial), min(modes[1], modes[0] * spatial))
+    limits = tucker_limits(modes, (0, 1))
     energy = core_energies(kernels)
     out = torch.arange(1, limits[0] + 1)
     inner = (budget - modes[0] * out) // (modes[1] + out * spatial)

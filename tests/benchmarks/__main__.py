@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a little of each; nothing is written")
     parser.add_argument("sections", nargs="*", help="which of them; all by default")
     arguments = parser.parse_args()
+    if unknown := set(arguments.sections) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     for name in arguments.sections or SECTIONS:
         text = f"{_heading()}\n\n{SECTIONS[name](arguments.quick)}\n"
         print(text, flush=True)
