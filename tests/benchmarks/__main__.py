@@ -31,6 +31,7 @@ from tests.benchmarks.sections import (
     resnet_shapes,
 )
 from tests.benchmarks.solvers import PEERS
+from tests.benchmarks.variants import VARIANTS, Variant, variants
 
 PAGES = Path(__file__).parents[2] / "docs" / "benchmarks"
 BIG = (512, 512, 3, 3)
@@ -73,6 +74,12 @@ def patience(quick: bool) -> str:
     return reference_table(list(tqdm(references, "plain ALS", len(RATIOS) * len(layers))))
 
 
+def options(quick: bool) -> str:
+    """What our own options buy."""
+    found = variants(LAYERS[:1] if quick else LAYERS)
+    return variants_table(list(tqdm(found, "options", sum(map(len, VARIANTS.values())))))
+
+
 def large(quick: bool) -> str:
     """One large kernel."""
     return costs_table(headline(quick))
@@ -86,6 +93,7 @@ def grown(quick: bool) -> str:
 SECTIONS: dict[str, Callable[[bool], str]] = {
     "trained": trained,
     "resnet": resnet,
+    "options": options,
     "patience": patience,
     "large": large,
     "growth": grown,
@@ -178,6 +186,16 @@ def reference_table(references: Sequence[Reference]) -> str:
     lines = _table([*titles, "our error / the best of theirs", "our time / one of theirs"], cells)
     end = f"All cases: error {error:.4f} (geometric mean), time {seconds:.3f} (of the sums). Processor time."
     return "\n".join([*lines, "", end])
+
+
+def variants_table(found: Sequence[Variant]) -> str:
+    """Errors relative to the defaults' and the time of all cases."""
+    cells = [
+        [one.method, f"`{one.options}`", f"{one.error:.4f}", f"{one.worst:.4f}", f"{one.seconds:.1f} s"]
+        for one in found
+    ]
+    titles = ["method", "options", "error / the defaults', geometric mean", "worst", "time, all cases"]
+    return "\n".join(_table(titles, cells))
 
 
 def headline(quick: bool) -> list[Cost]:
