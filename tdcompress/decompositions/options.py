@@ -36,8 +36,8 @@ class CPOptions(Options):
         max_iter: sweeps at the most, for any one start.
         tol: stop when ten sweeps lower the relative error by no more than ten times this share of it.
         starts: what the sweeps begin from; of several, the one that is best after a few sweeps goes on.
-            `"orthogonal"` is deterministic and nearly always the best; `"random"` is drawn from the seed and may be
-            named repeatedly.
+            `"orthogonal"` is deterministic and ends a little lower on trained kernels; `"random"` is drawn from the
+            seed, is quicker where spectra are flat, and may be named repeatedly.
         spatial: `"separable"` for a factor along every spatial axis, `"joint"` for one along all of them
             together; used where a convolution is decomposed.
     """
