@@ -8,9 +8,9 @@
 """
 
 from tdcompress.correlation import Correlation, KendallTau, correlate, kendall_tau
-from tdcompress.decompositions import CPOptions, TTOptions, TuckerOptions
+from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
-from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, TTConv, TuckerConv
+from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
 from tdcompress.methods import register_method
 from tdcompress.metrics import approximation_errors, register_metric
 from tdcompress.surgery import decompose
@@ -25,6 +25,8 @@ __all__ = [
     "Correlation",
     "FactorizedConv",
     "KendallTau",
+    "SVDConv",
+    "SVDOptions",
     "TTConv",
     "TTOptions",
     "TuckerConv",
