@@ -13,7 +13,7 @@ from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
 from tdcompress.methods import register_method
 from tdcompress.metrics import approximation_errors, register_metric
-from tdcompress.surgery import decompose
+from tdcompress.surgery import decompose, refusals, replace_parameters, restore
 
 __version__ = "0.1.0"
 

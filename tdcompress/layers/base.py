@@ -50,6 +50,7 @@ class FactorizedConv(nn.Sequential, ABC):
         ranks: the rank, always a tuple.
         axes: the arrangement of the spatial axes.
         solution: how the factors were found; None for a layer that was built with fresh weights.
+        ratio_asked: the ratio that was asked for; None if it was a rank. `ratio` is what was reached.
     """
 
     method: ClassVar[str]
@@ -79,6 +80,7 @@ class FactorizedConv(nn.Sequential, ABC):
         super().__init__(OrderedDict(built))
         self.spec, self.ranks, self.axes = spec, rank, axes
         self.solution: Solution | None = None
+        self.ratio_asked: float | None = None
         self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
         self.kernel_size, self.stride, self.padding = spec.kernel_size, spec.stride, spec.padding
         self.dilation, self.groups, self.padding_mode = spec.dilation, spec.groups, spec.padding_mode
@@ -182,10 +184,7 @@ class FactorizedConv(nn.Sequential, ABC):
         """
         conv = as_convolution(conv)
         spec, weight, bias = ConvSpec.of(conv), conv.weight, conv.bias
-        if spec.kind is nn.Linear and not cls.takes_linear:
-            raise CompressionError(
-                f"{cls.method} is for convolutions; a Linear's weight is a matrix, which method 'svd' factorizes best."
-            )
+        cls.check_reachable(spec, None if isinstance(rank, str) else ratio, solver)
         check_tensor(weight)
         generator = _generator(seed)
         axes, rank, found, solution = cls._best(spec, weight.detach(), ratio, rank, solver, generator)
@@ -196,7 +195,7 @@ class FactorizedConv(nn.Sequential, ABC):
             stage.weight = parameter(part.to_weight(kernels), like=weight)
         if bias is not None:
             layer[-1].bias = parameter(bias.detach().clone(), like=bias)
-        layer.solution = solution
+        layer.solution, layer.ratio_asked = solution, None if ratio is None else float(ratio)
         if layer.ratio < 0:
             parameters = round((1 - layer.ratio) * spec.numel)
             warnings.warn(
@@ -225,10 +224,8 @@ class FactorizedConv(nn.Sequential, ABC):
             for candidate in cls._resolve_ranks(spec, kernels, ratio, rank, solver):
                 found = [cls.solve(kernel, candidate, solver, generator) for kernel in kernels]
                 tried.append((axes, candidate, found, _solution(found, kernels)))
-        if not tried:
-            assert ratio is not None  # a rank that was given is always tried
-            smallest = min(cls._smallest(spec, axes) for axes in arrangements)
-            raise CompressionError(_unreachable(cls.method, ratio, smallest, spec.numel))
+        if not tried:  # the smallest rank would fit, but the method offers none
+            raise CompressionError(f"{cls.method} chooses no rank for ratio={ratio}; give a rank.")
         return min(tried, key=lambda one: one[-1].relative_error)
 
     @property
@@ -315,6 +312,23 @@ class FactorizedConv(nn.Sequential, ABC):
             return [rank]
         assert ratio is not None
         return cls.choose_ranks(kernels, parameter_budget(spec.numel, ratio) // spec.groups, solver)
+
+    @classmethod
+    def check_reachable(cls, spec: ConvSpec, ratio: float | None, solver: Solver = None) -> None:
+        """Refuse, before any work, a layer that is not for this method or that no rank brings to `ratio`.
+
+        Raises:
+            CompressionError: it names the largest ratio that can be reached.
+        """
+        if spec.kind is nn.Linear and not cls.takes_linear:
+            raise CompressionError(
+                f"{cls.method} is for convolutions; a Linear's weight is a matrix, which method 'svd' factorizes best."
+            )
+        if ratio is not None:
+            budget = parameter_budget(spec.numel, ratio)
+            smallest = min(cls._smallest(spec, axes) for axes in cls.arrangements(spec.long_axes, solver))
+            if smallest > budget:
+                raise CompressionError(_unreachable(cls.method, ratio, smallest, spec.numel))
 
     @classmethod
     def _smallest(cls, spec: ConvSpec, axes: Axes) -> int:

@@ -79,7 +79,7 @@ class ConvSpec:
         return cls.read(as_convolution(layer))
 
     @classmethod
-    def read(cls, conv: Convolution) -> ConvSpec:
+    def read(cls, conv: Any) -> ConvSpec:
         """What the attributes of `conv` say, whatever its forward does: also for a subclass or a parametrized one."""
         if isinstance(conv, nn.Linear):
             return cls(conv.in_features, conv.out_features, (), (), (), (), has_bias=conv.bias is not None)

@@ -75,13 +75,11 @@ def _successors(before: nn.Module | Parameters, after: nn.Module) -> Successors:
             found[id(parameter)] = parameter, [(name, new[name])], True
     for name, parameter in old.items():
         if id(parameter) not in found:
-            found[id(parameter)] = parameter, _heirs(name, modules, new, old), False
+            found[id(parameter)] = parameter, _heirs(name, modules), False
     return found
 
 
-def _heirs(
-    name: str, modules: Mapping[str, nn.Module], new: Parameters, old: Parameters
-) -> list[tuple[str, nn.Parameter]]:
+def _heirs(name: str, modules: Mapping[str, nn.Module]) -> list[tuple[str, nn.Parameter]]:
     """The parameters of the layer in whose place the old parameter was: its weights or its bias."""
     path = name.split(".")
     layer = next(outer for outer in (".".join(path[:n]) for n in range(len(path) - 1, -1, -1)) if outer in modules)

@@ -130,8 +130,8 @@ def _check_class(module: nn.Module, policy: Policy) -> None:
     own = kind.__bases__[0] if parametrize.is_parametrized(module) else kind
     if own is not known and not policy.allow_subclasses:
         raise CompressionError(
-            f"{own.__name__} is a subclass of {known.__name__} whose forward may differ; pass allow_subclasses=True if it "
-            "does not."
+            f"{own.__name__} is a subclass of {known.__name__} whose forward may differ; pass allow_subclasses=True "
+            "if it does not."
         )
     check_forward(module)
 
@@ -162,7 +162,7 @@ def _computed(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         elif isinstance(hook, SpectralNorm):
             yield hook.name, hook.compute_weight(module, do_power_iteration=False)
         elif isinstance(hook, BasePruningMethod):
-            yield hook._tensor_name, hook.apply_mask(module)
+            yield hook._tensor_name, hook.apply_mask(module)  # type: ignore[no-untyped-call]
 
 
 def _check_tensor_types(*tensors: Tensor | None) -> None:

@@ -62,7 +62,8 @@ def _in_place(model: nn.Module, swaps: Sequence[Swap]) -> nn.Module:
             _hang(new, table, hooks if len(kept) == len(hooks or ()) else kept, hooks)
         for wrapped in new._load_state_dict_pre_hooks.values():
             if getattr(wrapped, "with_module", False):
-                wrapped.__setstate__({**wrapped.__getstate__(), "module": new})
+                bound: Any = wrapped
+                bound.__setstate__({**bound.__getstate__(), "module": new})
         vars(new).update(_attributes(old, new))
     return replacements[id(model)][1] if id(model) in replacements else model
 
@@ -80,7 +81,7 @@ def _attributes(old: nn.Module, new: nn.Module) -> dict[str, Any]:
     if isinstance(old, FactorizedConv):
         usual = vars(type(old)(old.spec, old.ranks, old.axes, device="meta"))
     else:
-        usual = vars(ConvSpec.read(old).build(device="meta"))  # type: ignore[arg-type]
+        usual = vars(ConvSpec.read(old).build(device="meta"))
     return {name: value for name, value in vars(old).items() if name not in usual and not hasattr(new, name)}
 
 
