@@ -224,6 +224,8 @@ class FactorizedConv(nn.Sequential, ABC):
             for candidate in cls._resolve_ranks(spec, kernels, ratio, rank, solver):
                 found = [cls.solve(kernel, candidate, solver, generator) for kernel in kernels]
                 tried.append((axes, candidate, found, _solution(found, kernels)))
+        if not tried:
+            raise CompressionError(f"{cls.method} proposes no rank for ratio={ratio}; ask for a lower one, or a rank.")
         if not tried:  # the smallest rank would fit, but the method offers none
             raise CompressionError(f"{cls.method} chooses no rank for ratio={ratio}; give a rank.")
         return min(tried, key=lambda one: one[-1].relative_error)
