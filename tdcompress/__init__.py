@@ -13,6 +13,8 @@ from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
 from tdcompress.methods import register_method
 from tdcompress.metrics import approximation_errors, register_metric
+from tdcompress.report import Report, report
+from tdcompress.serialization import load, save
 from tdcompress.surgery import decompose, refusals, replace_parameters, restore
 
 __version__ = "0.1.0"
@@ -25,6 +27,7 @@ __all__ = [
     "Correlation",
     "FactorizedConv",
     "KendallTau",
+    "Report",
     "SVDConv",
     "SVDOptions",
     "TTConv",
@@ -35,6 +38,12 @@ __all__ = [
     "correlate",
     "decompose",
     "kendall_tau",
+    "load",
+    "refusals",
     "register_method",
     "register_metric",
+    "replace_parameters",
+    "report",
+    "restore",
+    "save",
 ]

@@ -26,10 +26,10 @@ _COMPUTING = (WeightNorm, SpectralNorm, BasePruningMethod, SpectralNormStateDict
 
 # Wrappers that took note of the parameters, or of the code, when they were made.
 _WRAPPERS = {
-    "DistributedDataParallel": "decompose the model before it is wrapped, or its `module`, and wrap the result anew",
-    "FullyShardedDataParallel": "decompose the model before it is sharded",
-    "FSDPModule": "decompose the model before fully_shard",
-    "OptimizedModule": "decompose the model that was given to torch.compile, and compile the result",
+    "DistributedDataParallel": "hand over the model that it wraps, its `module`, and wrap the result anew",
+    "FullyShardedDataParallel": "hand over the model before it is sharded",
+    "FSDPModule": "hand over the model before fully_shard",
+    "OptimizedModule": "hand over the model that was given to torch.compile, its `_orig_mod`, and compile the result",
 }
 
 

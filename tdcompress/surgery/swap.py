@@ -16,7 +16,9 @@ from tdcompress.surgery.plain import HOOK_TABLES, kept_hooks
 Swap = tuple[str, nn.Module, nn.Module]  # the layer's name, the old layer, the new one
 
 
-def swapped(model: nn.Module, swaps: Sequence[Swap], *, inplace: bool) -> nn.Module:
+def swapped(
+    model: nn.Module, swaps: Sequence[Swap], *, inplace: bool, copies: Mapping[int, Any] | None = None
+) -> nn.Module:
     """The model with every old layer replaced wherever it stands, shared uses included.
 
     The new layers take over hooks and what other attributes a user hung on the old ones.
@@ -25,6 +27,7 @@ def swapped(model: nn.Module, swaps: Sequence[Swap], *, inplace: bool) -> nn.Mod
         model: the model.
         swaps: names, old layers and new ones.
         inplace: change the model itself; else it is copied, and the copy shares no memory with it.
+        copies: what else the copy has in place of what, by its id.
 
     Raises:
         CompressionError: the model cannot be copied, or holds a layer where a swap in place does not reach. Nothing is
@@ -34,13 +37,13 @@ def swapped(model: nn.Module, swaps: Sequence[Swap], *, inplace: bool) -> nn.Mod
         return _in_place(model, swaps)
     # A copy that is told the new layers are the copies of the old ones puts them wherever those stood,
     # and never copies a dense weight that would be thrown away.
-    copies: dict[int, Any] = {id(old): new for _, old, new in swaps}
+    memo: dict[int, Any] = {**(copies or {}), **{id(old): new for _, old, new in swaps}}
     try:
-        copied: nn.Module = copy.deepcopy(model, copies)
+        copied: nn.Module = copy.deepcopy(model, memo)
         for _, old, new in swaps:
             for table in HOOK_TABLES:
-                _hang(new, table, copy.deepcopy(kept_hooks(old, table), copies), getattr(old, table))
-            vars(new).update(copy.deepcopy(_attributes(old, new), copies))
+                _hang(new, table, copy.deepcopy(kept_hooks(old, table), memo), getattr(old, table))
+            vars(new).update(copy.deepcopy(_attributes(old, new), memo))
     except (RuntimeError, TypeError) as error:
         raise CompressionError(
             f"the model cannot be copied ({error}); pass inplace=True to change it itself."
