@@ -81,9 +81,11 @@ class Report:
     @property
     def slower(self) -> tuple[str, ...]:
         """A sentence for every layer that takes longer than the dense one, and for the model if it does."""
-        costs = {f"layer {entry.layer!r}": entry.cost for entry in self.layers} | {"the model": self.total}
+        costs = {f"layer {entry.layer!r}": entry.cost for entry in self.layers}
+        if self.layers:
+            costs["the model"] = self.total
         return tuple(
-            f"{name} became slower: {cost.milliseconds[0]:.3g} ms dense, {cost.milliseconds[1]:.3g} ms now."
+            f"{name} became slower: {cost.milliseconds[0]:.3g} ms dense, {cost.milliseconds[1]:.3g} ms now; restore() it, or remove more."
             for name, cost in costs.items()
             if cost.milliseconds is not None and cost.milliseconds[1] > cost.milliseconds[0]
         )
@@ -144,10 +146,10 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
     >>> print(report(small).to_markdown())
     | layer | method | rank | ratio asked | reached | error | solver | parameters |
     | --- | --- | --- | --- | --- | --- | --- | --- |
-    | 2 | cp | 27 | 0.900 | 0.902 | 0.9... | ... sweeps | 36.9 K → 3.68 K |
+    | 2 | cp | 27 | 0.900 | 0.902 | 0... | ... sweeps | 36.9 K → 3.68 K |
     | the model | | | | | | | 38.7 K → 5.47 K |
     >>> report(small, torch.zeros(1, 3, 8, 8)).total.multiply_adds
-    (651456, 142128)
+    (652032, 155304)
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise CompressionError(f"rounds must be a whole number from 1, got {rounds!r}.")

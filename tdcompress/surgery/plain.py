@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, SpectralNormStateDictHook
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from tdcompress.errors import CompressionError
@@ -20,9 +20,6 @@ from tdcompress.surgery.selection import ancestors
 
 # Everything in which a module keeps hooks, as PyTorch itself has it, and the flag that says of which kind they are.
 HOOK_TABLES = tuple(name for name in vars(nn.Module()) if "hook" in name)
-
-# What the older norms and pruning hang on a layer to compute its weight; no use once the weight is baked.
-_COMPUTING = (WeightNorm, SpectralNorm, BasePruningMethod, SpectralNormStateDictHook, SpectralNormLoadStateDictPreHook)
 
 # Wrappers that took note of the parameters, or of the code, when they were made.
 _WRAPPERS = {
@@ -67,7 +64,8 @@ def plain(module: nn.Module, policy: Policy) -> Convolution:
             "moment, or remove the parametrization first."
         )
     check_hooks(module, policy)
-    weight, bias = (computed.get(name, getattr(module, name)) for name in ("weight", "bias"))
+    # A computed one is not looked at here: in training mode spectral norm would take a step for it.
+    weight, bias = (computed[name] if name in computed else getattr(module, name) for name in ("weight", "bias"))
     _check_tensor_types(weight, bias)
     stand_in = ConvSpec.read(module).build(device="meta")
     for name, value in (("weight", weight), ("bias", bias)):
@@ -115,7 +113,12 @@ def kept_hooks(module: nn.Module, table: str) -> Mapping[int, object]:
     hooks = getattr(module, table)
     if not isinstance(hooks, Mapping):
         return {}
-    return {number: hook for number, hook in hooks.items() if not isinstance(getattr(hook, "hook", hook), _COMPUTING)}
+    return {number: hook for number, hook in hooks.items() if not _computes(getattr(hook, "hook", hook))}
+
+
+def _computes(hook: object) -> bool:
+    """Whether it is what PyTorch's norms and pruning hang on a layer, no use once the weight is baked."""
+    return isinstance(hook, BasePruningMethod) or getattr(hook, "__module__", "").startswith("torch.nn.utils.")
 
 
 def _check_class(module: nn.Module, policy: Policy) -> None:

@@ -62,7 +62,7 @@ def _in_place(model: nn.Module, swaps: Sequence[Swap]) -> nn.Module:
         for table in HOOK_TABLES:
             hooks, kept = getattr(old, table), kept_hooks(old, table)
             # The very same table, where nothing was taken out: a handle that removes from it goes on doing so.
-            _hang(new, table, hooks if len(kept) == len(hooks or ()) else kept, hooks)
+            _hang(new, table, hooks if kept == hooks else kept, hooks)
         for wrapped in new._load_state_dict_pre_hooks.values():
             if getattr(wrapped, "with_module", False):
                 bound: Any = wrapped
