@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -33,7 +33,8 @@ class Cost:
     Attributes:
         parameters: weights and biases, (before, after).
         multiply_adds: of one forward on the example inputs, (before, after); None without them.
-        milliseconds: median time of one forward on them, (before, after); None without them.
+        milliseconds: median time of one forward on them, (before, after); None without them, or if the forward never
+            calls the layer.
     """
 
     parameters: tuple[int, int]
@@ -113,11 +114,11 @@ class Report:
 
     def _cells(self) -> list[list[str]]:
         header = ["layer", "method", "rank", "ratio asked", "reached", "error", "solver"]
-        rows = [[*_words(entry), *_numbers(entry.cost)] for entry in self.layers]
-        total = ["the model" if self.layers else "the model (no layer is factorized)"] + [""] * (len(header) - 1)
-        names = ["parameters", "multiply-adds", "milliseconds"]
-        total_numbers = _numbers(self.total)
-        return [header + names[: len(total_numbers)], *rows, total + total_numbers]
+        names = list(_FORMS) if self.total.milliseconds is not None else ["parameters"]
+        rows = [[*_words(entry), *_numbers(entry.cost, names)] for entry in self.layers]
+        title = "the model" if self.layers else "the model (no layer is factorized)"
+        total = [title, *[""] * (len(header) - 1), *_numbers(self.total, names)]
+        return [header + names, *rows, total]
 
 
 def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) -> Report:
@@ -219,6 +220,8 @@ def _with_forwards(cost: Cost, before: nn.Module, after: nn.Module, calls: Seque
 
     runs = forward(before), forward(after)
     first, second = map(_multiply_adds, runs)
+    if not calls:
+        return Cost(cost.parameters, (0, 0))
     return Cost(cost.parameters, (first, second), _milliseconds(*runs, rounds=rounds))
 
 
@@ -291,17 +294,9 @@ def _words(entry: LayerReport) -> list[str]:
     return [entry.layer, entry.method, str(entry.rank), asked, f"{entry.ratio:.3f}", error, entry.verdict]
 
 
-def _numbers(cost: Cost) -> list[str]:
-    pairs: Iterator[tuple[str, str]] = (
-        tuple(form(number) for number in pair)  # type: ignore[misc]
-        for pair, form in (
-            (cost.parameters, _count),
-            (cost.multiply_adds, _count),
-            (cost.milliseconds, "{:.3g}".format),
-        )
-        if pair is not None
-    )
-    return [" → ".join(pair) for pair in pairs]
+def _numbers(cost: Cost, names: Sequence[str]) -> list[str]:
+    pairs = {"parameters": cost.parameters, "multiply-adds": cost.multiply_adds, "milliseconds": cost.milliseconds}
+    return ["" if (pair := pairs[name]) is None else " → ".join(map(_FORMS[name], pair)) for name in names]
 
 
 def _count(number: float) -> str:
@@ -314,3 +309,10 @@ def _count(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {letter}"
     return f"{number:.0f}"
+
+
+_FORMS: dict[str, Callable[[float], str]] = {
+    "parameters": _count,
+    "multiply-adds": _count,
+    "milliseconds": "{:.3g}".format,
+}
