@@ -85,10 +85,11 @@ class Report:
         costs = {f"layer {entry.layer!r}": entry.cost for entry in self.layers}
         if self.layers:
             costs["the model"] = self.total
+        times = {name: cost.milliseconds for name, cost in costs.items() if cost.milliseconds is not None}
         return tuple(
-            f"{name} became slower: {cost.milliseconds[0]:.3g} ms dense, {cost.milliseconds[1]:.3g} ms now; restore() it, or remove more."
-            for name, cost in costs.items()
-            if cost.milliseconds is not None and cost.milliseconds[1] > cost.milliseconds[0]
+            f"{name} became slower: {before:.3g} ms dense, {after:.3g} ms now; restore() it, or remove more."
+            for name, (before, after) in times.items()
+            if after > before
         )
 
     def to_pandas(self) -> pandas.DataFrame:
