@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tdcompress.decompositions import Solution, Solver
 from tdcompress.decompositions.algebra import check_rank, check_tensor
 from tdcompress.errors import CompressionError
-from tdcompress.layers.spec import Axes, Convolution, ConvSpec, as_convolution, is_convolution
+from tdcompress.layers.spec import Axes, Convolution, ConvSpec, as_convolution
 from tdcompress.ranks import Rank, parameter_budget, tensorly_torch_rank
 
 
@@ -147,11 +147,6 @@ class FactorizedConv(nn.Sequential, ABC):
     # --- from a dense convolution and back --------------------------------------------------------------
 
     @classmethod
-    def takes(cls, layer: nn.Module) -> bool:
-        """Whether this method can factorize such a layer: every plain convolution, linear layers if it says so."""
-        return is_convolution(layer) and (cls.takes_linear or not isinstance(layer, nn.Linear))
-
-    @classmethod
     def from_conv(
         cls,
         conv: nn.Module,
@@ -224,10 +219,8 @@ class FactorizedConv(nn.Sequential, ABC):
             for candidate in cls._resolve_ranks(spec, kernels, ratio, rank, solver):
                 found = [cls.solve(kernel, candidate, solver, generator) for kernel in kernels]
                 tried.append((axes, candidate, found, _solution(found, kernels)))
-        if not tried:
-            raise CompressionError(f"{cls.method} proposes no rank for ratio={ratio}; ask for a lower one, or a rank.")
         if not tried:  # the smallest rank would fit, but the method offers none
-            raise CompressionError(f"{cls.method} chooses no rank for ratio={ratio}; give a rank.")
+            raise CompressionError(f"{cls.method} proposes no rank for ratio={ratio}; ask for a lower one, or a rank.")
         return min(tried, key=lambda one: one[-1].relative_error)
 
     @property

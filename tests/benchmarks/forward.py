@@ -23,6 +23,7 @@ RATIOS = (0.5, 0.75, 0.9)
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 BATCH, THREADS, ROUNDS = 32, 2, 41
 PEERS = {method: f"{method}, tensorly-torch" for method in ("cp", "tucker", "tt")}  # the methods that it has, too
+FLOOR = 8  # channels between two 1×1 convolutions with next to nothing in between: what reading and writing costs
 # The time of a layer depends on its ranks, not on how well it was solved for.
 QUICK = {
     "cp": td.CPOptions(max_iter=0),
@@ -101,13 +102,14 @@ def _cases(quick: bool) -> list[tuple[tuple[int, int], float]]:
 
 
 def candidates(channels: int, ratio: float) -> dict[str, nn.Module]:
-    """The dense layer, every method of ours, CP merged, and tensorly-torch's at our ranks, each with a bias."""
+    """The dense layer, every method of ours, CP merged, tensorly-torch's at our ranks, and the floor of any stack."""
     dense = nn.Conv2d(channels, channels, 3, padding=1)
     dense.weight = nn.Parameter(decaying_kernel(dense.weight.shape))
     models: dict[str, nn.Module] = {"dense": dense}
     for method, kind in METHODS.items():
         models[method] = kind.from_conv(dense, ratio=ratio, solver=QUICK.get(method))
     models["cp merged"] = models["cp"].merge_spatial()
+    models["floor"] = nn.Sequential(nn.Conv2d(channels, FLOOR, 1), nn.Conv2d(FLOOR, channels, 1))
     for method, peer in PEERS.items():
         models[peer] = tensorly_torch(dense, method, models[method].ranks)
     return {name: model.eval() for name, model in models.items()}
