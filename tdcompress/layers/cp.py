@@ -137,7 +137,7 @@ class CPConv(FactorizedConv):
 
     def _rearranged(self, axes: Axes, spatial: Sequence[Tensor]) -> CPConv:
         """A copy with these spatial stages between the first and the last one."""
-        layer = CPConv(self.spec, self.ranks, axes, device="meta")
+        layer = type(self)(self.spec, self.ranks, axes, device="meta")
         before, weights = list(self), [self[0].weight, *spatial, self[-1].weight]
         before[1:-1] = [before[1]] * len(spatial)
         for stage, old, weight in zip(layer, before, weights, strict=True):
@@ -149,7 +149,7 @@ class CPConv(FactorizedConv):
 
 
 def _profiles(joint: Tensor, axes: Sequence[int]) -> list[Tensor]:
-    """For every channel of (channels, 1, *kernel) one kernel an axis; their product is the nearest to the channel's."""
+    """For every channel of (channels, 1, *kernel) one kernel an axis; the product of two is the nearest there is."""
     rest, profiles = joint.double(), []
     for axis in axes[:-1]:
         moved = rest.movedim(2 + axis, 1)

@@ -86,6 +86,19 @@ def test_a_stage_that_is_no_product_any_more_is_split_only_when_the_nearest_is_a
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), merged.parameters(), strict=True))
 
 
+def test_any_arrangement_of_three_axes_can_be_merged_and_split():
+    spec = td.ConvSpec.of(nn.Conv3d(6, 8, (2, 3, 2), padding=1, stride=(1, 2, 1)))
+    layer, x = td.CPConv(spec, 5, ((1,), (0,), (2,)), dtype=torch.float64), torch.randn(1, 6, 4, 5, 6).double()
+    merged = layer.merge_spatial()
+    assert merged.axes == ((0, 1, 2),)
+    assert same(merged(x), layer(x))
+    half = td.CPConv(spec, 5, ((0, 2), (1,)), dtype=torch.float64)
+    split = half.split_spatial(nearest=True)
+    assert split.axes == ((0,), (2,), (1,))
+    assert same(split(x), split.to_conv()(x))
+    assert same(split.merge_spatial().weight, split.weight)
+
+
 def test_the_nearest_product_of_two_axes_is_the_leading_singular_pair_of_every_channel():
     layer = td.CPConv.from_conv(nn.Conv2d(8, 8, (3, 5), dtype=torch.float64), rank=6, solver=JOINT)
     split = layer.split_spatial(nearest=True)

@@ -63,3 +63,8 @@ def test_a_split_that_fits_is_found_where_the_first_does_not():
 def test_an_unknown_split_is_refused():
     with pytest.raises(td.CompressionError, match="split must be 'all', 'channel' or 'spatial', got 'width'"):
         td.SVDOptions(split="width")
+
+
+def test_there_is_no_rule_of_the_papers_for_it():
+    with pytest.raises(td.CompressionError, match="no rank rule for method 'svd'"):
+        td.SVDConv.from_conv(nn.Conv2d(8, 8, 3), ratio=0.5, rank="tensorly-torch")
