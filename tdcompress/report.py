@@ -163,10 +163,8 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
         id(layer[0].weight): before - now
         for layer, (before, now) in zip(layers.values(), parameters.values(), strict=True)
     }
-    total, costs = (
-        Cost((after + sum(once.values()), after)),
-        {name: Cost(counts) for name, counts in parameters.items()},
-    )
+    total = Cost((after + sum(once.values()), after))
+    costs = {name: Cost(counts) for name, counts in parameters.items()}
     if example_inputs is not None:
         total, costs = _measured(model, layers, _call(example_inputs), total, costs, rounds)
     return Report(tuple(_entry(name, layer, costs[name]) for name, layer in layers.items()), total)

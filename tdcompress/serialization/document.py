@@ -99,9 +99,8 @@ def layer_of(entry: Any, modules: Mapping[str, nn.Module]) -> tuple[str, Factori
     except CompressionError as error:
         raise error.at(name) from None
     except (TypeError, ValueError, IndexError, KeyError) as error:  # from a method's own arithmetic
-        raise CompressionError(f"rank {_shown.repr(entry['rank'])} and its axes fit no such layer: {error}.").at(
-            name
-        ) from None
+        misfit = CompressionError(f"rank {_shown.repr(entry['rank'])} and its axes fit no such layer: {error}.")
+        raise misfit.at(name) from None
     layer.ratio_asked = _number(entry, "ratio_asked", optional=True)
     layer.solution = _solution(entry)
     return name, layer

@@ -46,10 +46,10 @@ class Policy:
 
 
 def plain(module: nn.Module, policy: Policy) -> Convolution:
-    """The plain layer that does what `module` does: itself, or a stand-in without parametrizations and hooks.
+    """A plain layer with the weights of `module`, as they are now, without its parametrizations and hooks.
 
     Args:
-        module: a layer of a model; it is not touched.
+        module: a layer of a model; it is not touched, and the stand-in may share its memory.
         policy: what is allowed.
 
     Raises:
@@ -57,7 +57,8 @@ def plain(module: nn.Module, policy: Policy) -> Convolution:
     """
     _check_class(module, policy)
     _check_contents(module)
-    computed = dict(_computed(module))
+    with torch.enable_grad():  # so that what is computed from trained parameters says that it is trained
+        computed = dict(_computed(module))
     if computed and policy.parametrized == "refuse":
         raise CompressionError(
             f"its {', '.join(computed)} is parametrized or pruned; pass parametrized='bake' to take the values of this "
@@ -84,8 +85,8 @@ def check_wrapper(model: nn.Module, layer: str) -> None:
     for outer in ancestors(layer):
         for kind in type(modules[outer]).__mro__:
             if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
-                where = f"it is inside {outer!r}," if outer else "the model is"
-                raise CompressionError(f"{where} a {kind.__name__}; {_WRAPPERS[kind.__name__]}.")
+                what = f"{outer!r}, around it," if outer else "the model"
+                raise CompressionError(f"{what} is wrapped by {kind.__name__}; {_WRAPPERS[kind.__name__]}.")
 
 
 def check_hooks(module: nn.Module, policy: Policy) -> None:

@@ -104,7 +104,7 @@ def _held_elsewhere(model: nn.Module) -> Iterator[tuple[str, object]]:
         for attribute, value in vars(module).items():
             if attribute not in ("_modules", "_parameters", "_buffers"):
                 place = f"{name}.{attribute}" if name else attribute
-                items = (
-                    value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-                )
-                yield from ((place, item) for item in items)
+                if isinstance(value, dict | list | tuple):
+                    yield from ((place, item) for item in (value.values() if isinstance(value, dict) else value))
+                else:
+                    yield place, value

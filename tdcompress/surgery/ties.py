@@ -28,14 +28,15 @@ def cut_ties(model: nn.Module, selected: Sequence[Named]) -> dict[str, Compressi
         for local, parameter in module._parameters.items():
             place = f"{name}.{local}" if name else local
             holders[id(parameter)].append((place, id(module)))
-    # What a parametrization computes from cannot be shared by factors.
     owned = {id(part) for _, layer in selected for part in _stages(layer)}
     found = {}
     for name, layer in selected:
         inside = {id(part) for part in layer.modules()}
         for parameter in layer.parameters():
             for place, module in holders[id(parameter)]:
-                if module not in inside and module not in owned:
+                # What a weight is computed from cannot be shared by factors.
+                kept = module in owned and place.rpartition(".")[2] in ("weight", "bias")
+                if module not in inside and not kept:
                     error = CompressionError(f"it shares a parameter with {place!r}; decompose both, or {_OWN_COPY}.")
                     found[name] = error
     return found

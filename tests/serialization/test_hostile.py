@@ -211,7 +211,7 @@ def test_tensors_that_do_not_fit(file, tensors, message):
         (lambda: nn.Sequential(*a_model(), nn.Linear(2, 2)), "it lacks '3.weight'"),
         (lambda: a_model().double(), "'1.weight' has the type torch.float32 in the file and torch.float64"),
         (lambda: nn.Linear(2, 2), "it has a factorized layer '0'; the model has no module of that name"),
-        (lambda: torch.compile(a_model(), backend="eager"), "the model is a OptimizedModule"),
+        (lambda: torch.compile(a_model(), backend="eager"), "the model is wrapped by OptimizedModule"),
         (lambda: nn.Sequential(td.decompose(nn.Conv2d(3, 8, 3), "", "cp", 0.3), *a_model()[1:]), None),
     ],
 )

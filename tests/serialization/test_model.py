@@ -107,6 +107,15 @@ def test_any_layer_there_and_back_bit_for_bit(method, data, tmp_path_factory):
     assert torch.equal(loaded(x), layer(x))
 
 
+def test_merged_stages_of_cp_there_and_back(tmp_path):
+    layer = td.decompose(nn.Conv2d(8, 8, 3), "", "cp", 0.4).merge_spatial()
+    td.save(layer, tmp_path / "merged")
+    loaded = td.load(tmp_path / "merged", into=nn.Conv2d(8, 8, 3))
+    x = torch.randn(1, 8, 5, 5)
+    assert loaded.axes == layer.axes == ((0, 1),)
+    assert torch.equal(loaded(x), layer(x))
+
+
 def test_every_tensor_is_stored_once(file):
     with safe_open(file, "pt") as stored:
         names = set(stored.keys())
@@ -199,7 +208,7 @@ class WithExtraState(nn.Linear):
     [
         (lambda: WithExtraState(2, 2), "'_extra_state' in the model's state is a dict, which only pickle can store"),
         (lambda: nn.Linear(2, 2, device="meta"), "'weight' is on the meta device"),
-        (lambda: torch.compile(nn.Linear(2, 2), backend="eager"), "the model is a OptimizedModule"),
+        (lambda: torch.compile(nn.Linear(2, 2), backend="eager"), "the model is wrapped by OptimizedModule"),
     ],
 )
 def test_what_cannot_be_stored_is_refused_and_leaves_no_file(model, message, tmp_path):

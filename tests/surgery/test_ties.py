@@ -52,6 +52,14 @@ def test_a_shared_bias_stays_shared():
     assert dense[0].bias is dense[1].bias
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_weights_are_computed_from_cannot_be_shared():
+    model = nn.Sequential(*(nn.utils.weight_norm(nn.Conv2d(8, 8, 3)) for _ in range(2)))
+    model[1].weight_v = model[0].weight_v
+    with pytest.raises(td.CompressionError, match=r"layer '0': it shares a parameter with '1.weight_v'"):
+        td.decompose(model, "*", "tucker", 0.5, parametrized="bake")
+
+
 def test_factors_that_cannot_be_shared_are_refused():
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ConvTranspose2d(8, 8, 3))
     model[1].weight = model[0].weight
