@@ -8,12 +8,14 @@
 """
 
 from tdcompress.correlation import Correlation, KendallTau, correlate, kendall_tau
-from tdcompress.decompositions import CPOptions, TTOptions, TuckerOptions
+from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
-from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, TTConv, TuckerConv
+from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
 from tdcompress.methods import register_method
 from tdcompress.metrics import approximation_errors, register_metric
-from tdcompress.surgery import decompose
+from tdcompress.report import Report, report
+from tdcompress.serialization import load, save
+from tdcompress.surgery import decompose, refusals, replace_parameters, restore
 
 __version__ = "0.1.0"
 
@@ -25,6 +27,9 @@ __all__ = [
     "Correlation",
     "FactorizedConv",
     "KendallTau",
+    "Report",
+    "SVDConv",
+    "SVDOptions",
     "TTConv",
     "TTOptions",
     "TuckerConv",
@@ -33,6 +38,12 @@ __all__ = [
     "correlate",
     "decompose",
     "kendall_tau",
+    "load",
+    "refusals",
     "register_method",
     "register_metric",
+    "replace_parameters",
+    "report",
+    "restore",
+    "save",
 ]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tdcompress.errors import CompressionError, unknown
-from tdcompress.layers import CPConv, FactorizedConv, TTConv, TuckerConv
+from tdcompress.layers import CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
 
-METHODS: dict[str, type[FactorizedConv]] = {"cp": CPConv, "tucker": TuckerConv, "tt": TTConv}
+METHODS: dict[str, type[FactorizedConv]] = {"cp": CPConv, "svd": SVDConv, "tt": TTConv, "tucker": TuckerConv}
 
 _Layer = TypeVar("_Layer", bound=type[FactorizedConv])
 

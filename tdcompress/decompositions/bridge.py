@@ -67,6 +67,13 @@ def tensor_train(tensor: Tensor, rank: Sequence[int]) -> tuple[Tensor, ...]:
         return tuple(tt(tensor, [1, *rank, 1]))
 
 
+def svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`tensorly.tenalg.svd_interface`: left vectors (rows, rank), values (rank,), right vectors (columns, rank)."""
+    with tensorly_on_torch() as tensorly:
+        left, values, right = tensorly.tenalg.svd_interface(matrix, n_eigenvecs=rank)
+    return left, values, right.mT
+
+
 def rule(method: str, shape: Sequence[int], kept: float) -> tuple[int, ...]:
     """The rank that tensorly-torch takes when told to keep a share of a kernel's parameters.
 

@@ -12,7 +12,12 @@ Start = Literal["orthogonal", "random"]
 
 @dataclass(frozen=True)
 class Options:
-    """What every solver's options share.
+    """What a solver may be told; every method has its own."""
+
+
+@dataclass(frozen=True)
+class SweepOptions(Options):
+    """What the options of solvers that sweep share.
 
     Attributes:
         max_iter: sweeps at the most.
@@ -29,7 +34,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class CPOptions(Options):
+class CPOptions(SweepOptions):
     """How CP is solved.
 
     Attributes:
@@ -55,7 +60,7 @@ class CPOptions(Options):
 
 
 @dataclass(frozen=True)
-class TuckerOptions(Options):
+class TuckerOptions(SweepOptions):
     """How Tucker is solved.
 
     Attributes:
@@ -72,7 +77,7 @@ class TuckerOptions(Options):
 
 
 @dataclass(frozen=True)
-class TTOptions(Options):
+class TTOptions(SweepOptions):
     """How the tensor train is solved.
 
     Attributes:
@@ -90,6 +95,24 @@ class TTOptions(Options):
         super().__post_init__()
         if self.orders not in ("all", "given"):
             raise CompressionError(f"orders must be 'all' or 'given', got {self.orders!r}.")
+
+
+@dataclass(frozen=True)
+class SVDOptions(Options):
+    """How a convolution is made a matrix, whose best approximation is known in closed form.
+
+    Attributes:
+        split: `"channel"`: a convolution with the whole kernel to a few channels, then 1×1. `"spatial"`: one along the
+            first axis to a few channels, then one along the others. `"all"`: these and every other way to share the
+            axes out between two convolutions; of several, the one that loses least at a ratio is taken, and a rank
+            is meant for `"channel"`.
+    """
+
+    split: Literal["all", "channel", "spatial"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.split not in ("all", "channel", "spatial"):
+            raise CompressionError(f"split must be 'all', 'channel' or 'spatial', got {self.split!r}.")
 
 
 Solver = str | Options | None

@@ -1,9 +1,10 @@
-"""Factors to layers: convolutions as stacks of smaller ones."""
+"""Factors to layers: convolutions, and linear layers, as stacks of smaller ones."""
 
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.cp import CPConv
 from tdcompress.layers.spec import ConvSpec
+from tdcompress.layers.svd import SVDConv
 from tdcompress.layers.tensor_train import TTConv
 from tdcompress.layers.tucker import TuckerConv
 
-__all__ = ["CPConv", "ConvSpec", "FactorizedConv", "TTConv", "TuckerConv"]
+__all__ = ["CPConv", "ConvSpec", "FactorizedConv", "SVDConv", "TTConv", "TuckerConv"]

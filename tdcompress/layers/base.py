@@ -27,8 +27,12 @@ class FactorizedConv(nn.Sequential, ABC):
     this: compile, export, autocast, quantize, prune, copy, save. Only the last stage has a bias. At any rank
     the stack equals the dense convolution with the kernel `weight`, and at full rank the one it was made from.
 
+    A transposed convolution becomes a stack with transposed stages, and a linear layer, where the method takes
+    them, one of linear layers.
+
     It keeps the attributes of the convolution that it stands for: `in_channels`, `out_channels`,
-    `kernel_size`, `stride`, `padding`, `dilation`, `groups`, `padding_mode` and `bias`.
+    `kernel_size`, `stride`, `padding`, `dilation`, `groups`, `padding_mode`, `transposed`, `output_padding` and
+    `bias`; for a linear layer also `in_features` and `out_features`.
 
     A new method is a subclass that fills in the abstract methods. They see one group's kernel with the shape
     `modes`: (out / groups, in / groups, *spatial), one spatial mode for every entry of `axes`.
@@ -46,9 +50,11 @@ class FactorizedConv(nn.Sequential, ABC):
         ranks: the rank, always a tuple.
         axes: the arrangement of the spatial axes.
         solution: how the factors were found; None for a layer that was built with fresh weights.
+        ratio_asked: the ratio that was asked for; None if it was a rank. `ratio` is what was reached.
     """
 
     method: ClassVar[str]
+    takes_linear: ClassVar[bool] = False  # whether `nn.Linear`, a matrix, is worth this method
 
     if TYPE_CHECKING:  # what nn.Sequential does not tell: every stage is a convolution
 
@@ -74,9 +80,13 @@ class FactorizedConv(nn.Sequential, ABC):
         super().__init__(OrderedDict(built))
         self.spec, self.ranks, self.axes = spec, rank, axes
         self.solution: Solution | None = None
+        self.ratio_asked: float | None = None
         self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
         self.kernel_size, self.stride, self.padding = spec.kernel_size, spec.stride, spec.padding
         self.dilation, self.groups, self.padding_mode = spec.dilation, spec.groups, spec.padding_mode
+        self.transposed, self.output_padding = spec.transposed, spec.output_padding
+        if spec.kind is nn.Linear:
+            self.in_features, self.out_features = spec.in_channels, spec.out_channels
 
     # --- what a method fills in -------------------------------------------------------------------------
 
@@ -149,36 +159,38 @@ class FactorizedConv(nn.Sequential, ABC):
         """Factorize a convolution; the one given is not touched.
 
         Args:
-            conv: an `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
+            conv: an `nn.Conv1d` to `nn.Conv3d`, an `nn.ConvTranspose1d` to `nn.ConvTranspose3d`, or, for methods
+                that take one, an `nn.Linear`.
             ratio: the share of the weight's parameters to remove, in (0, 1). At most `1 − ratio` is kept,
                 never more, and the budget is used up to the next rank step.
-            rank: an exact rank instead of a ratio: a number for CP, (out, in) for Tucker, the inner ranks along
-                (in, *spatial, out) for the tensor train, in the given order of the axes; one number stands for all
-                entries. Or `"tensorly-torch"`, with a ratio, for the rank that tensorly-torch and the paper would
+            rank: an exact rank instead of a ratio: a number for CP and SVD, (out, in) for Tucker, the inner ranks
+                along (in, *spatial, out) for the tensor train, in the given order of the axes; one number stands for
+                all entries. Or `"tensorly-torch"`, with a ratio, for the rank that tensorly-torch and the paper would
                 take.
-            solver: None for the method's defaults, its options (`CPOptions`, `TuckerOptions`, `TTOptions`), or
-                `"tensorly"` for the paper's own.
+            solver: None for the method's defaults, its options (`CPOptions`, `TuckerOptions`, `TTOptions`,
+                `SVDOptions`), or `"tensorly"` for the paper's own.
             seed: what random starts are drawn from, a number or a `torch.Generator`.
 
         Returns:
-            The factorized layer with the convolution's dtype, device, training mode and requires_grad.
+            The factorized layer with the convolution's dtype, device, memory format, training mode and requires_grad.
 
         Raises:
             CompressionError: what was given cannot be factorized as asked; the message says why.
         """
         conv = as_convolution(conv)
         spec, weight, bias = ConvSpec.of(conv), conv.weight, conv.bias
+        cls.check_reachable(spec, None if isinstance(rank, str) else ratio, solver)
         check_tensor(weight)
         generator = _generator(seed)
         axes, rank, found, solution = cls._best(spec, weight.detach(), ratio, rank, solver, generator)
         layer = cls(spec, rank, axes, device="meta")  # on meta: no fresh weights, no global generator
         by_stage = zip(*(cls.stage_weights(one) for one in found), strict=True)
-        for stage, parts in zip(layer, by_stage, strict=True):
-            values = torch.cat([part.reshape(-1, *stage.weight.shape[1:]) for part in parts])
-            stage.weight = nn.Parameter(values.contiguous(), requires_grad=weight.requires_grad)
+        for stage, part, parts in zip(layer, layer.stage_specs, by_stage, strict=True):
+            kernels = torch.cat([values.flatten() for values in parts]).view(part.groups, *part.kernel_shape)
+            stage.weight = parameter(part.to_weight(kernels), like=weight)
         if bias is not None:
-            layer[-1].bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-        layer.solution = solution
+            layer[-1].bias = parameter(bias.detach().clone(), like=bias)
+        layer.solution, layer.ratio_asked = solution, None if ratio is None else float(ratio)
         if layer.ratio < 0:
             parameters = round((1 - layer.ratio) * spec.numel)
             warnings.warn(
@@ -207,31 +219,37 @@ class FactorizedConv(nn.Sequential, ABC):
             for candidate in cls._resolve_ranks(spec, kernels, ratio, rank, solver):
                 found = [cls.solve(kernel, candidate, solver, generator) for kernel in kernels]
                 tried.append((axes, candidate, found, _solution(found, kernels)))
+        if not tried:  # the smallest rank would fit, but the method offers none
+            raise CompressionError(f"{cls.method} proposes no rank for ratio={ratio}; ask for a lower one, or a rank.")
         return min(tried, key=lambda one: one[-1].relative_error)
 
     @property
+    def stage_specs(self) -> tuple[ConvSpec, ...]:
+        """The arguments of every stage, in order, bias aside."""
+        return tuple(self.stages(self.spec, self.ranks, self.axes).values())
+
+    @property
     def weight(self) -> Tensor:
-        """The dense kernel that the stack stands for, (out, in / groups, *kernel_size); differentiable."""
-        groups, kernel = self.groups, None
-        for stage in self:
-            part = stage.weight.flatten(2)
-            if kernel is None:
-                kernel = part.reshape(groups, -1, *part.shape[1:])  # (groups, channels, in, positions)
-            elif stage.groups > groups:  # depthwise: every channel gets its own profile
-                kernel = kernel[..., None] * part.reshape(groups, -1, 1, 1, part.shape[-1])
-                kernel = kernel.flatten(3)
-            else:
-                part = part.reshape(groups, -1, *part.shape[1:])
-                kernel = torch.einsum("gock,gcip->goipk", part, kernel).flatten(3)
-        assert kernel is not None
-        order = [axis for group in self.axes for axis in group] + list(self.spec.short_axes)
-        kernel = kernel.reshape(self.out_channels, -1, *(self.kernel_size[a] for a in order))
+        """The dense weight that the stack stands for, with the shape of the original's; differentiable."""
+        groups, spec = self.groups, self.spec
+        inputs = spec.in_channels // groups
+        first = self[0].weight
+        kernel = torch.eye(inputs, dtype=first.dtype, device=first.device).expand(groups, inputs, inputs)[..., None]
+        for stage, part in zip(self, self.stage_specs, strict=True):
+            # A stage with more groups than the convolution, depthwise at the most, keeps blocks of channels apart.
+            kernels = part.to_kernels(stage.weight)
+            kernels = kernels.reshape(groups, -1, *kernels.shape[1:3], math.prod(part.kernel_size))
+            blocks = kernels.shape[1]
+            kernel = kernel.reshape(groups, blocks, -1, *kernel.shape[2:])  # (groups, blocks, channels, in, positions)
+            kernel = torch.einsum("gbock,gbcip->gboipk", kernels, kernel).flatten(1, 2).flatten(3)
+        order = [axis for group in self.axes for axis in group] + list(spec.short_axes)
+        kernel = kernel.reshape(*kernel.shape[:3], *(spec.kernel_size[axis] for axis in order))
         back = [order.index(axis) for axis in range(len(order))]
-        return kernel.permute(0, 1, *(2 + place for place in back))
+        return spec.to_weight(kernel.permute(0, 1, 2, *(3 + place for place in back)))
 
     @property
     def rank(self) -> int | Rank:
-        """The rank as the method writes it: a number for CP, a tuple for the others."""
+        """The rank as the method writes it: a number for CP and SVD, a tuple for the others."""
         return self.ranks
 
     @property
@@ -246,11 +264,10 @@ class FactorizedConv(nn.Sequential, ABC):
 
     def to_conv(self) -> Convolution:
         """The dense convolution that does what this layer does, with its own copy of the weights."""
-        weight = self.weight.detach()
         conv = self.spec.build(device="meta")
-        conv.weight = nn.Parameter(weight.clone(), requires_grad=self[-1].weight.requires_grad)
+        conv.weight = parameter(self.weight.detach(), like=self[-1].weight)
         if self.bias is not None:
-            conv.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=self.bias.requires_grad)
+            conv.bias = parameter(self.bias.detach().clone(), like=self.bias)
         return conv.train(self.training)
 
     def extra_repr(self) -> str:
@@ -276,7 +293,7 @@ class FactorizedConv(nn.Sequential, ABC):
         rank: int | Sequence[int] | str | None,
         solver: Solver,
     ) -> Sequence[Rank]:
-        """The ranks to try for what was asked."""
+        """The ranks to try for what was asked; none if no rank is small enough."""
         modes = tuple(kernels.shape[1:])
         full = cls.full_rank(modes)
         if isinstance(rank, str):
@@ -289,11 +306,30 @@ class FactorizedConv(nn.Sequential, ABC):
             check_rank(rank, full, cls.method)
             return [rank]
         assert ratio is not None
-        chosen = cls.choose_ranks(kernels, parameter_budget(spec.numel, ratio) // spec.groups, solver)
-        if not chosen:
-            smallest = spec.groups * cls.parameters_at(modes, tuple(1 for _ in full))
-            raise CompressionError(_unreachable(cls.method, ratio, smallest, spec.numel))
-        return chosen
+        return cls.choose_ranks(kernels, parameter_budget(spec.numel, ratio) // spec.groups, solver)
+
+    @classmethod
+    def check_reachable(cls, spec: ConvSpec, ratio: float | None, solver: Solver = None) -> None:
+        """Refuse, before any work, a layer that is not for this method or that no rank brings to `ratio`.
+
+        Raises:
+            CompressionError: it names the largest ratio that can be reached.
+        """
+        if spec.kind is nn.Linear and not cls.takes_linear:
+            raise CompressionError(
+                f"{cls.method} is for convolutions; a Linear's weight is a matrix, which method 'svd' factorizes best."
+            )
+        if ratio is not None:
+            budget = parameter_budget(spec.numel, ratio)
+            smallest = min(cls._smallest(spec, axes) for axes in cls.arrangements(spec.long_axes, solver))
+            if smallest > budget:
+                raise CompressionError(_unreachable(cls.method, ratio, smallest, spec.numel))
+
+    @classmethod
+    def _smallest(cls, spec: ConvSpec, axes: Axes) -> int:
+        """The parameters of rank 1."""
+        modes = spec.modes(axes)
+        return spec.groups * cls.parameters_at(modes, tuple(1 for _ in cls.full_rank(modes)))
 
     @classmethod
     def _rank_by_rule(cls, spec: ConvSpec, modes: Sequence[int], ratio: float | None, name: str) -> Rank:
@@ -310,7 +346,19 @@ class FactorizedConv(nn.Sequential, ABC):
 def arranged(weight: Tensor, spec: ConvSpec, axes: Axes) -> Tensor:
     """A dense weight as (groups, *modes): its groups apart, its spatial axes in the order of `axes`."""
     order = [axis for group in axes for axis in group] + list(spec.short_axes)
-    return weight.permute(0, 1, *(2 + axis for axis in order)).reshape(spec.groups, *spec.modes(axes))
+    kernels = spec.to_kernels(weight).permute(0, 1, 2, *(3 + axis for axis in order))
+    return kernels.reshape(spec.groups, *spec.modes(axes))
+
+
+def parameter(values: Tensor, *, like: Tensor) -> nn.Parameter:
+    """`values` as a parameter with the memory format and the requires_grad of `like`."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layout = formats.get(values.ndim, torch.contiguous_format)
+    values = values.contiguous()
+    # The strides tell, not `is_contiguous` alone: a pointwise weight is contiguous in either format.
+    if like.stride(-1) != 1 and like.is_contiguous(memory_format=layout):
+        values = torch.empty_like(values, memory_format=layout).copy_(values)
+    return nn.Parameter(values, requires_grad=like.requires_grad)
 
 
 def _solution(found: Sequence[Any], kernels: Tensor) -> Solution:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from tdcompress.decompositions import CPDecomposition, CPOptions, Solver, cp, cp_limit
+from tdcompress.decompositions.algebra import relative_error
 from tdcompress.decompositions.options import resolve
-from tdcompress.layers.base import FactorizedConv
+from tdcompress.errors import CompressionError
+from tdcompress.layers.base import FactorizedConv, parameter
 from tdcompress.layers.spec import Axes, ConvSpec, stage_name
 from tdcompress.ranks import Rank, cp_parameters, cp_ranks
 
@@ -72,3 +76,86 @@ class CPConv(FactorizedConv):
         """The factors of (in, *spatial, out), each stage carrying the same share of the size."""
         out, inner, *spatial = decomposition.balanced_factors()
         return [inner.mT, *(factor.mT for factor in spatial), out]
+
+    # --- one spatial stage for all axes, and back -------------------------------------------------------
+
+    def merge_spatial(self) -> CPConv:
+        """The same layer with one depthwise stage instead of one an axis, which may run faster.
+
+        Exact, up to rounding, whatever the stride, padding and padding mode. It has more parameters, and `axes` and
+        `ratio` say so. This layer is not touched; the new one has its own copy of the weights.
+
+        Raises:
+            CompressionError: at this rank the merged stack would be larger than the dense convolution.
+
+        >>> layer = CPConv.from_conv(torch.nn.Conv2d(16, 32, 3), rank=5).merge_spatial()
+        >>> [tuple(stage.weight.shape) for stage in layer], layer.axes
+        ([(5, 16, 1, 1), (5, 1, 3, 3), (32, 5, 1, 1)], ((0, 1),))
+        """
+        if len(self.axes) < 2:
+            return copy.deepcopy(self)
+        joint = (self.spec.long_axes,)
+        (limit,) = self.full_rank(self.spec.modes(joint))
+        if self.ranks[0] > limit:
+            raise CompressionError(
+                f"at rank {self.ranks[0]} the merged stack would be larger than the dense convolution, which is what "
+                f"to_conv() gives; merging is possible up to rank {limit}."
+            )
+        return self._rearranged(joint, [reduce(torch.mul, [stage.weight for stage in self[1:-1]])])
+
+    def split_spatial(self, *, nearest: bool = False) -> CPConv:
+        """The same layer with a depthwise stage for every axis: the way back from `merge_spatial`.
+
+        Exact, up to rounding, for a layer that was merged. If it was trained since, or solved as
+        `CPOptions(spatial="joint")`, its spatial stage need not be a product any more. This layer is not touched.
+
+        Args:
+            nearest: take the nearest product then (Eckart & Young 1936; with three axes, axis by axis). How far the
+                new layer is from what `solution` spoke of is not known, so that is None.
+
+        Raises:
+            CompressionError: the spatial stage is no product, and the nearest one was not asked for.
+
+        >>> layer = CPConv.from_conv(torch.nn.Conv2d(16, 32, 3), rank=5)
+        >>> layer.merge_spatial().split_spatial().axes
+        ((0,), (1,))
+        """
+        weights = [stage.weight.detach() for stage in self[1:-1]]
+        found = [_profiles(weight, group) for weight, group in zip(weights, self.axes, strict=True)]
+        errors = [relative_error(weight, reduce(torch.mul, one)) for weight, one in zip(weights, found, strict=True)]
+        lost = max(errors, default=0.0)
+        exact = lost <= 4 * torch.finfo(self[0].weight.dtype).eps
+        if not exact and not nearest:
+            raise CompressionError(
+                f"the spatial stage is no product of one kernel an axis; the nearest is {lost:.2g} away, in relative "
+                "terms. Pass nearest=True to take it, or keep the layer merged."
+            )
+        axes = tuple((axis,) for group in self.axes for axis in group)
+        layer = self._rearranged(axes, [profile for one in found for profile in one])
+        layer.solution = self.solution if exact else None
+        return layer
+
+    def _rearranged(self, axes: Axes, spatial: Sequence[Tensor]) -> CPConv:
+        """A copy with these spatial stages between the first and the last one."""
+        layer = type(self)(self.spec, self.ranks, axes, device="meta")
+        before, weights = list(self), [self[0].weight, *spatial, self[-1].weight]
+        before[1:-1] = [before[1]] * len(spatial)
+        for stage, old, weight in zip(layer, before, weights, strict=True):
+            stage.weight = parameter(weight.detach().clone(), like=old.weight)
+        if self.bias is not None:
+            layer[-1].bias = parameter(self.bias.detach().clone(), like=self.bias)
+        layer.solution, layer.ratio_asked = self.solution, self.ratio_asked
+        return layer.train(self.training)
+
+
+def _profiles(joint: Tensor, axes: Sequence[int]) -> list[Tensor]:
+    """For every channel of (channels, 1, *kernel) one kernel an axis; the product of two is the nearest there is."""
+    rest, profiles = joint.double(), []
+    for axis in axes[:-1]:
+        moved = rest.movedim(2 + axis, 1)
+        left, values, right = torch.linalg.svd(moved.flatten(2), full_matrices=False)
+        share = values[:, :1, None].sqrt()
+        shape = [-1, 1, *(size if i == axis else 1 for i, size in enumerate(joint.shape[2:]))]
+        profiles.append((left[..., :1] * share).reshape(shape))
+        rest = (share * right[:, :1]).reshape(len(rest), 1, *moved.shape[2:]).movedim(1, 2 + axis)
+    return [*(profile.to(joint) for profile in profiles), rest.to(joint)]

@@ -71,6 +71,16 @@ def tucker_parameters(modes: Sequence[int], rank: Sequence[int]) -> int:
     return modes[0] * rank[0] + modes[1] * rank[1] + rank[0] * rank[1] * math.prod(modes[2:])
 
 
+def svd_parameters(modes: Sequence[int], rank: Sequence[int]) -> int:
+    """Parameters of a truncated SVD, `modes` = (out, in, first, second): the kernel's size in either of two stages.
+
+    >>> svd_parameters((64, 64, 9, 1), (5,)), svd_parameters((64, 64, 3, 3), (5,))
+    (3200, 1920)
+    """
+    out, inner, first, second = modes
+    return rank[0] * (inner * first + second * out)
+
+
 def tt_parameters(modes: Sequence[int], rank: Sequence[int]) -> int:
     """Parameters of a tensor train over (in, *spatial, out), `rank` = the inner ranks.
 
@@ -88,6 +98,17 @@ def cp_ranks(modes: Sequence[int], budget: int) -> list[Rank]:
     [(27,)]
     """
     rank = min(budget // sum(modes), cp_limit(modes))
+    return [(rank,)] if rank else []
+
+
+def svd_ranks(modes: Sequence[int], budget: int) -> list[Rank]:
+    """The largest rank of a truncated SVD within `budget` parameters; none if none fits.
+
+    >>> svd_ranks((64, 64, 3, 3), 3686)
+    [(9,)]
+    """
+    out, inner, first, second = modes
+    rank = min(budget // svd_parameters(modes, (1,)), inner * first, second * out)
     return [(rank,)] if rank else []
 
 

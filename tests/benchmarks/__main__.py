@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from tdcompress.ranks import cp_ranks, tensorly_torch_rank
 from tests.benchmarks.costs import Cost, cost, plain, reach
+from tests.benchmarks.forward import forward_tables
 from tests.benchmarks.sections import (
     LAYERS,
     RATIOS,
@@ -90,6 +91,11 @@ def grown(quick: bool) -> str:
     return costs_table(growth((64, 128) if quick else (64, 128, 256, 512, 1024)))
 
 
+def forward(quick: bool) -> str:
+    """A forward pass, beside the dense layer's and tensorly-torch's."""
+    return "\n\n".join("\n".join([note, "", *_table(*table)]) for note, *table in forward_tables(quick))
+
+
 SECTIONS: dict[str, Callable[[bool], str]] = {
     "trained": trained,
     "resnet": resnet,
@@ -97,6 +103,7 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
     "patience": patience,
     "large": large,
     "growth": grown,
+    "forward": forward,
 }
 
 

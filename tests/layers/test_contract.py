@@ -1,68 +1,40 @@
-"""What every factorized convolution promises, for every registered method and kind of convolution."""
+"""What every factorized layer promises, for every registered method and kind of layer."""
 
 import copy
+import math
 import pickle
-import warnings
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.func import functional_call
 
 import tdcompress as td
+from tdcompress.layers.spec import KINDS
 from tdcompress.methods import METHODS
+from tests.layers.strategies import (
+    DTYPES,
+    an_input,
+    factorize,
+    full_rank,
+    kinds,
+    layers,
+    modes_of,
+    parameters_of,
+    ranks,
+)
 
-KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 METHOD_NAMES = sorted(METHODS)
 # PyTorch's word on even kernels with "same" padding, for the dense convolution and its stages alike.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 EXACT = 1e-10
 
 
-@st.composite
-def convolutions(draw):
-    """Any float64 convolution that PyTorch accepts, small enough to be quick."""
-    ndim = draw(st.integers(1, 3))
-    groups = draw(st.integers(1, 3))
-    kernel = tuple(draw(st.integers(1, 4)) for _ in range(ndim))
-    padding = draw(st.sampled_from(["numbers", "same", "valid"]))
-    stride = (1,) * ndim if padding == "same" else tuple(draw(st.integers(1, 3)) for _ in range(ndim))
-    with torch.random.fork_rng():
-        torch.manual_seed(draw(st.integers(0, 1000)))
-        return KINDS[ndim](
-            groups * draw(st.integers(1, 4)),
-            groups * draw(st.integers(1, 4)),
-            kernel,
-            stride=stride,
-            padding=tuple(draw(st.integers(0, 2)) for _ in range(ndim)) if padding == "numbers" else padding,
-            dilation=tuple(draw(st.integers(1, 2)) for _ in range(ndim)),
-            groups=groups,
-            bias=draw(st.booleans()),
-            padding_mode=draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
-            dtype=torch.float64,
-        )
-
-
-def an_input(conv, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    sizes = [7 + 2 * axis for axis in range(len(conv.kernel_size))]
-    return torch.randn(2, conv.in_channels, *sizes, generator=generator, dtype=torch.float64)
-
-
-def factorize(conv, method, **how):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*makes the layer larger", category=UserWarning)
-        return METHODS[method].from_conv(conv, **how)
-
-
-def full_rank(conv, method):
-    return METHODS[method].full_rank(modes_of(conv, method))
-
-
-def modes_of(conv, method):
-    spec = td.ConvSpec.of(conv)
-    return spec.modes(METHODS[method].arrangements(spec.long_axes, None)[0])
+def cases(count):
+    """So many examples a method; drawing a layer may take longer than using it."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def difference(one, other):
@@ -70,68 +42,82 @@ def difference(one, other):
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(conv=convolutions())
-def test_full_rank_is_the_original(method, conv):
-    layer = factorize(conv, method, rank=full_rank(conv, method))
-    x = an_input(conv)
-    assert difference(layer.weight, conv.weight) <= EXACT
-    assert difference(layer(x), conv(x)) <= EXACT
+@cases(200)
+@given(data=st.data())
+def test_full_rank_is_the_original(method, data):
+    dense = data.draw(layers(method))
+    layer = factorize(dense, method, rank=full_rank(dense, method))
+    x = an_input(dense)
+    assert layer.weight.shape == dense.weight.shape
+    assert difference(layer.weight, dense.weight) <= EXACT
+    assert difference(layer(x), dense(x)) <= EXACT
     assert layer.solution.relative_error <= EXACT
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(conv=convolutions(), data=st.data())
-def test_any_rank_is_the_dense_convolution_of_its_own_weight(method, conv, data):
-    rank = [data.draw(st.integers(1, limit), label="rank") for limit in full_rank(conv, method)]
-    modes = modes_of(conv, method)
-    if method == "tt" and any(
-        right > left * size for left, size, right in zip((1, *rank), (modes[1], *modes[2:]), rank, strict=False)
-    ):
-        with pytest.raises(td.CompressionError, match="the largest feasible is"):
-            factorize(conv, method, rank=rank)
-        return
-    layer = factorize(conv, method, rank=rank)
-    x = an_input(conv)
-    dense = layer.to_conv()
-    assert type(dense) is type(conv)
-    assert layer.weight.shape == conv.weight.shape
-    assert difference(layer(x), dense(x)) <= EXACT
-    expected = ((conv.weight - layer.weight).norm() / conv.weight.norm()).detach()
+@cases(250)
+@given(data=st.data())
+def test_any_rank_is_the_dense_layer_of_its_own_weight_forward_and_backward(method, data):
+    dense = data.draw(layers(method))
+    rank = data.draw(ranks(dense, method))
+    layer = factorize(dense, method, rank=rank)
+    assert layer.ranks == rank
+    assert parameters_of(layer) == layer.groups * METHODS[method].parameters_at(modes_of(dense, method), rank)
+    expected = ((dense.weight - layer.weight).norm() / dense.weight.norm()).detach()
     assert layer.solution.relative_error == pytest.approx(float(expected), abs=1e-9)
+    assert type(layer.to_conv()) is type(dense)
+    x = an_input(dense).requires_grad_()
+    through_stages = layer(x)
+    through_weight = functional_call(dense, {"weight": layer.weight, **biases(layer)}, x)
+    assert difference(through_stages, through_weight) <= EXACT
+    assert difference(through_stages, layer.to_conv()(x)) <= EXACT
+    leaves, probe = [x, *layer.parameters()], an_input_like(through_stages)
+    ours, theirs = (torch.autograd.grad(out, leaves, probe) for out in (through_stages, through_weight))
+    for one, other in zip(ours, theirs, strict=True):
+        assert difference(one, other) <= EXACT * (1 + float(other.abs().max()))
+
+
+def biases(layer):
+    return {} if layer.bias is None else {"bias": layer.bias}
+
+
+def an_input_like(output):
+    return torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(conv=convolutions(), ratio=st.floats(0.01, 0.99))
-def test_the_budget_is_never_exceeded_and_used_to_the_next_step(method, conv, ratio):
-    kind, modes, numel = METHODS[method], modes_of(conv, method), conv.weight.numel()
-    ones = tuple(1 for _ in kind.full_rank(modes))
-    smallest = conv.groups * kind.parameters_at(modes, ones)
-    if smallest / numel > 1 - ratio:
+@cases(100)
+@given(data=st.data(), ratio=st.floats(0.01, 0.99))
+def test_the_budget_is_never_exceeded_and_used_to_the_next_step(method, data, ratio):
+    kind, dense = METHODS[method], data.draw(layers(method))
+    spec, numel = td.ConvSpec.of(dense), dense.weight.numel()
+    if min(smallest(kind, spec, axes) for axes in kind.arrangements(spec.long_axes, None)) / numel > 1 - ratio:
         with pytest.raises(td.CompressionError, match=r"can be reached is|cannot make this layer smaller"):
-            kind.from_conv(conv, ratio=ratio)
+            kind.from_conv(dense, ratio=ratio)
         return
-    layer = kind.from_conv(conv, ratio=ratio)
+    layer = kind.from_conv(dense, ratio=ratio)
     modes = layer.spec.modes(layer.axes)
-    kept = sum(stage.weight.numel() for stage in layer)
+    kept = parameters_of(layer)
     assert kept / numel <= 1 - ratio
-    assert kept == conv.groups * kind.parameters_at(modes, layer.ranks)
+    assert kept == spec.groups * kind.parameters_at(modes, layer.ranks)
     assert layer.ratio == pytest.approx(1 - kept / numel)
+    assert difference(layer(an_input(dense)), layer.to_conv()(an_input(dense))) <= EXACT
     for place in range(len(layer.ranks)):
         step = tuple(r + (i == place) for i, r in enumerate(layer.ranks))
         if useful(method, modes, step):
-            assert conv.groups * kind.parameters_at(modes, step) / numel > 1 - ratio
+            assert spec.groups * kind.parameters_at(modes, step) / numel > 1 - ratio
+
+
+def smallest(kind, spec, axes):
+    modes = spec.modes(axes)
+    return spec.groups * kind.parameters_at(modes, tuple(1 for _ in kind.full_rank(modes)))
 
 
 def useful(method, modes, rank):
     """Whether every entry can be filled by its neighbours."""
     if any(r > limit for r, limit in zip(rank, METHODS[method].full_rank(modes), strict=True)):
         return False
-    spatial = 1
-    for size in modes[2:]:
-        spatial *= size
+    spatial = math.prod(modes[2:])
     if method == "tucker":
         return rank[0] <= rank[1] * spatial and rank[1] <= rank[0] * spatial
     if method == "tt":
@@ -142,6 +128,21 @@ def useful(method, modes, rank):
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
+@cases(60)
+@given(data=st.data())
+def test_every_dtype_keeps_its_own_precision(method, data):
+    dense = data.draw(layers(method, DTYPES))
+    dtype = dense.weight.dtype
+    layer = factorize(dense, method, rank=full_rank(dense, method))
+    assert {p.dtype for p in layer.parameters()} == {dtype}
+    assert layer(an_input(dense, dtype)).dtype == dtype
+    # Every stage is rounded once; CP's terms at full rank do not cancel.
+    assert layer.solution.relative_error <= 4 * len(layer) * torch.finfo(dtype).eps
+    layer, x = layer.double(), an_input(dense)
+    assert difference(layer(x), layer.to_conv()(x)) <= EXACT
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
 def test_it_is_a_sequence_of_plain_convolutions_with_the_bias_last(method):
     layer = td.decompose(nn.Conv2d(16, 12, 3, padding=1), "", method, 0.5)
     assert isinstance(layer, nn.Sequential)
@@ -149,14 +150,23 @@ def test_it_is_a_sequence_of_plain_convolutions_with_the_bias_last(method):
     assert [stage.bias is not None for stage in layer] == [False] * (len(layer) - 1) + [True]
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
-def test_attributes_of_the_convolution_are_kept(method):
-    conv = nn.Conv2d(
-        8, 12, (3, 5), stride=(1, 2), padding=(2, 1), dilation=(2, 1), groups=2, padding_mode="reflect", bias=False
-    )
-    layer = td.decompose(conv, "", method, 0.5)
-    for name in "in_channels out_channels kernel_size stride padding dilation groups padding_mode bias".split():
-        assert getattr(layer, name) == getattr(conv, name)
+@pytest.mark.parametrize(("method", "kind"), [(method, kind) for method in METHOD_NAMES for kind in kinds(method)])
+def test_the_stages_are_of_the_layers_own_kind_and_its_attributes_are_kept(method, kind):
+    dense = typical(kind)
+    layer = td.decompose(dense, "", method, 0.3)
+    assert {type(stage) for stage in layer} <= {kind, KINDS[len(layer.kernel_size), False]}
+    for name in set(vars(dense)) - set(vars(nn.Module())):
+        if not name.startswith("_"):
+            assert getattr(layer, name) == getattr(dense, name), name
+    assert type(layer.to_conv()) is kind
+
+
+def typical(kind):
+    """A layer of this kind that is nothing special."""
+    if kind is nn.Linear:
+        return kind(16, 12)
+    extra = {"output_padding": 1} if kind.__name__.startswith("ConvTranspose") else {"padding_mode": "reflect"}
+    return kind(16, 12, 3, stride=2, padding=1, dilation=2, groups=2, bias=False, **extra)
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -173,16 +183,21 @@ def test_dtype_training_mode_and_requires_grad_are_kept(method, dtype):
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-def test_gradients_reach_every_factor_as_they_do_through_the_dense_weight(method):
-    conv = nn.Conv2d(6, 8, 3, padding=1, dtype=torch.float64)
-    layer = td.decompose(conv, "", method, 0.4)
-    x = an_input(conv)
-    layer(x).square().sum().backward()
-    direct = [p.grad.clone() for p in layer.parameters()]
-    layer.zero_grad()
-    nn.functional.conv2d(x, layer.weight, layer.bias, padding=1).square().sum().backward()
-    for one, other in zip(direct, layer.parameters(), strict=True):
-        assert torch.allclose(one, other.grad, rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("build", [nn.Conv2d, nn.ConvTranspose2d])
+def test_the_memory_format_is_kept_there_and_back(method, build):
+    dense = build(16, 16, 3).to(memory_format=torch.channels_last)
+    layer = td.decompose(dense, "", method, 0.5)
+    like = torch.nn.Sequential(*(copy.deepcopy(stage) for stage in layer)).to(memory_format=torch.channels_last)
+    assert [stage.weight.stride() for stage in layer] == [stage.weight.stride() for stage in like]
+    assert layer.to_conv().weight.stride() == dense.weight.stride()
+    plain = td.decompose(build(16, 16, 3), "", method, 0.5)
+    assert all(stage.weight.is_contiguous() and stage.weight.stride(-1) == 1 for stage in plain)
+
+
+@pytest.mark.parametrize("method", [name for name in METHOD_NAMES if not METHODS[name].takes_linear])
+def test_a_linear_layer_is_refused_with_the_method_that_suits_it(method):
+    with pytest.raises(td.CompressionError, match=f"{method} is for convolutions; .* 'svd'"):
+        METHODS[method].from_conv(nn.Linear(8, 8), ratio=0.5)
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -235,7 +250,7 @@ def test_a_fresh_layer_can_be_built_from_a_spec_and_a_rank(method):
     x = torch.randn(1, 8, 5, 5, dtype=torch.float64)
     assert layer.solution is None
     assert layer.ranks == rank
-    assert layer.rank == (2 if method == "cp" else rank)
+    assert layer.rank == (2 if method in ("cp", "svd") else rank)
     assert difference(layer(x), layer.to_conv()(x)) <= EXACT
 
 
@@ -248,47 +263,3 @@ def test_on_a_gpu_the_layer_stays_there_and_loses_as_little(method):
     there = td.decompose(conv.cuda(), "", method, 0.75)
     assert {p.device.type for p in there.parameters()} == {"cuda"}
     assert there.solution.relative_error == pytest.approx(here.solution.relative_error, rel=1e-2)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(conv=convolutions(), data=st.data())
-def test_cp_with_one_joint_spatial_stage_keeps_the_contract(conv, data):
-    joint = td.CPOptions(spatial="joint")
-    spec = td.ConvSpec.of(conv)
-    (axes,) = td.CPConv.arrangements(spec.long_axes, joint)
-    (full,) = td.CPConv.full_rank(spec.modes(axes))
-    x = an_input(conv)
-    assert difference(factorize(conv, "cp", rank=full, solver=joint)(x), conv(x)) <= EXACT
-    layer = factorize(conv, "cp", rank=data.draw(st.integers(1, full)), solver=joint)
-    assert len(layer) == (3 if spec.long_axes else 2)
-    assert difference(layer(x), layer.to_conv()(x)) <= EXACT
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(conv=convolutions(), data=st.data())
-def test_a_tensor_train_in_any_order_of_the_axes_keeps_the_contract(conv, data):
-    spec = td.ConvSpec.of(conv)
-    axes = data.draw(st.sampled_from(td.TTConv.arrangements(spec.long_axes, None)))
-    layer = td.TTConv(spec, 1, axes, dtype=torch.float64)
-    x = an_input(conv)
-    assert difference(layer(x), layer.to_conv()(x)) <= EXACT
-
-
-def test_the_rule_counts_the_joint_mode_as_one():
-    conv = nn.Conv2d(64, 64, 7)
-    joint = td.CPConv.from_conv(
-        conv, ratio=0.9, rank="tensorly-torch", solver=td.CPOptions(spatial="joint", max_iter=1)
-    )
-    assert joint.rank == round(0.1 * conv.weight.numel() / (64 + 64 + 49))
-
-
-def test_the_better_order_of_the_axes_is_taken_unless_told_or_a_rank_is_given():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        conv = nn.Conv2d(8, 8, (5, 3))
-        conv.weight.data += 3 * torch.randn(1, 1, 5, 1)
-    best = td.TTConv.from_conv(conv, ratio=0.6)
-    given_order = td.TTConv.from_conv(conv, ratio=0.6, solver=td.TTOptions(orders="given"))
-    assert given_order.axes == ((0,), (1,))
-    assert best.solution.relative_error <= given_order.solution.relative_error
-    assert td.TTConv.from_conv(conv, rank=(3, 3, 3)).axes == ((0,), (1,))

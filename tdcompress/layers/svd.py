@@ -1,0 +1,89 @@
+"""SVD: two convolutions with few channels between them, which share the spatial axes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions import Solver, SVDecomposition, SVDOptions, svd
+from tdcompress.decompositions.options import resolve
+from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.spec import Axes, ConvSpec
+from tdcompress.ranks import Rank, svd_parameters, svd_ranks
+
+
+class SVDConv(FactorizedConv):
+    """A convolution or a linear layer through `rank` channels.
+
+    The first stage works along some of the spatial axes, the second one along the rest. With all axes in the first
+    stage the kernel is the matrix out × (in · height · width) (Zhang et al. 2016); with one in each, it is
+    (in · height) × (width · out) (Jaderberg et al. 2014). `axes` has these two groups.
+
+    >>> layer = SVDConv.from_conv(torch.nn.Conv2d(16, 32, 3, padding=1), rank=5)
+    >>> [tuple(stage.weight.shape) for stage in layer]
+    [(5, 16, 3, 3), (32, 5, 1, 1)]
+    >>> split = SVDOptions(split="spatial")
+    >>> layer = SVDConv.from_conv(torch.nn.Conv2d(16, 32, 3, padding=1), rank=5, solver=split)
+    >>> [tuple(stage.weight.shape) for stage in layer], layer.axes
+    ([(5, 16, 3, 1), (32, 5, 1, 3)], ((0,), (1,)))
+    >>> SVDConv.from_conv(torch.nn.Linear(16, 32), rank=5)(torch.zeros(4, 16)).shape
+    torch.Size([4, 32])
+    """
+
+    method = "svd"
+    takes_linear = True
+
+    @property
+    def rank(self) -> int:
+        """The channels between the two stages, of one group."""
+        return self.ranks[0]
+
+    @staticmethod
+    def arrangements(long_axes: tuple[int, ...], solver: Solver) -> list[Axes]:
+        """The axes of the first stage and those of the second: all in the first by default, and every other way."""
+        options = resolve(solver, SVDOptions)
+        if options is not None and options.split == "spatial":
+            return [(long_axes[:1], long_axes[1:])]
+        count = len(long_axes)
+        sizes = range(count, -1, -1) if options is not None and options.split == "all" else [count]
+        firsts = [first for size in sizes for first in combinations(long_axes, size)]
+        return [(first, tuple(axis for axis in long_axes if axis not in first)) for first in firsts]
+
+    @staticmethod
+    def full_rank(modes: Sequence[int]) -> Rank:
+        """One entry: the smaller side of the matrix."""
+        out, inner, first, second = modes
+        return (min(inner * first, second * out),)
+
+    @staticmethod
+    def parameters_at(modes: Sequence[int], rank: Rank) -> int:
+        """`rank` times both sides of the matrix."""
+        return svd_parameters(modes, rank)
+
+    @staticmethod
+    def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
+        """The largest rank that fits."""
+        return svd_ranks(kernels.shape[1:], budget)
+
+    @staticmethod
+    def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> SVDecomposition:
+        """The best approximation of (out · second) × (in · first)."""
+        return svd(kernel, rank[0], rows=(0, 3), solver=solver)
+
+    @staticmethod
+    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
+        """A convolution along the first axes to the rank, and one along the others from it."""
+        (first, second), channels = axes, spec.groups * rank[0]
+        return {
+            "input": spec.stage(spec.in_channels, channels, (*first, *spec.short_axes), groups=spec.groups),
+            "output": spec.stage(channels, spec.out_channels, second, groups=spec.groups),
+        }
+
+    @staticmethod
+    def stage_weights(decomposition: SVDecomposition) -> Sequence[Tensor]:
+        """Both sides with the roots of the singular values."""
+        left, right = decomposition.balanced_factors()  # (out, second, rank), (in, first, rank)
+        return [right.permute(2, 0, 1), left.permute(0, 2, 1)]

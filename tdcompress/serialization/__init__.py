@@ -1,0 +1,5 @@
+"""A compressed model on disk and back."""
+
+from tdcompress.serialization.model import load, save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,172 @@
+"""What was swapped and how, as JSON: written from layers, and read from a file that nobody vouches for."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from tdcompress.decompositions import Solution
+from tdcompress.errors import CompressionError
+from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.layers.spec import plain_class
+from tdcompress.methods import METHODS, get_method
+
+FORMAT_VERSION = 1
+_LONGEST = 1 << 24  # characters: far more than the largest models need
+
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = 100
+
+
+def document_of(layers: Mapping[str, FactorizedConv], aliases: Mapping[str, str]) -> str:
+    """The JSON that goes into a file.
+
+    Args:
+        layers: the factorized layers by name.
+        aliases: names of tensors that are stored under another name.
+
+    Raises:
+        CompressionError: a layer's class is not registered, so that no reader would know it.
+    """
+    entries = [{"name": name, **_entry(name, layer)} for name, layer in layers.items()]
+    return json.dumps({"version": FORMAT_VERSION, "layers": entries, "aliases": dict(aliases)})
+
+
+def _entry(name: str, layer: FactorizedConv) -> dict[str, Any]:
+    method = next((key for key, kind in METHODS.items() if kind is type(layer)), None)
+    if method is None:
+        raise CompressionError(
+            f"{type(layer).__name__} is not registered, so no reader would know it; use td.register_method."
+        ).at(name)
+    return {
+        "method": method,
+        "spec": asdict(layer.spec),
+        "rank": layer.ranks,
+        "axes": layer.axes,
+        "ratio_asked": layer.ratio_asked,
+        "solution": None if layer.solution is None else asdict(layer.solution),
+    }
+
+
+def parse(text: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The entries of the layers and the aliases of the tensors; of the entries, only that they are objects is checked.
+
+    Raises:
+        CompressionError: it is no such JSON, or of a newer version.
+    """
+    if len(text) > _LONGEST:
+        raise CompressionError(f"its description has {len(text)} characters; no more than {_LONGEST} are read.")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CompressionError(f"its description is damaged: {type(error).__name__}.") from None
+    version = _field(document, "version", int)
+    if version > FORMAT_VERSION:
+        raise CompressionError(
+            f"it was written by a newer tdcompress (format {_shown.repr(version)}; this one reads {FORMAT_VERSION}); "
+            "upgrade tdcompress."
+        )
+    aliases = _field(document, "aliases", dict)
+    if not all(isinstance(name, str) for name in aliases.values()):
+        raise _damaged("aliases", aliases)
+    return _field(document, "layers", list), aliases
+
+
+def layer_of(entry: Any, modules: Mapping[str, nn.Module]) -> tuple[str, FactorizedConv]:
+    """The layer that an entry describes, on the meta device, and the name of the module whose place it takes.
+
+    Args:
+        entry: from `parse`.
+        modules: the modules of the model that is loaded into, by name.
+
+    Raises:
+        CompressionError: the entry is damaged, or the model has another layer there; the first difference is named.
+    """
+    name = _field(entry, "name", str)
+    if name not in modules:
+        raise CompressionError(f"it has a factorized layer {_shown.repr(name)}; the model has no module of that name.")
+    try:
+        spec = _spec_at(modules[name])
+        _check_spec(_field(entry, "spec", dict), spec)
+        kind = get_method(_field(entry, "method", str))
+        layer = kind(spec, _rank(entry), _axes(entry, spec), device="meta")
+    except CompressionError as error:
+        raise error.at(name) from None
+    except (TypeError, ValueError, IndexError, KeyError) as error:  # from a method's own arithmetic
+        misfit = CompressionError(f"rank {_shown.repr(entry['rank'])} and its axes fit no such layer: {error}.")
+        raise misfit.at(name) from None
+    layer.ratio_asked = _number(entry, "ratio_asked", optional=True)
+    layer.solution = _solution(entry)
+    return name, layer
+
+
+def _spec_at(module: nn.Module) -> ConvSpec:
+    if isinstance(module, FactorizedConv):
+        return module.spec
+    if plain_class(module) is None:
+        raise CompressionError(f"the file has a factorized layer, the model a {type(module).__name__}.")
+    return ConvSpec.read(module)
+
+
+def _check_spec(found: Mapping[str, Any], spec: ConvSpec) -> None:
+    expected = json.loads(json.dumps(asdict(spec)))
+    if found.keys() != expected.keys():
+        raise _damaged("spec", found)
+    for name, value in expected.items():
+        if found[name] != value:
+            raise CompressionError(f"the file has {name}={_shown.repr(found[name])}, the model {name}={value!r}.")
+
+
+def _rank(entry: Mapping[str, Any]) -> tuple[int, ...]:
+    rank = _field(entry, "rank", list)
+    if not all(type(r) is int for r in rank):
+        raise _damaged("rank", rank)
+    return tuple(rank)
+
+
+def _axes(entry: Mapping[str, Any], spec: ConvSpec) -> tuple[tuple[int, ...], ...]:
+    axes = _field(entry, "axes", list)
+    if not all(isinstance(group, list) and all(type(axis) is int for axis in group) for group in axes):
+        raise _damaged("axes", axes)
+    if sorted(axis for group in axes for axis in group) != list(spec.long_axes):
+        raise CompressionError(f"axes {_shown.repr(axes)} do not have each of {spec.long_axes} once.")
+    return tuple(tuple(group) for group in axes)
+
+
+def _solution(entry: Mapping[str, Any]) -> Solution | None:
+    if entry.get("solution") is None:
+        return None
+    found = _field(entry, "solution", dict)
+    return Solution(
+        relative_error=_number(found, "relative_error") or 0.0,
+        sweeps=_field(found, "sweeps", int),
+        converged=_field(found, "converged", bool),
+        seconds=_number(found, "seconds") or 0.0,
+        sensitivity=_number(found, "sensitivity", optional=True),
+    )
+
+
+def _number(entry: Mapping[str, Any], key: str, optional: bool = False) -> float | None:
+    if optional and entry.get(key) is None:
+        return None
+    value = _field(entry, key, float)
+    if math.isnan(value):
+        raise _damaged(key, value)
+    return value
+
+
+def _field(entry: Any, key: str, kind: type[Any]) -> Any:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if type(value) is not kind:  # not isinstance: True is no number here
+        raise _damaged(key, value)
+    return value
+
+
+def _damaged(key: str, value: object) -> CompressionError:
+    return CompressionError(f"its description is damaged: {key} is {_shown.repr(value)}.")

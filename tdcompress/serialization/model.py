@@ -1,0 +1,236 @@
+"""save() and load(): one safetensors file, and nothing in it is ever executed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tdcompress.errors import CompressionError
+from tdcompress.layers import FactorizedConv
+from tdcompress.layers.base import parameter
+from tdcompress.serialization.document import document_of, layer_of, parse
+from tdcompress.surgery.plain import check_wrapper
+from tdcompress.surgery.selection import ancestors
+from tdcompress.surgery.swap import Swap, swapped
+from tdcompress.surgery.ties import retie
+
+_KEY = "tdcompress"
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a model with factorized layers to one safetensors file.
+
+    The file has what `model.state_dict()` has, each tensor once where several names share it, and in its metadata what
+    was swapped and how. Training mode, hooks and non-persistent buffers are left to the code that builds the model.
+    The file is written beside `path` and moved there when it is whole.
+
+    Args:
+        model: any model; one without factorized layers is saved as it is.
+        path: where to; a file that is there is replaced.
+
+    Raises:
+        CompressionError: the state has something that is no plain tensor, which only pickle could store.
+
+    >>> import tempfile, tdcompress as td
+    >>> model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
+    >>> small = td.decompose(model, "2", method="tucker", ratio=0.9)
+    >>> fresh = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(small, folder + "/small.safetensors")
+    ...     again = load(folder + "/small.safetensors", into=fresh)
+    >>> image = torch.randn(1, 3, 8, 8)
+    >>> torch.equal(again(image), small(image))
+    True
+    """
+    check_wrapper(model, "")
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, FactorizedConv)}
+    tensors, aliases = _unique(model.state_dict())
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata={_KEY: document_of(layers, aliases)})
+        os.replace(partial, target)
+    except (SafetensorError, KeyError) as error:
+        raise CompressionError(f"the model cannot be stored as safetensors: {error}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str], *, into: nn.Module, inplace: bool = False) -> nn.Module:
+    """Read what `save` wrote onto a model of the same architecture, dense or factorized in the same way.
+
+    Every name, shape and type is compared before anything is changed. Values are never converted: the file's types
+    must be the model's. Each tensor goes to the device of the one whose place it takes; a model on the meta device
+    is filled on the CPU. Of a layer that is replaced, hooks are carried over and parametrizations are not.
+
+    Args:
+        path: the file. Nothing in it is executed, whoever wrote it.
+        into: a freshly built model; its weights do not matter. It is left alone unless `inplace`.
+        inplace: change `into` itself (a model that is itself the layer is returned anew).
+
+    Returns:
+        The model with the layers and the values of the file; `save` has an example.
+
+    Raises:
+        CompressionError: the file is damaged, written by a newer version, or of another model; the first
+            difference is named, and `into` is as it was.
+    """
+    check_wrapper(into, "")
+    if inplace and any(tensor.is_meta for _, tensor in _tensors(into)):
+        raise CompressionError("a model on the meta device has no memory to load into; leave inplace=False.")
+    try:
+        tensors, entries = _read(Path(path))
+        swaps = _swaps(entries, into)
+        _compare(tensors, _expected(into, swaps))
+    except CompressionError as error:
+        raise CompressionError(f"{os.fspath(path)}: {error}") from None
+    retie(swaps)
+    twins = {} if inplace else _twins(into, swaps)
+    target = swapped(into, swaps, inplace=inplace, copies=twins)
+    target.load_state_dict(tensors)
+    return target
+
+
+# --- the tensors ----------------------------------------------------------------------------------------
+
+
+def _unique(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every tensor of a state once, in memory of its own, and the names that mean one of another name."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, value in state.items():
+        _check_plain(name, value)
+        place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        first = seen.setdefault(place, name) if value.numel() else name
+        if first == name:
+            tensors[name] = value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        else:
+            aliases[name] = first
+    return tensors, aliases
+
+
+def _check_plain(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise CompressionError(
+            f"{name!r} in the model's state is a {type(value).__name__}, which only pickle can store."
+        )
+    kind = type(value.data)
+    if kind is not Tensor or value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        found = "on the meta device" if value.is_meta else f"a {kind.__name__} of {value.dtype}, {value.layout}"
+        raise CompressionError(f"{name!r} is {found}; only plain tensors with values can be stored.")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], list[Any]]:
+    """The tensors by all their names, and the entries of the factorized layers."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise CompressionError("it was not written by td.save; load its tensors with safetensors itself.")
+            entries, aliases = parse(metadata[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, UnicodeDecodeError) as error:
+        raise CompressionError(f"it is truncated or no safetensors file ({error}).") from None
+    for name, first in aliases.items():
+        if first not in tensors or name in tensors:
+            raise CompressionError(f"its description is damaged: {name[:100]!r} is said to be {first[:100]!r}.")
+    return {**tensors, **{name: tensors[first] for name, first in aliases.items()}}, entries
+
+
+def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Name the first difference between the tensors of the file and those of the model.
+
+    Raises:
+        CompressionError: there is one.
+    """
+    for name, tensor in expected.items():
+        if name not in found:
+            raise CompressionError(f"it is of another model: it lacks {name!r}.")
+        if not isinstance(tensor, Tensor):
+            raise CompressionError(f"{name!r} in the model's state is a {type(tensor).__name__}, which no file has.")
+        for what, here, there in (
+            ("shape", tuple(tensor.shape), tuple(found[name].shape)),
+            ("type", tensor.dtype, found[name].dtype),
+        ):
+            if here != there:
+                raise CompressionError(f"{name!r} has the {what} {there} in the file and {here} in the model.")
+    for name in found:
+        if name not in expected:
+            raise CompressionError(f"it is of another model: it has {name[:100]!r}, which the model lacks.")
+
+
+# --- the layers -----------------------------------------------------------------------------------------
+
+
+def _swaps(entries: Sequence[Any], into: nn.Module) -> list[Swap]:
+    """The old layers with the ones of the file, which are empty and where the old ones are."""
+    modules = dict(into.named_modules(remove_duplicate=False))
+    swaps: dict[int, Swap] = {}
+    for entry in entries:
+        name, layer = layer_of(entry, modules)
+        old = modules[name]
+        check_wrapper(into, name)
+        inside = [outer for outer in ancestors(name)[:-1] if isinstance(modules[outer], FactorizedConv)]
+        if inside or id(old) in swaps:
+            why = f"is a stage of {inside[0]!r} in the model" if inside else "comes twice"
+            raise CompressionError(f"the factorized layer {why}.").at(name)
+        swaps[id(old)] = name, old, _empty_like(layer, old)
+    return list(swaps.values())
+
+
+def _empty_like(layer: FactorizedConv, old: nn.Module) -> FactorizedConv:
+    """`layer` with memory instead of meta tensors: device, type, memory format, requires_grad and mode of `old`."""
+    like = max(old.parameters(), key=lambda parameter: parameter.numel())
+    bias = next((p for name, p in old.named_parameters() if name.split(".")[-1] == "bias"), like)
+    device = "cpu" if like.is_meta else like.device
+    for stage in layer:
+        stage.weight = parameter(torch.empty(stage.weight.shape, dtype=like.dtype, device=device), like=like)
+        if stage.bias is not None:
+            stage.bias = parameter(torch.empty(stage.bias.shape, dtype=like.dtype, device=device), like=bias)
+    return layer.train(old.training)
+
+
+def _expected(into: nn.Module, swaps: Sequence[Swap]) -> dict[str, Tensor]:
+    """The state of the model after the swap."""
+    new = {id(old): layer for _, old, layer in swaps}
+    replaced = {name: new[id(old)] for name, old in into.named_modules(remove_duplicate=False) if id(old) in new}
+    state = {name: value for name, value in into.state_dict().items() if not replaced.keys() & set(ancestors(name))}
+    for name, layer in replaced.items():
+        state |= layer.state_dict(prefix=f"{name}." if name else "")
+    return state
+
+
+def _twins(into: nn.Module, swaps: Sequence[Swap]) -> dict[int, Any]:
+    """Empty tensors for the copy to have in place of those whose values come from the file, on the CPU for meta.
+
+    Raises:
+        CompressionError: a tensor on the meta device would get no values.
+    """
+    twins: dict[int, Any] = {}
+    stored = {id(tensor) for tensor in into.state_dict(keep_vars=True).values()}
+    leaving = {id(parameter) for _, old, _ in swaps for parameter in old.parameters()}
+    for name, tensor in _tensors(into):
+        if id(tensor) in leaving:
+            continue
+        if tensor.is_meta and id(tensor) not in stored:
+            raise CompressionError(
+                f"{name!r} is on the meta device and not in the file; build the model on a device that has memory."
+            )
+        if id(tensor) in stored and type(tensor) in (Tensor, nn.Parameter):
+            empty = torch.empty_like(tensor.detach(), device="cpu" if tensor.is_meta else tensor.device)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            twins[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+    return twins
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()

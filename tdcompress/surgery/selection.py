@@ -1,0 +1,123 @@
+"""Which layers a name, a glob, a list of those or a predicate means."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from torch import nn
+
+from tdcompress.errors import CompressionError
+from tdcompress.layers import FactorizedConv
+from tdcompress.layers.spec import plain_class
+
+LayerSelector = str | Sequence[str] | Callable[[str, nn.Module], bool]
+Named = tuple[str, nn.Module]
+
+
+def select_layers(model: nn.Module, layer: LayerSelector, *, linear: bool = False) -> list[Named]:
+    """The layers to factorize that `layer` means, by name, each once.
+
+    A name may mean any module that is not factorized yet. Globs and predicates pick convolutions, and subclasses and
+    parametrized ones with them, so that none is passed over in silence.
+
+    Args:
+        model: where to look.
+        layer: see `decompose`.
+        linear: whether globs and predicates pick linear layers too.
+
+    Raises:
+        CompressionError: a name does not exist (close ones are suggested), or nothing is matched.
+    """
+    noun = "convolution or linear layer" if linear else "convolution"
+    selected = _select(model, layer, noun, list(dense_layers(model, linear)))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, _ in selected:
+        _check_not_factorized(name, modules)
+    return selected
+
+
+def select_factorized(model: nn.Module, layer: LayerSelector) -> list[tuple[str, FactorizedConv]]:
+    """The factorized layers that `layer` means, by name, each once.
+
+    Raises:
+        CompressionError: a name does not exist or its layer is not factorized, or nothing is matched.
+    """
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, FactorizedConv)]
+    selected = _select(model, layer, "factorized layer", found)
+    for name, module in selected:
+        if not isinstance(module, FactorizedConv):
+            raise CompressionError(f"layer {name!r}: {type(module).__name__} is not factorized; {_listed(found)} are.")
+    return selected  # type: ignore[return-value]
+
+
+def _select(model: nn.Module, layer: LayerSelector, noun: str, candidates: Sequence[Named]) -> list[Named]:
+    if isinstance(layer, nn.Module) or not isinstance(layer, str | Iterable | Callable):
+        raise CompressionError(
+            f"layer must be a name, a glob, a list of those, or a predicate, got a {type(layer).__name__}; "
+            f"there are {_listed(candidates)}."
+        )
+    if callable(layer):
+        found = [(name, module) for name, module in candidates if layer(name, module)]
+        if not found:
+            raise CompressionError(f"the predicate picks no {noun}; there are {_listed(candidates)}.")
+        return found
+    wanted = [layer] if isinstance(layer, str) else list(layer)
+    if not wanted:
+        raise CompressionError(f"no layer was named; there are {_listed(candidates)}.")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    selected = {
+        id(module): (name, module) for text in wanted for name, module in _named(modules, text, noun, candidates)
+    }
+    return list(selected.values())
+
+
+def _named(modules: Mapping[str, nn.Module], text: str, noun: str, candidates: Sequence[Named]) -> list[Named]:
+    if text in modules:
+        return [(text, modules[text])]
+    if any(sign in text for sign in "*?["):
+        found = [(name, module) for name, module in candidates if fnmatch.fnmatchcase(name, text)]
+        if found:
+            return found
+        raise CompressionError(f"the glob {text!r} matches no {noun}; there are {_listed(candidates)}.")
+    close = difflib.get_close_matches(text, modules, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {_listed(candidates)}."
+    raise CompressionError(f"the model has no layer {text!r}; {hint}")
+
+
+def ancestors(name: str) -> list[str]:
+    """The names of the modules around a layer and of the layer, the model's own `""` first.
+
+    >>> ancestors("layer1.0.conv")
+    ['', 'layer1', 'layer1.0', 'layer1.0.conv']
+    """
+    path = name.split(".") if name else []
+    return [".".join(path[:length]) for length in range(len(path) + 1)]
+
+
+def _check_not_factorized(name: str, modules: Mapping[str, nn.Module]) -> None:
+    for outer in ancestors(name):
+        if isinstance(modules[outer], FactorizedConv):
+            inside = "" if outer == name else f"is a stage of {outer!r}, which "
+            raise CompressionError(
+                f"layer {name!r}: {inside}is factorized already ({type(modules[outer]).__name__}); td.restore() it "
+                "first, or decompose the original model."
+            )
+
+
+def dense_layers(model: nn.Module, linear: bool) -> Iterator[Named]:
+    """Every convolution, and on demand every linear layer, but for the stages of those that are factorized already."""
+    inside: set[int] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, FactorizedConv):
+            inside.update(id(stage) for stage in module.modules())
+        elif id(module) not in inside and plain_class(module) not in (None, *(() if linear else (nn.Linear,))):
+            yield name, module
+
+
+def _listed(candidates: Sequence[Named], at_most: int = 8) -> str:
+    names = [repr(name) for name, _ in candidates]
+    if not names:
+        return "none in it"
+    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")

@@ -1,0 +1,102 @@
+"""Layers to be factorized, drawn by hypothesis: every kind, small enough to be quick."""
+
+import warnings
+
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+import tdcompress as td
+from tdcompress.layers.spec import KINDS
+from tdcompress.methods import METHODS
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+def kinds(method):
+    """The module classes that a method takes."""
+    return [kind for kind in KINDS.values() if METHODS[method].takes_linear or kind is not nn.Linear]
+
+
+@st.composite
+def layers(draw, method, dtypes=(torch.float64,)):
+    """Any layer that PyTorch accepts and the method takes, with weights of its own."""
+    ndim, transposed = draw(st.sampled_from([key for key, kind in KINDS.items() if kind in kinds(method)]))
+    return fresh(draw(specs(ndim, transposed)), draw(st.sampled_from(dtypes)), draw(st.integers(0, 1000)))
+
+
+@st.composite
+def specs(draw, ndim, transposed):
+    """The arguments of a layer with so many spatial axes."""
+    if ndim == 0:
+        inner, out = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+        return td.ConvSpec(inner, out, (), (), (), (), has_bias=draw(st.booleans()))
+
+    def along(least, most):
+        return tuple(draw(st.integers(least, most)) for _ in range(ndim))
+
+    groups, depthwise = draw(st.integers(1, 4)), draw(st.booleans())
+    inner, out = (1, draw(st.integers(1, 2))) if depthwise else (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    word = "" if transposed else draw(st.sampled_from(["", "same", "valid"]))
+    stride, dilation = along(1, 1) if word == "same" else along(1, 3), along(1, 2)
+    limits = [max(pair) - 1 for pair in zip(stride, dilation, strict=True)]  # PyTorch's own, on output_padding
+    return td.ConvSpec(
+        in_channels=groups * inner,
+        out_channels=groups * out,
+        kernel_size=along(1, 4 if ndim < 3 else 3),
+        stride=stride,
+        padding=word or along(0, 2),
+        dilation=dilation,
+        groups=groups,
+        padding_mode="zeros" if transposed else draw(st.sampled_from(PADDING_MODES)),
+        has_bias=draw(st.booleans()),
+        transposed=transposed,
+        output_padding=tuple(draw(st.integers(0, limit)) for limit in limits) if transposed else (),
+    )
+
+
+def fresh(spec, dtype=torch.float64, seed=0):
+    """A layer with weights drawn from a seed; the global generators are left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return spec.build(dtype=torch.float64).to(dtype)
+
+
+def an_input(layer, dtype=torch.float64, seed=0):
+    """Two samples that are large enough for every kernel and padding that is drawn here."""
+    spec = td.ConvSpec.of(layer)
+    sizes = [7 + axis for axis in range(len(spec.kernel_size))]
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, spec.in_channels, *sizes, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def factorize(layer, method, **how):
+    """`from_conv`, at any rank: that a layer may grow by it is no news here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*makes the layer larger", category=UserWarning)
+        return METHODS[method].from_conv(layer, **how)
+
+
+def modes_of(layer, method):
+    """What the method's own arrangement of the axes makes of the kernel."""
+    spec = td.ConvSpec.of(layer)
+    return spec.modes(METHODS[method].arrangements(spec.long_axes, None)[0])
+
+
+def full_rank(layer, method):
+    """The largest rank that is feasible in the method's own arrangement."""
+    return METHODS[method].full_rank(modes_of(layer, method))
+
+
+@st.composite
+def ranks(draw, layer, method):
+    """A feasible rank; for the tensor train every bond can be filled by what comes before it."""
+    limits, modes = full_rank(layer, method), modes_of(layer, method)
+    wanted = tuple(draw(st.integers(1, limit)) for limit in limits)
+    return METHODS[method].nearest_feasible(modes, wanted)
+
+
+def parameters_of(layer):
+    """How many numbers the stages' weights have together."""
+    return sum(stage.weight.numel() for stage in layer)

@@ -1,0 +1,115 @@
+"""CP's two forms: a depthwise stage for every axis or one for all, and the way between them."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import tdcompress as td
+from tests.layers.strategies import an_input, factorize, layers, parameters_of, ranks
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+JOINT = td.CPOptions(spatial="joint")
+EXACT = 1e-10
+
+
+def same(one, other):
+    return torch.allclose(one, other, rtol=0, atol=EXACT)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(conv=layers("cp"), data=st.data())
+def test_one_joint_spatial_stage_keeps_the_contract(conv, data):
+    spec = td.ConvSpec.of(conv)
+    (axes,) = td.CPConv.arrangements(spec.long_axes, JOINT)
+    (full,) = td.CPConv.full_rank(spec.modes(axes))
+    x = an_input(conv)
+    assert same(factorize(conv, "cp", rank=full, solver=JOINT)(x), conv(x))
+    layer = factorize(conv, "cp", rank=data.draw(st.integers(1, full)), solver=JOINT)
+    assert len(layer) == (3 if spec.long_axes else 2)
+    assert same(layer(x), layer.to_conv()(x))
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(conv=layers("cp"), data=st.data())
+def test_merging_and_splitting_change_nothing_but_the_arrangement(conv, data):
+    layer = factorize(conv, "cp", rank=data.draw(ranks(conv, "cp")))
+    joint = layer.spec.modes((layer.spec.long_axes,))
+    if len(layer.axes) > 1 and layer.rank > td.CPConv.full_rank(joint)[0]:
+        with pytest.raises(td.CompressionError, match="merged stack would be larger than the dense convolution"):
+            layer.merge_spatial()
+        return
+    x, merged = an_input(conv), layer.merge_spatial()
+    split = merged.split_spatial()
+    assert merged.axes == ((layer.spec.long_axes,) if layer.spec.long_axes else ())
+    assert split.axes == layer.axes
+    for one in (merged, split):
+        assert same(one(x), layer(x))
+        assert same(one.weight, layer.weight)
+        assert same(one.to_conv()(x), layer(x))
+        assert (one.spec, one.ranks, one.solution) == (layer.spec, layer.ranks, layer.solution)
+        assert one.ratio == pytest.approx(1 - parameters_of(one) / conv.weight.numel())
+        assert parameters_of(one) == one.groups * td.CPConv.parameters_at(one.spec.modes(one.axes), one.ranks)
+        assert not {p.data_ptr() for p in one.parameters()} & {p.data_ptr() for p in layer.parameters()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("build", [nn.Conv2d, nn.ConvTranspose3d])
+def test_what_was_merged_can_be_split_in_every_dtype(build, dtype):
+    layer = td.CPConv.from_conv(build(8, 8, 3, dtype=dtype), rank=6).eval()
+    layer[1].weight.requires_grad_(False)
+    merged = layer.merge_spatial()
+    assert not merged.training
+    assert [stage.weight.requires_grad for stage in merged] == [True, False, True]
+    assert {p.dtype for p in merged.split_spatial().parameters()} == {dtype}
+    assert [name for name, _ in merged.split_spatial().named_children()] == [name for name, _ in layer.named_children()]
+
+
+@pytest.mark.parametrize("build", [nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d])
+def test_a_stage_that_is_no_product_any_more_is_split_only_when_the_nearest_is_asked_for(build):
+    layer = td.CPConv.from_conv(build(8, 8, 3, dtype=torch.float64), rank=6)
+    merged, x = layer.merge_spatial(), torch.randn(1, 8, *[6] * len(layer.kernel_size), dtype=torch.float64)
+    with torch.no_grad():
+        merged[1].weight += 0.1 * torch.randn_like(merged[1].weight)
+    before = copy.deepcopy(merged)
+    with pytest.raises(td.CompressionError, match=r"no product of one kernel an axis; the nearest is 0\.\d+ away"):
+        merged.split_spatial()
+    split = merged.split_spatial(nearest=True)
+    assert split.solution is None
+    again = split.merge_spatial()
+    lost = (again[1].weight - merged[1].weight).norm()
+    assert 0 < lost < merged[1].weight.norm()
+    assert same(again(x), split(x))
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), merged.parameters(), strict=True))
+
+
+def test_any_arrangement_of_three_axes_can_be_merged_and_split():
+    spec = td.ConvSpec.of(nn.Conv3d(6, 8, (2, 3, 2), padding=1, stride=(1, 2, 1)))
+    layer, x = td.CPConv(spec, 5, ((1,), (0,), (2,)), dtype=torch.float64), torch.randn(1, 6, 4, 5, 6).double()
+    merged = layer.merge_spatial()
+    assert merged.axes == ((0, 1, 2),)
+    assert same(merged(x), layer(x))
+    half = td.CPConv(spec, 5, ((0, 2), (1,)), dtype=torch.float64)
+    split = half.split_spatial(nearest=True)
+    assert split.axes == ((0,), (2,), (1,))
+    assert same(split(x), split.to_conv()(x))
+    assert same(split.merge_spatial().weight, split.weight)
+
+
+def test_the_nearest_product_of_two_axes_is_the_leading_singular_pair_of_every_channel():
+    layer = td.CPConv.from_conv(nn.Conv2d(8, 8, (3, 5), dtype=torch.float64), rank=6, solver=JOINT)
+    split = layer.split_spatial(nearest=True)
+    lost = (split.merge_spatial()[1].weight - layer[1].weight).detach().square().sum((1, 2, 3))
+    tails = torch.linalg.svdvals(layer[1].weight.detach().squeeze(1))[:, 1:].square().sum(1)
+    assert same(lost, tails)
+
+
+def test_the_rule_counts_the_joint_mode_as_one():
+    conv = nn.Conv2d(64, 64, 7)
+    joint = td.CPConv.from_conv(
+        conv, ratio=0.9, rank="tensorly-torch", solver=td.CPOptions(spatial="joint", max_iter=1)
+    )
+    assert joint.rank == round(0.1 * conv.weight.numel() / (64 + 64 + 49))

@@ -1,0 +1,168 @@
+"""What PyTorch's tools do with a convolution they do with a factorized one: every method, every kind of layer."""
+
+import copy
+import functools
+import pickle
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+import tdcompress as td
+from tdcompress.methods import METHODS
+from tests.layers.strategies import kinds
+
+CASES = [(method, kind) for method in sorted(METHODS) for kind in kinds(method)]
+every_case = pytest.mark.parametrize(("method", "kind"), CASES, ids=lambda value: getattr(value, "__name__", value))
+
+
+@functools.cache
+def made(method, kind):
+    """A layer that was decomposed from a kernel of that very rank, and an input for it.
+
+    The kernel of random numbers that PyTorch starts with has no good CP: its terms nearly cancel, which a large
+    `solution.sensitivity` tells, and then eight bits are too few whatever the tool.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if kind is nn.Linear:
+            dense, x = nn.Linear(16, 12), torch.randn(3, 16)
+        else:
+            dense = kind(8, 12, 3, stride=2, padding=1, groups=2)
+            x = torch.randn(3, 8, *[7, 6, 5][: len(dense.kernel_size)])
+        structured = METHODS[method](td.ConvSpec.of(dense), 2).to_conv()
+    return METHODS[method].from_conv(structured, rank=2).eval(), x
+
+
+def a_case(method, kind):
+    layer, x = made(method, kind)
+    return copy.deepcopy(layer), x
+
+
+def near(one, other, tolerance=1e-5):
+    return torch.allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+@every_case
+def test_compiled_without_a_graph_break_and_trained(method, kind):
+    layer, x = a_case(method, kind)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert near(compiled(x), layer(x))
+    compiled(x).square().sum().backward()
+    found = [parameter.grad.clone() for parameter in layer.parameters()]
+    layer.zero_grad()
+    layer(x).square().sum().backward()
+    assert all(near(one, parameter.grad, 1e-4) for one, parameter in zip(found, layer.parameters(), strict=True))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_compiled_by_inductor(method):
+    layer, x = a_case(method, nn.Conv2d)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert near(torch.compile(layer, fullgraph=True)(x), layer(x))
+
+
+@every_case
+def test_exported_for_any_batch(method, kind):
+    layer, x = a_case(method, kind)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
+    assert near(program.module()(torch.cat([x, x])), layer(torch.cat([x, x])))
+
+
+@every_case
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_onnx_runtime_agrees(method, kind):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra dev")
+    pytest.importorskip("onnxscript", reason="needs the extra dev")
+    layer, x = a_case(method, kind)
+    program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert near(torch.from_numpy(found), layer(x), 1e-4)
+
+
+@every_case
+def test_functional_call_and_vmap_over_weights(method, kind):
+    layer, x = a_case(method, kind)
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    assert near(torch.func.functional_call(layer, dict(other.named_parameters()), (x,)), other(x))
+    stacked, _ = torch.func.stack_module_state([layer, other])
+    found = torch.func.vmap(lambda values: torch.func.functional_call(layer, values, (x,)))(stacked)
+    assert near(found[0], layer(x), 1e-4)
+    assert near(found[1], other(x), 1e-4)
+
+
+@every_case
+def test_autocast_computes_in_bfloat16_and_keeps_float32_weights(method, kind):
+    layer, x = a_case(method, kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype is torch.bfloat16
+    assert (found.float() - layer(x)).norm() < 0.05 * layer(x).norm()
+    found.float().square().sum().backward()
+    assert {parameter.grad.dtype for parameter in layer.parameters()} == {torch.float32}
+
+
+@every_case
+def test_copied_and_pickled(method, kind):
+    layer, x = a_case(method, kind)
+    for other in (copy.deepcopy(layer), copy.copy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(x), layer(x))
+        assert (other.rank, other.axes, other.solution) == (layer.rank, layer.axes, layer.solution)
+        assert (other.spec, other.ratio_asked) == (layer.spec, None)
+
+
+@every_case
+def test_pruned(method, kind):
+    layer, x = a_case(method, kind)
+    for stage in layer:
+        prune.l1_unstructured(stage, "weight", amount=0.5)
+    found = layer(x)
+    assert not near(found, made(method, kind)[0](x))
+    found.sum().backward()
+    for stage in layer:
+        prune.remove(stage, "weight")
+        assert (stage.weight == 0).float().mean() == pytest.approx(0.5, abs=0.5 / stage.weight.numel())
+    assert near(layer(x), found)
+    assert near(layer.to_conv()(x), found, 1e-4)
+
+
+@every_case
+def test_weights_only_quantized_to_eight_bits(method, kind):
+    layer, x = a_case(method, kind)
+    for stage in layer:
+        axis = 1 if getattr(stage, "transposed", False) else 0
+        largest = stage.weight.detach().abs().amax([d for d in range(stage.weight.ndim) if d != axis], keepdim=True)
+        scale = (largest / 127).clamp(min=1e-12)
+        eight_bits = (stage.weight.detach() / scale).round().to(torch.int8)
+        with torch.no_grad():
+            stage.weight.copy_(eight_bits * scale)
+    dense = made(method, kind)[0](x)
+    assert 0 < (layer(x) - dense).norm() < 0.05 * dense.norm()
+
+
+@every_case
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_dynamically_quantized_each_stage_is_what_pytorch_makes_of_it_alone(method, kind):
+    quantization = pytest.importorskip("torch.ao.quantization", reason="moved out of this PyTorch")
+    dynamic = pytest.importorskip("torch.ao.nn.quantized.dynamic", reason="moved out of this PyTorch")
+    layer, x = a_case(method, kind)
+    classes = {type(stage) for stage in layer}
+    how = {
+        "qconfig_spec": dict.fromkeys(classes, quantization.default_dynamic_qconfig),
+        "mapping": {one: getattr(dynamic, one.__name__) for one in classes},
+    }
+    quantized = quantization.quantize_dynamic(layer, **how)
+    alone = [quantization.quantize_dynamic(nn.Sequential(stage), **how) for stage in layer]
+    assert all(type(stage).__module__.startswith("torch.ao") for stage in quantized)
+    assert torch.equal(quantized(x), nn.Sequential(*alone)(x))
+    assert quantized(x).isfinite().all()
