@@ -138,19 +138,21 @@ def test_every_layer_that_can_be_is_decomposed_and_the_rest_refused_by_name(name
             td.decompose(model, "*", method, 0.3, parametrized="bake")
 
 
-def test_a_step_of_training_moves_every_factor(name):
-    small = decomposed(name)
-    small.train()
+def test_a_step_of_training_reaches_every_factor(name):
+    small = decomposed(name).train()
     optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
     factors = [p for module in small.modules() if isinstance(module, td.FactorizedConv) for p in module.parameters()]
-    before = [factor.detach().clone() for factor in factors]
-    target = torch.randn_like(forward(small, name))
-    (forward(small, name) - target).square().mean().backward()
-    optimizer.step()
-    assert all(factor.grad is not None and factor.grad.isfinite().all() for factor in factors)
-    moved = [not torch.equal(factor, old) for factor, old in zip(factors, before, strict=True)]
+    with torch.random.fork_rng(devices=[]):  # for dropout
+        torch.manual_seed(0)
+        found = forward(small, name)
+        (found - torch.randn_like(found)).square().mean().backward()
+    assert all(factor.grad.isfinite().all() for factor in factors)
     # Biases in front of a normalization have no gradient but rounding errors.
-    assert all(move for move, factor in zip(moved, factors, strict=True) if factor.ndim > 1)
+    weights = [factor for factor in factors if factor.ndim > 1]
+    assert all(weight.grad.abs().max() > 0 for weight in weights)
+    before = [weight.detach().clone() for weight in weights]
+    optimizer.step()
+    assert any(not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
 
 
 @pytest.mark.parametrize("method", ["tucker", "svd"])
