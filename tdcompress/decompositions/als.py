@@ -30,8 +30,6 @@ _STRIDE = 10  # sweeps between two looks at the error
 _TRIAL = 30  # sweeps after which the best of several starts is known
 _NOISE = 16  # a rise of the squared error by so many roundings of ‖terms‖² is one of rounding
 _DAMPING = 1e-7  # of the mean diagonal of the normal equations
-_LONGEST = 1e5  # ‖terms‖² over ‖tensor‖² beyond which terms do nothing but cancel each other
-_ROUNDING = 0.02  # the most that rounding such terms to the tensor's own type may cost, in units of ‖tensor‖
 
 
 def als(
@@ -43,12 +41,12 @@ def als(
     """
     order = sorted(range(tensor.ndim), key=lambda mode: -tensor.shape[mode])
     ordered = tensor.permute(order)
-    longest = min(_LONGEST, (_ROUNDING / torch.finfo(dtype).eps) ** 2)
-    runs = [Run(Sweep(ordered), longest, start(kind, ordered, rank, generator)) for kind in options.starts]
+    penalty = max(options.penalty, torch.finfo(dtype).eps ** 2)
+    runs = [Run(Sweep(ordered, penalty), start(kind, ordered, rank, generator)) for kind in options.starts]
     if len(runs) > 1:
         for run in runs:
             run.advance(min(_TRIAL, options.max_iter), 0.0)
-        runs.sort(key=lambda run: float(run.error))
+        runs.sort(key=lambda run: float(run.loss))
     best = runs[0]
     converged = best.advance(options.max_iter - best.sweeps, options.tol)
     return [best.current[order.index(mode)].to(tensor) for mode in range(tensor.ndim)], best.sweeps, converged
@@ -92,19 +90,20 @@ class Run:
 
     Attributes:
         current: the best factors so far.
-        error: their relative error, a scalar on the tensor's device.
+        loss: the least of what is minimized, squared error and penalty in units of ‖tensor‖²; a scalar on the
+            tensor's device.
+        error: the relative error of the best factors.
         sweeps: how many were made.
     """
 
-    def __init__(self, sweep: Sweep, longest: float, factors: list[Tensor]) -> None:
+    def __init__(self, sweep: Sweep, factors: list[Tensor]) -> None:
         self._sweep = sweep
-        self._longest = longest
         self.current = self._point = factors
-        self.error = torch.full((), math.inf, dtype=torch.float64, device=factors[0].device)
+        self.loss = torch.full((), math.inf, dtype=torch.float64, device=factors[0].device)
+        self.error = self.loss
         self.sweeps = 0
-        self._length = torch.full_like(self.error, math.inf)
-        self._age = torch.ones_like(self.error)  # sweeps since the last restart
-        self._rounded = torch.zeros_like(self.error, dtype=torch.bool)  # whether a rise was one of rounding
+        self._age = torch.ones_like(self.loss)  # sweeps since the last restart
+        self._rounded = torch.zeros_like(self.loss, dtype=torch.bool)  # whether a rise was one of rounding
 
     def advance(self, sweeps: int, tol: float) -> bool:
         """Make so many more sweeps at the most; whether they stopped for lack of progress."""
@@ -112,10 +111,10 @@ class Run:
         for count in range(1, sweeps + 1):
             self._step()
             if count % _STRIDE == 0:
-                error = float(self.error)
-                if seen - error <= _STRIDE * tol * error:
+                root = math.sqrt(float(self.loss))
+                if seen - root <= _STRIDE * tol * root:
                     return True
-                seen = error
+                seen = root
                 if bool(self._rounded) and self._sweep.tensor.dtype != torch.float64 and count < sweeps:
                     self._refine()
                     seen = math.inf
@@ -124,57 +123,59 @@ class Run:
     def _step(self) -> None:
         """Sweep from the extrapolated point; keep the result if it is better, else forget the extrapolation."""
         found, error, length = self._sweep(self._point)
-        rounding = _NOISE * torch.finfo(found[0].dtype).eps * length
-        rises = error > self.error
-        rounded = rises & (error.square() - self.error.square() <= rounding)
-        # Without extrapolation a sweep can only rise by the rounding of its own error.
-        falls = ~rises | rounded | (self._age == 1)
-        better = falls & (length <= self._length.clamp(min=self._longest))
+        loss = error.square() + self._sweep.penalty * length
+        rises = loss > self.loss
+        rounded = rises & (loss - self.loss <= _NOISE * torch.finfo(found[0].dtype).eps * length)
+        # Without extrapolation a sweep can only rise by the rounding of its own loss.
+        better = ~rises | rounded | (self._age == 1)
         momentum = torch.where(better, ((self._age - 1) / (self._age + 2)).clamp(max=_MOMENTUM_LIMIT), 0.0)
         kept = [torch.where(better, new, old) for new, old in zip(found, self.current, strict=True)]
         momentum = momentum.to(kept[0].dtype)
         self._point = [new + momentum * (new - old) for new, old in zip(kept, self.current, strict=True)]
         self._age = torch.where(better, self._age + 1, 1.0)
-        self.error = torch.where(better, error.minimum(self.error), self.error)
-        self._length = torch.where(better, length, self._length)
+        self.loss = torch.where(better, loss.minimum(self.loss), self.loss)
+        self.error = torch.where(better, error, self.error)
         self._rounded |= rounded
         self.current = kept
         self.sweeps += 1
 
     def _refine(self) -> None:
-        """Go on in float64; the error that rounding has blurred is forgotten, the momentum is not."""
-        self._sweep = Sweep(self._sweep.tensor.double())
+        """Go on in float64; the loss that rounding has blurred is forgotten, the momentum is not."""
+        self._sweep = Sweep(self._sweep.tensor.double(), self._sweep.penalty)
         self.current = [rows.double() for rows in self.current]
         self._point = [rows.double() for rows in self._point]
-        self.error = torch.full_like(self.error, math.inf)
+        self.loss = torch.full_like(self.loss, math.inf)
 
 
 class Sweep:
-    """One update of every factor by least squares, for a tensor with its modes in order of size."""
+    """One update of every factor by least squares, for a tensor with its modes in order of size.
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.shape = tensor, tensor.shape
+    What is minimized is ‖tensor − approximation‖² + penalty · Σ ‖term‖².
+    """
+
+    def __init__(self, tensor: Tensor, penalty: float = 0.0) -> None:
+        self.tensor, self.shape, self.penalty = tensor, tensor.shape, penalty
         first, second = tensor.shape[:2]
         self.by_first = tensor.reshape(first, -1)
         self.by_second = tensor.transpose(0, 1).reshape(second, -1)
         self.square = tensor.double().square().sum()
 
     def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The swept factors, balanced, their relative error, and ‖terms‖² over ‖tensor‖²."""
+        """The swept factors, balanced, their relative error, and Σ ‖term‖² over ‖tensor‖²."""
         first, second, *rest = factors
         grams = [rows @ rows.mT for rows in factors]
         rank = len(first)
         # Both partial products are (rank, size, *rest); the first serves one mode, the second all others.
         partial = (second @ self.by_second).view(rank, self.shape[0], *self.shape[2:])
-        first = _least_squares(_contract_rest(partial, rest), grams, 0, first)
+        first = _least_squares(_contract_rest(partial, rest), grams, 0, first, self.penalty)
         partial = (first @ self.by_first).view(rank, self.shape[1], *self.shape[2:])
-        second = _least_squares(_contract_rest(partial, rest), grams, 1, second)
+        second = _least_squares(_contract_rest(partial, rest), grams, 1, second, self.penalty)
         swept = [first, second, *rest]
         small = torch.bmm(second[:, None, :], partial.flatten(2)).view(rank, *self.shape[2:])
         product = small
         for mode in range(2, len(factors)):
             product = _contract_others(small, swept[2:], mode - 2)
-            swept[mode] = _least_squares(product, grams, mode, swept[mode])
+            swept[mode] = _least_squares(product, grams, mode, swept[mode], self.penalty)
         length = _hadamard([matrix.diagonal() for matrix in grams], -1).double().sum() / self.square
         return _balanced(swept), self._error(product, swept[-1], grams), length
 
@@ -211,16 +212,18 @@ def _hadamard(grams: Sequence[Tensor], skip: int) -> Tensor:
     return product
 
 
-def _least_squares(product: Tensor, grams: list[Tensor], mode: int, previous: Tensor) -> Tensor:
+def _least_squares(product: Tensor, grams: list[Tensor], mode: int, previous: Tensor, penalty: float) -> Tensor:
     """Solve `normal @ rows = product` near the previous rows, and renew this mode's Gram matrix.
 
-    The proximal term makes collinear terms harmless and keeps the sweep monotone. Where even so the
-    factorization fails, the rows stay as they are: the error does not rise, and the other modes go on.
+    The squared length of a term is that of this mode's row times the diagonal entry of the normal equations, so
+    they carry the penalty on their diagonal. The proximal term makes collinear terms harmless and keeps the sweep
+    monotone. Where even so the factorization fails, the rows stay as they are: the loss does not rise, and the other
+    modes go on.
     """
     normal = _hadamard(grams, mode)
     tiny = torch.finfo(normal.dtype).tiny
     damping = (_DAMPING * normal.diagonal().mean()).clamp(min=tiny)
-    root, failed = torch.linalg.cholesky_ex(normal + torch.diag(damping.expand(len(normal))))
+    root, failed = torch.linalg.cholesky_ex(normal + torch.diag(damping + penalty * normal.diagonal()))
     rows = torch.cholesky_solve(product + damping * previous, root)
     rows = torch.where((failed == 0) & rows.isfinite().all(), rows, previous)
     grams[mode] = rows @ rows.mT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -43,18 +44,24 @@ class CPOptions(SweepOptions):
         starts: what the sweeps begin from; of several, the one that is best after a few sweeps goes on.
             `"orthogonal"` is deterministic and ends a little lower on trained kernels; `"random"` is drawn from the
             seed, is quicker where spectra are flat, and may be named repeatedly.
+        penalty: weight of the terms' squared lengths in what is minimized, ‖tensor − Σ terms‖² + penalty · Σ ‖term‖².
+            It keeps terms from growing long and cancelling each other; more of it makes the factors sturdier under
+            low precision and quantization, at some error.
         spatial: `"separable"` for a factor along every spatial axis, `"joint"` for one along all of them
             together; used where a convolution is decomposed.
     """
 
     max_iter: int = 300
     starts: tuple[Start, ...] = ("orthogonal",)
+    penalty: float = 1e-4
     spatial: Literal["separable", "joint"] = "separable"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.starts or set(self.starts) - {"orthogonal", "random"}:
             raise CompressionError(f"starts must name 'orthogonal' or 'random', once or more, got {self.starts!r}.")
+        if not 0 <= self.penalty < math.inf:
+            raise CompressionError(f"penalty must be a number from 0, got {self.penalty!r}.")
         if self.spatial not in ("separable", "joint"):
             raise CompressionError(f"spatial must be 'separable' or 'joint', got {self.spatial!r}.")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from tdcompress.decompositions.als import Run, Sweep, start
-from tdcompress.decompositions.options import Start
+from tdcompress.decompositions.options import CPOptions, Start
 from tests.benchmarks.sections import decaying_kernel, true_error
 from tests.benchmarks.solvers import OURS, PEERS, measure
 
@@ -79,15 +79,12 @@ def _reach(shape: Sequence[int], rank: int, kind: Start, goal: float) -> dict[st
     kernel = decaying_kernel(shape)
     kernel = kernel / kernel.abs().max()
     before, began = _held(), time.perf_counter()
-    run = Run(Sweep(kernel), 1e5, start(kind, kernel, rank, torch.Generator().manual_seed(0)))
+    run = Run(Sweep(kernel, CPOptions().penalty), start(kind, kernel, rank, torch.Generator().manual_seed(0)))
     while float(run.error) > goal and run.sweeps < _ENDLESS:
         run.advance(5, 0.0)
     seconds, megabytes = time.perf_counter() - began, _peak() - before
-    return {
-        "error": true_error(kernel, [rows.float() for rows in run.current]),
-        "seconds": seconds,
-        "megabytes": megabytes,
-    }
+    error = true_error(kernel, [rows.float() for rows in run.current])
+    return {"error": error, "seconds": seconds, "megabytes": megabytes}
 
 
 def _held() -> float:

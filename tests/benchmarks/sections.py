@@ -6,7 +6,7 @@ import csv
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,10 +169,10 @@ class Reference:
     plain_seconds: float  # of one start
 
 
-def plain_als(layers: Sequence[str] = LAYERS, starts: int = 5, sweeps: int = 3000) -> Iterator[Reference]:
-    """Our CP against patience: every ratio of the named layers."""
+def plain_als(starts: Mapping[str, int], sweeps: int = 3000) -> Iterator[Reference]:
+    """Our CP against patience: every ratio of the named layers, so many random starts for each."""
     kernels = trained_kernels()
-    for layer, ratio in itertools.product(layers, RATIOS):
+    for layer, ratio in itertools.product(starts, RATIOS):
         kernel = kernels[layer]
         (rank,) = tensorly_torch_rank("cp", tuple(kernel.shape), ratio)
         began = time.process_time()
@@ -180,13 +180,13 @@ def plain_als(layers: Sequence[str] = LAYERS, starts: int = 5, sweeps: int = 300
         seconds = time.process_time() - began
         ordered = (kernel / kernel.abs().max()).permute(sorted(range(4), key=lambda mode: -kernel.shape[mode]))
         sweep, errors, began = Sweep(ordered), [], time.process_time()
-        for seed in range(starts):
+        for seed in range(starts[layer]):
             factors = start("random", ordered, rank, torch.Generator().manual_seed(seed))
             for _ in range(sweeps):
                 factors, _, _ = sweep(factors)
             # Not the sweep's own error: unwatched terms of thousands of sweeps cancel to less than its rounding.
             errors.append(true_error(ordered, factors))
-        plain_seconds = (time.process_time() - began) / starts
+        plain_seconds = (time.process_time() - began) / starts[layer]
         yield Reference(f"{layer}, {1 - ratio:.0%} kept", rank, ours, seconds, tuple(errors), plain_seconds)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tdcompress.decompositions.options import CPOptions, Options, TTOptions, TuckerOptions
+from tdcompress.decompositions.options import CPOptions, Options, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.methods import METHODS
 from tests.benchmarks.sections import LAYERS, RATIOS, trained_kernels
 
@@ -20,6 +20,9 @@ VARIANTS: dict[str, dict[str, Options]] = {
         'CPOptions(starts=("random",))': CPOptions(starts=("random",)),
         'CPOptions(starts=("orthogonal", "random"))': CPOptions(starts=("orthogonal", "random")),
         'CPOptions(spatial="joint")': CPOptions(spatial="joint"),
+        "CPOptions(penalty=0)": CPOptions(penalty=0),
+        "CPOptions(penalty=1e-5)": CPOptions(penalty=1e-5),
+        "CPOptions(penalty=1e-3)": CPOptions(penalty=1e-3),
         "CPOptions(max_iter=100)": CPOptions(max_iter=100),
     },
     "tucker": {
@@ -27,6 +30,7 @@ VARIANTS: dict[str, dict[str, Options]] = {
         "TuckerOptions(candidates=1)": TuckerOptions(candidates=1),
         "TuckerOptions(max_iter=0)": TuckerOptions(max_iter=0),
     },
+    "svd": {"SVDOptions()": SVDOptions(), 'SVDOptions(split="channel")': SVDOptions(split="channel")},
     "tt": {
         "TTOptions()": TTOptions(),
         'TTOptions(orders="given")': TTOptions(orders="given"),

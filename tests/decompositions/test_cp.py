@@ -45,7 +45,22 @@ def test_a_matrix_is_solved_by_the_svd():
 def test_a_tensor_of_low_rank_is_found():
     factors = [random((size, 4), seed) for seed, size in enumerate((12, 10, 3, 3))]
     tensor = torch.einsum("ar,br,cr,dr->abcd", *factors)
-    assert cp(tensor, 4, solver=CPOptions(max_iter=500, tol=1e-9)).solution.relative_error < 1e-6
+    assert cp(tensor, 4, solver=CPOptions(max_iter=500, tol=1e-9, penalty=0)).solution.relative_error < 1e-6
+    assert cp(tensor, 4).solution.relative_error < 1e-3  # the penalty's price
+
+
+def test_the_penalty_is_what_is_minimized_with_the_error():
+    tensor = random((16, 12, 3, 3))
+    found = {p: cp(tensor, 24, solver=CPOptions(penalty=p, tol=0, max_iter=600)) for p in (1e-6, 1e-4, 1e-2)}
+    lengths = [float(one.weights.square().sum() / tensor.square().sum()) for one in found.values()]
+    assert lengths == sorted(lengths, reverse=True)
+    assert [one.solution.sensitivity for one in found.values()] == sorted(
+        (one.solution.sensitivity for one in found.values()), reverse=True
+    )
+    errors = [one.solution.relative_error**2 for one in found.values()]
+    for penalty, error, length in zip(found, errors, lengths, strict=True):
+        others = [other + penalty * size for other, size in zip(errors, lengths, strict=True)]
+        assert error + penalty * length <= min(others) * 1.02  # a local optimum of its own loss
 
 
 def test_every_mttkrp_is_tensorlys():
@@ -76,19 +91,19 @@ def test_it_loses_no_more_than_tensorlys_solver_in_as_many_sweeps():
 
 
 @pytest.mark.parametrize("kind", ["orthogonal", "random"])
-def test_the_error_falls_with_every_accepted_sweep(kind):
+def test_the_loss_falls_with_every_accepted_sweep(kind):
     tensor = random((16, 12, 3, 3))
-    run = Run(Sweep(tensor), 1e5, start(kind, tensor, 20, torch.Generator().manual_seed(0)))
+    run = Run(Sweep(tensor, 1e-4), start(kind, tensor, 20, torch.Generator().manual_seed(0)))
     before, unchanged = float("inf"), 0
     for _ in range(200):
         run.advance(1, 0.0)
-        error = float(run.error)
-        assert error <= before
-        unchanged = unchanged + 1 if error == before else 0
+        loss = float(run.loss)
+        assert loss <= before
+        unchanged = unchanged + 1 if loss == before else 0
         assert unchanged <= 1 or run.sweeps > 150  # after one that overshot comes a plain sweep, which falls
-        before = error
+        before = loss
         dense = torch.from_numpy(tensorly.cp_to_tensor((None, [rows.mT.numpy() for rows in run.current])))
-    assert error == pytest.approx(float((tensor - dense).norm() / tensor.norm()), abs=1e-9)
+    assert float(run.error) == pytest.approx(float((tensor - dense).norm() / tensor.norm()), abs=1e-9)
 
 
 def test_the_orthogonal_start_is_the_best_sum_of_rotated_slices():
