@@ -7,7 +7,7 @@
 ['absolute_weights', 'relative_weights', 'scaled_weights']
 """
 
-from tdcompress.correlation import Correlation, KendallTau, correlate, kendall_tau
+from tdcompress.correlation import Comparison, Correlation, KendallTau, Regret, compare, correlate, kendall_tau, regret
 from tdcompress.decompositions import CPOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, TTConv, TuckerConv
@@ -20,19 +20,23 @@ __version__ = "0.1.0"
 __all__ = [
     "CPConv",
     "CPOptions",
+    "Comparison",
     "CompressionError",
     "ConvSpec",
     "Correlation",
     "FactorizedConv",
     "KendallTau",
+    "Regret",
     "TTConv",
     "TTOptions",
     "TuckerConv",
     "TuckerOptions",
     "approximation_errors",
+    "compare",
     "correlate",
     "decompose",
     "kendall_tau",
     "register_method",
     "register_metric",
+    "regret",
 ]
