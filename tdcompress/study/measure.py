@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tdcompress.study.spec import Study
 
 FINETUNED = "finetuned_"
+_CANNOT_BE_SENT = (pickle.PicklingError, TypeError, AttributeError, RuntimeError)
 _RESERVED = ("layer", "method", "ratio", "run", "rank", "kept", "sweeps", "seconds")
 
 
@@ -53,15 +54,14 @@ class Job:
         Raises:
             CompressionError: a part cannot be sent; the message says which.
         """
-        for name, part in vars(self).items():
-            try:
-                pickle.dumps(part)
-            except (pickle.PicklingError, TypeError, AttributeError, RuntimeError) as error:
-                raise CompressionError(
-                    f"{name} cannot be sent to another process ({error}); functions and classes must stand at the top "
-                    "level of a module, without open files or locks. In this process, executor=None, anything goes."
-                ) from error
-        return pickle.dumps(self)
+        try:
+            return pickle.dumps(self)
+        except _CANNOT_BE_SENT as error:
+            name = next((name for name, part in vars(self).items() if not _can_be_sent(part)), "the study")
+            raise CompressionError(
+                f"{name} cannot be sent to another process ({error}); functions and classes must stand at the top "
+                "level of a module, without open files or locks. In this process, executor=None, anything goes."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,14 @@ class Bench:
         place = next((tensor.device for tensor in before.parameters()), torch.device("cpu"))
         model: nn.Module = copy.deepcopy(self._job.model, {id(before): layer.to(place)})
         return model
+
+
+def _can_be_sent(part: Any) -> bool:
+    try:
+        pickle.dumps(part)
+    except _CANNOT_BE_SENT:
+        return False
+    return True
 
 
 def _checked(found: Any, metrics: list[str]) -> dict[str, float]:

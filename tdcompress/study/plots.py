@@ -100,7 +100,7 @@ def by_ratio(
     Args:
         rows: the τ of the views of single ratios; see `taus`.
         performances: columns by the title of their panel.
-        reference: other results, as dashed lines.
+        reference: other results, as dotted lines.
         label: what the performance is called.
     """
     errors = list(dict.fromkeys(row.error for row in rows))
@@ -118,7 +118,7 @@ def by_ratio(
     axes[0].set_ylabel(f"Kendall's τ-a with the {label}")
     handles = list(axes[0].get_legend_handles_labels()[0])
     if reference is not None:
-        handles.append(Line2D([], [], color="0.4", linestyle="--", alpha=0.6, label=reference.label))
+        handles.append(Line2D([], [], color="0.4", linestyle=":", alpha=0.8, label=reference.label))
     figure.legend(handles=handles, loc="outside right center", frameon=False)
     return figure
 
@@ -134,7 +134,7 @@ def _line(axis: Axes, line: Sequence[Tau], style: tuple[str, str], shift: float,
     theirs = [(ratio, reference.of(row)) for ratio, row in zip(ratios, line, strict=True)] if reference else []
     known = [(ratio, tau) for ratio, tau in theirs if tau is not None]
     if known:
-        axis.plot(*zip(*known, strict=True), color=colour, linestyle="--", linewidth=1, alpha=0.45, zorder=1)
+        axis.plot(*zip(*known, strict=True), color=colour, linestyle=":", linewidth=1.2, alpha=0.6, zorder=1)
 
 
 def bars(
@@ -182,7 +182,7 @@ def regrets(
 ) -> Figure:
     """How much worse than the best method is the one that an error chooses, for each layer, ratio and run.
 
-    The bars are means with their 95 % intervals over layers; the dotted line is a choice by lot.
+    The bars are means with their 95 % intervals over layers; the title has the mean of a choice by lot.
 
     Args:
         table: one row a trial.
@@ -196,14 +196,11 @@ def regrets(
     for axis, (title, column) in zip(axes, performances.items(), strict=True):
         found = [regret(table, error, column) for error in errors]
         _bars(axis, errors, [scale * one.mean for one in found], _margins(found, scale))
-        axis.axvline(scale * found[0].chance, color="black", linestyle=":", linewidth=1.4)
-        axis.set_title(f"choosing a method\n{title}", fontsize=10)
-        axis.set_xlabel(f"{label} above the best's" + (" (percentage points)" if scale == 100 else ""))
+        axis.set_title(f"choosing a method {title}\n(by lot: {scale * found[0].chance:.2f})", fontsize=10)
+        axis.set_xlabel(f"{label}\nabove the best method's" + (" (percentage points)" if scale == 100 else ""))
         axis.set_xlim(left=0)
         axis.xaxis.set_major_locator(MaxNLocator(6))
     _name_bars(axes, errors)
-    by_lot = Line2D([], [], color="black", linestyle=":", label="by lot")
-    figure.legend(handles=[by_lot], loc="outside lower center", frameon=False)
     return figure
 
 
@@ -244,7 +241,7 @@ def scatter(
             axis.axhline(scale * baseline, color="black", linestyle=":", linewidth=1.2)
         _logarithmic(axis)
         axis.set_title(title)
-        axis.set_xlabel(spoken(error) + " error")
+        axis.set_xlabel(f"approximation error: {spoken(error)}")
     axes[0].set_ylabel(label + (" (%)" if scale == 100 else ""))
     handles = [Line2D([], [], color=colours[m], marker="o", linestyle="none", label=m) for m in methods]
     handles += [Line2D([], [], color="0.4", marker=markers[x], linestyle="none", label=x) for x in layers]
