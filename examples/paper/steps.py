@@ -32,9 +32,7 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Re
         kind = "graph" if device.type == "cuda" else "eager"
     if kind == "graph":
         if device.type != "cuda":
-            raise CompressionError(
-                f"a CUDA graph needs a CUDA device, and the network is on {device}; use step='eager'"
-            )
+            raise CompressionError(f"a CUDA graph needs a CUDA device, not {device}; use step='eager'")
         return GraphedStep(model, optimizer, recipe.autocast)
     if kind == "compiled":
         torch.compiler.reset()  # every compressed network is another one, and compiled code is kept by class

@@ -12,6 +12,7 @@ from examples.paper.reference import Published
 from tdcompress.study.views import Tau, View, performances_of, taus
 
 MEASURES = {"error": "classification error", "cross_entropy": "cross-entropy"}
+_LEVELS = {0.5, 0.75, 0.9}  # those of the paper's figures 2 and 3
 _PUBLISHED = {
     "all": ("all", "50-90%"),
     "layers": ("layers", "50-90%"),
@@ -37,7 +38,9 @@ def performance_column(measure: str, fine_tuned: bool) -> str:
 
 def printed(row: Tau, published: Published) -> tuple[float, float] | None:
     """The paper's mean and standard deviation of the same τ; None where it has none."""
-    if not row.performance.endswith("test_error"):
+    if not row.performance.endswith("test_error") or (
+        row.view.name in _PUBLISHED and not set(row.view.ratios) <= _LEVELS
+    ):
         return None
     across, levels = _PUBLISHED.get(row.view.name, ("layers and methods", row.view.name))
     return published.tau(row.error, across, levels, fine_tuned=row.performance.startswith("finetuned_"))

@@ -108,7 +108,7 @@ class Bench:
             CompressionError: `evaluate` does not give finite numbers by name, or raises.
         """
         try:
-            return self._performance(self._job.model)
+            return self._performance(copy.deepcopy(self._job.model))
         except CompressionError:
             raise
         except Exception as error:

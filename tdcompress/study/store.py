@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 APPLICATION = 0x74646373  # "tdcs", where SQLite keeps what kind of file it is
 VERSION = 1
 _GRID = ("layer", "method", "ratio", "run")
-_SCHEMA = """
-create table if not exists trials (  -- what was asked
-    layer text not null, method text not null, ratio real not null, run integer not null, key text not null,
-    unique (layer, method, ratio, run, key)
-);
-create table if not exists results (  -- what was found; several trials may have one result
-    key text primary key, measured text, traceback text, environment text not null,
-    ended text not null default current_timestamp
-) without rowid;
-create table if not exists baselines (key text primary key, measured text not null) without rowid;
-"""
+_SCHEMA = (
+    # What was asked.
+    "create table trials (layer text not null, method text not null, ratio real not null, run integer not null, "
+    "key text not null, unique (layer, method, ratio, run, key))",
+    # What was found; several trials may have one result.
+    "create table results (key text primary key, measured text, traceback text, environment text not null, "
+    "ended text not null default current_timestamp) without rowid",
+    "create table baselines (key text primary key, measured text not null) without rowid",
+    f"pragma application_id = {APPLICATION}",
+    f"pragma user_version = {VERSION}",
+)
 
 
 class Store:
@@ -164,9 +164,11 @@ class Store:
             if not read_only:
                 connection.execute("pragma journal_mode = wal")
                 connection.execute("pragma synchronous = full")
-                connection.execute(f"pragma application_id = {APPLICATION}")
-                connection.execute(f"pragma user_version = {VERSION}")
-                connection.executescript(_SCHEMA)
+            if fresh:
+                connection.execute("begin immediate")
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+                connection.execute("commit")
         except BaseException:
             connection.close()
             raise

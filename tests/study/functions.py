@@ -47,12 +47,6 @@ def slow(model: nn.Module, seconds: float) -> dict[str, float]:
     return evaluate(model)
 
 
-def logged(model: nn.Module, folder: str) -> dict[str, float]:
-    """A file a call, named by the process."""
-    Path(folder, f"{os.getpid()}-{time.time_ns()}").touch()
-    return evaluate(model)
-
-
 def deadly(model: nn.Module, layer: str) -> dict[str, float]:
     """Kills its process where this layer is factorized."""
     if "input" in dict(model.get_submodule(layer).named_children()):
@@ -74,14 +68,18 @@ def failing(model: nn.Module, layer: str) -> dict[str, float]:
     return evaluate(model)
 
 
-class CountedModel(nn.Sequential):
-    """A network that leaves a file for each process that unpacks it."""
+class Counted:
+    """An evaluation that leaves a file for each time that a process unpacks it."""
 
-    folder: str
+    def __init__(self, folder: Path, seconds: float = 0.0) -> None:
+        self.folder, self.seconds = folder, seconds
 
     def __setstate__(self, state):
-        super().__setstate__(state)
+        self.__dict__ = state
         Path(self.folder, f"{os.getpid()}-{time.time_ns()}").touch()
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        return slow(model, self.seconds)
 
 
 def study(**changes) -> Study:
