@@ -26,13 +26,19 @@ def planned(store):
 
 
 class TestFile:
-    def test_is_in_wal_mode_and_each_result_is_on_the_disk(self, store, planned):
+    def test_is_in_wal_mode_and_each_result_is_committed(self, store, planned):
         with Store(store) as opened:
             assert opened._connection.execute("pragma journal_mode").fetchone() == ("wal",)
-            assert opened._connection.execute("pragma synchronous").fetchone() == (2,)  # full
             opened.save(planned[0].key, {"norm": 1.5}, None)
             assert len(read(store)) == 2  # seen by others while it is open, and both runs have this result
         assert not store.with_name("study.sqlite-wal").exists()
+
+    def test_reaches_the_disk_every_few_seconds(self, store, planned, monkeypatch):
+        monkeypatch.setattr("tdcompress.study.store._SYNC_SECONDS", 0)
+        with Store(store) as opened:
+            before = store.read_bytes()
+            opened.save(planned[0].key, {"norm": 1.5}, None)
+            assert planned[0].key.encode() in store.read_bytes().removeprefix(before)
 
     def test_failures_and_results_are_told_apart(self, store, planned):
         with Store(store) as opened:
