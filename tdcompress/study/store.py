@@ -43,8 +43,9 @@ class Store:
     """A study's file, open.
 
     It is in WAL mode, so others may read it while the driver writes. A result is committed when `save` returns, and
-    survives whatever ends the process; a power cut may cost the last five seconds. A driver holds a lock on a file beside it, `<name>-driver`, until it ends, however it ends;
-    it is an SQLite lock, so keep the store on a local disk.
+    survives whatever ends the process; a power cut may cost the last five seconds. A driver holds a lock on a
+    file beside it, `<name>-driver`, until it ends, however it ends; it is an SQLite lock, so keep the store on a
+    local disk.
 
     Args:
         path: the file; made if it is missing, unless `read_only`.
