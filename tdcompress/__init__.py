@@ -7,7 +7,7 @@
 ['absolute_weights', 'relative_weights', 'scaled_weights']
 """
 
-from tdcompress.correlation import Correlation, KendallTau, correlate, kendall_tau
+from tdcompress.correlation import Comparison, Correlation, KendallTau, Regret, compare, correlate, kendall_tau, regret
 from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
@@ -22,11 +22,13 @@ __version__ = "0.1.0"
 __all__ = [
     "CPConv",
     "CPOptions",
+    "Comparison",
     "CompressionError",
     "ConvSpec",
     "Correlation",
     "FactorizedConv",
     "KendallTau",
+    "Regret",
     "Report",
     "SVDConv",
     "SVDOptions",
@@ -35,6 +37,7 @@ __all__ = [
     "TuckerConv",
     "TuckerOptions",
     "approximation_errors",
+    "compare",
     "correlate",
     "decompose",
     "kendall_tau",
@@ -42,6 +45,7 @@ __all__ = [
     "refusals",
     "register_method",
     "register_metric",
+    "regret",
     "replace_parameters",
     "report",
     "restore",

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 
 import tdcompress
-from examples.paper.figures import draw_all
-from examples.paper.grid import trials
 from examples.paper.presets import PRESETS, RANKS, Preset
-from examples.paper.runner import run_trials, whole_performance
-from examples.paper.store import WEIGHTS, Store
-from examples.paper.tables import as_markdown, as_text, in_words, taus
+from examples.paper.recipes import STEPS
+from examples.paper.tables import as_markdown, as_text, differences, in_words, printed, rows_of
+from examples.paper.work import Source
 from tdcompress.errors import CompressionError
+from tdcompress.study import Study, Trial, export, processes
+from tdcompress.study.plots import Reference, draw_all
+from tdcompress.study.views import Tau, performances_of
+
+STORE, TABLE, SETTINGS, WEIGHTS = "study.sqlite", "results.csv", "settings.json", "model.safetensors"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,44 +56,88 @@ def _study(options: argparse.Namespace) -> None:
     preset = _chosen(options)
     torch.set_num_threads(preset.threads or torch.get_num_threads())
     output = Path(options.output or Path("results") / preset.name)
-    store = Store(output, preset.choices(), fresh=options.fresh)
     _check_device(options.device)
-    splits = preset.setting.load(options.data).to(options.device)
-    store.note(environment=_environment(options.device))
-    print(_plan(preset, splits.name, output, len(store)), flush=True)
-    model, seconds = preset.trained(splits, output / WEIGHTS, options.device, not options.quiet)
+    source = Source(preset.setting, options.data, options.device, preset.evaluated)
+    splits = source.splits()
+    output.mkdir(parents=True, exist_ok=True)
+    if options.fresh:
+        _remove(output)
+    model, seconds = preset.trained(source, output / WEIGHTS, not options.quiet)
+    study = preset.study(model, source)
+    every = study.trials()
+    print(_plan(preset, every, splits.name, output), flush=True)
+    print(_estimate(preset, study, every, splits, options.workers), flush=True)
     start = time.perf_counter()
-    baseline = whole_performance(model, splits)
-    evaluation = time.perf_counter() - start
-    print(f"Baseline: {1 - baseline['test_error']:.4f} test accuracy.")
-    print(_estimate(preset, evaluation, len(splits.train) / (len(splits.validation) + len(splits.test))), flush=True)
-    store.note(baseline=baseline)
-    start = time.perf_counter()
+    workplace = processes(options.workers, preset.threads or 1) if options.workers > 1 else nullcontext()
     try:
-        run_trials(preset, model, splits, store, progress=not options.quiet)
+        with workplace as executor:
+            frame = _run(study, output / STORE, executor, options)
     finally:
-        _add_seconds(store, network=seconds, trials=time.perf_counter() - start)
-    _report(preset, store, baseline["test_error"])
+        _note(output, preset, options, network=seconds, trials=time.perf_counter() - start)
+    _report(preset, output, frame, study.baseline(output / STORE))
 
 
-def _add_seconds(store: Store, **spent: float) -> None:
-    """Note how long the study took, with the calls before that were interrupted."""
-    before = store.notes.get("seconds", {})
-    store.note(seconds={name: round(before.get(name, 0) + seconds, 1) for name, seconds in spent.items()})
+def _run(study: Study, store: Path, executor: Any, options: argparse.Namespace) -> pd.DataFrame:
+    """The table; that trials have failed is said in a line, as all that this command says."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        frame = study.run(store, executor, not options.quiet, retry_failed=options.retry_failed)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    if frame.empty:
+        raise CompressionError("every trial failed, so there is nothing to correlate")
+    return frame
 
 
-def _report(preset: Preset, store: Store, baseline: float) -> None:
+def _note(output: Path, preset: Preset, options: argparse.Namespace, **spent: float) -> None:
+    """Keep the settings and how long the study took, with the calls before that were interrupted."""
+    file = output / SETTINGS
+    before = json.loads(file.read_text(encoding="utf-8")).get("seconds", {}) if file.exists() else {}
+    seconds = {name: round(before.get(name, 0) + value, 1) for name, value in spent.items()}
+    notes = {"choices": preset.choices(), "environment": _environment(options), "seconds": seconds}
+    file.write_text(json.dumps(notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _report(preset: Preset, output: Path, frame: pd.DataFrame, baseline: dict[str, float]) -> None:
     """Print the table and the sentence, and draw the figures."""
-    frame = store.frame()
-    rows = taus(frame, preset.published)
-    words = in_words(frame, preset.published)
+    export(frame, output / TABLE)
+    rows, words = rows_of(frame), in_words(frame, preset.published)
     print("", as_text(rows, preset.published), "", words, "", sep="\n")
-    (store.folder / "tau.md").write_text(f"{as_markdown(rows, preset.published)}\n{words}\n", encoding="utf-8")
-    files = draw_all(store.folder, frame, rows, preset.published, baseline)
+    short = f"{preset.short}\n\n" if preset.short else ""
+    _write(output / "tau.md", f"{short}{as_markdown(rows, preset.published)}\n{words}\n")
+    if preset.published.same_network:
+        _write(output / "difference.md", f"{short}{differences(frame, preset.published)}\n")
+    files = draw_all(
+        output,
+        frame,
+        performances_of(frame, "test_error"),
+        reference=_reference(preset),
+        baseline=baseline["test_error"],
+        label="test classification error",
+    )
     names = ", ".join(file.name for file in files)
-    print(f"In {store.folder}: results.csv ({len(frame)} trials), tau.md, {names}.")
-    spent = store.notes["seconds"]
+    print(f"In {output}: {TABLE} ({len(frame)} trials), tau.md, {names}.")
+    spent = json.loads((output / SETTINGS).read_text(encoding="utf-8"))["seconds"]
     print(f"Seconds: {spent['network']:.0f} for the network, {spent['trials']:.0f} for the trials.")
+
+
+def _reference(preset: Preset) -> Reference:
+    def tau(row: Tau) -> float | None:
+        both = printed(row, preset.published)
+        return None if both is None else both[0]
+
+    same = preset.published.same_network
+    return Reference("the paper" if same else f"the paper's nearest:\n{preset.published}", tau)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _remove(output: Path) -> None:
+    beside = [f"{STORE}{end}" for end in ("", "-wal", "-shm", "-driver", "-job")]
+    for name in (*beside, TABLE, SETTINGS, WEIGHTS):
+        (output / name).unlink(missing_ok=True)
 
 
 def _chosen(options: argparse.Namespace) -> Preset:
@@ -96,11 +148,12 @@ def _chosen(options: argparse.Namespace) -> Preset:
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
     if options.images is not None or options.all_images:
         changes["images"] = options.images
-    if options.no_finetune:
-        changes["fine_tuning"] = None
-    elif options.finetune_epochs is not None:
-        changes["fine_tuning"] = replace(preset.fine_tuning, epochs=options.finetune_epochs)
-    preset = replace(preset, **changes)
+    recipe = None if options.no_finetune else preset.fine_tuning
+    if recipe is not None:
+        tuning = {"epochs": options.finetune_epochs, "step": options.step}
+        recipe = replace(recipe, **{name: value for name, value in tuning.items() if value is not None})
+        recipe = replace(recipe, autocast=recipe.autocast or options.autocast)
+    preset = replace(preset, fine_tuning=recipe, **changes)
     return replace(preset, layers=preset.layer_names())
 
 
@@ -111,9 +164,8 @@ def _check_device(name: str) -> None:
         raise CompressionError(f"cannot use the device {name!r}: {error}") from None
 
 
-def _plan(preset: Preset, dataset: str, output: Path, done: int) -> str:
-    every = list(trials(preset))
-    distinct = len({trial.compression for trial in every})
+def _plan(preset: Preset, every: Sequence[Trial], dataset: str, output: Path) -> str:
+    distinct = len({trial.decomposition for trial in every})
     tuned = "without fine-tuning" if preset.fine_tuning is None else f"{len(every)} fine-tunings"
     ranks = {"ours": "the ranks tdcompress chooses", "paper": "the paper's ranks"}[preset.ranks]
     lines = [
@@ -121,28 +173,32 @@ def _plan(preset: Preset, dataset: str, output: Path, done: int) -> str:
         f"{len(preset.ratios)} levels × {preset.runs} runs = {len(every)} trials",
         f"at {ranks}: {distinct} distinct decompositions, {tuned}; results go to {output}",
     ]
-    if done:
-        lines.append(f"{done} trials are there already; going on with the others")
-    return "\n".join(lines)
+    return "\n".join([*lines, preset.short] if preset.short else lines)
 
 
-def _estimate(preset: Preset, evaluation: float, train_share: float) -> str:
-    """A rough bound from the time that evaluating the whole network took."""
-    every = list(trials(preset))
-    seconds = evaluation * len({trial.compression for trial in every})
+def _estimate(preset: Preset, study: Study, every: Sequence[Trial], splits: Any, workers: int) -> str:
+    """A rough bound from the time that evaluating the whole network takes."""
+    start = time.perf_counter()
+    error = study.evaluate(study.model)["test_error"]
+    evaluation = time.perf_counter() - start
+    seconds = evaluation * len({trial.decomposition for trial in every})
     if preset.fine_tuning is not None:  # a training step costs about three evaluations
-        seconds += len(every) * evaluation * (1 + 3 * preset.fine_tuning.epochs * train_share)
-    return f"Judging by one evaluation of the baseline, this takes {max(1, math.ceil(seconds / 60))} min at most."
+        trained = preset.fine_tuning.samples or len(splits.train)
+        share = trained / (len(splits.validation) + len(splits.test))
+        seconds += len(every) * evaluation * (1 + 3 * preset.fine_tuning.epochs * share)
+    minutes = max(1, math.ceil(seconds / 60 / workers))
+    return f"Baseline: {1 - error:.4f} test accuracy. Judging by this evaluation's time, all takes about {minutes} min."
 
 
-def _environment(device: str) -> dict[str, str | int]:
+def _environment(options: argparse.Namespace) -> dict[str, str | int]:
     return {
         "tdcompress": tdcompress.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "device": device,
-        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(options.device) if "cuda" in options.device else options.device,
+        "workers": options.workers,
+        "threads": torch.get_num_threads() if options.workers == 1 else options.threads or 1,
     }
 
 
@@ -159,14 +215,18 @@ def _parser() -> argparse.ArgumentParser:
     tuning = parser.add_mutually_exclusive_group()
     tuning.add_argument("--no-finetune", action="store_true", help="measure the compressed networks as they are")
     tuning.add_argument("--finetune-epochs", type=int, metavar="N", help="instead of the recipe's")
+    add("--step", choices=STEPS, help="how a step of fine-tuning runs; by default a CUDA graph on CUDA")
+    add("--autocast", action="store_true", help="fine-tune in bfloat16 where PyTorch's autocast does")
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--images", type=int, metavar="N", help="training images for feature errors (1000)")
     images.add_argument("--all-images", action="store_true", help="all of them, as in the paper")
     add("--data", metavar="PATH", help="folder of the data set; by default its usual place")
     add("--output", metavar="FOLDER", help="for the results; results/PRESET by default")
     add("--fresh", action="store_true", help="throw away the results that are in that folder")
+    add("--retry-failed", action="store_true", help="run the trials that failed again, too")
     add("--device", default="cpu", help="such as cuda")
-    add("--threads", type=int, metavar="N", help="of PyTorch on the CPU")
+    add("--workers", type=int, default=1, metavar="N", help="processes; they share the device. 1 by default")
+    add("--threads", type=int, metavar="N", help="of PyTorch on the CPU, in each process")
     add("--seed", type=int, metavar="N", help="everything random depends on it; 0 by default")
     add("--quiet", action="store_true", help="no progress bars")
     return parser

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 import tdcompress as td
-from examples.paper.data import Splits
 from examples.paper.models import seeded
+from examples.paper.recipes import RECIPES, Recipe
 from examples.paper.reference import Published
 from examples.paper.train import SETTINGS, Setting, load_checkpoint, save_checkpoint
-from examples.paper.training import Recipe, train
+from examples.paper.training import train
+from examples.paper.work import Evaluation, FineTuning, Source
 from tdcompress.errors import CompressionError
 from tdcompress.methods import get_method
+from tdcompress.study import Study
+from tdcompress.study.identity import data_digest
 from tdcompress.surgery import select_layers
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -31,9 +35,10 @@ class Preset:
 
     Attributes:
         name: what it is called on the command line.
-        setting: the network, its data, and how it is trained and fine-tuned.
+        setting: the name of its network and data, in `SETTINGS`.
         layers: names or globs of the layers that are decomposed, one at a time.
         published: which of the paper's results stand beside this study's.
+        training: how the network is trained, where there is no checkpoint.
         checkpoint: the trained weights; None to train when the study starts.
         methods: registered names.
         ratios: shares of a layer's parameters to remove.
@@ -42,17 +47,20 @@ class Preset:
         solver: None for tdcompress's own, "tensorly" for the paper's.
         fine_tuning: what follows each decomposition; None for nothing.
         images: how many random training images feature errors are means over; None for all.
+        evaluated: how many random images of the validation and of the test part are used; None for all.
         seed: everything random depends on it.
         threads: of PyTorch on the CPU; None for as many as it takes by itself.
+        short: for a shortened study, what was shortened; it stands above its results.
 
     Raises:
         CompressionError: an unknown method, no layers, or a number out of its range.
     """
 
     name: str
-    setting: Setting
+    setting: str
     layers: tuple[str, ...]
     published: Published
+    training: Recipe
     checkpoint: Path | None = None
     methods: tuple[str, ...] = ("cp", "tucker", "tt")
     ratios: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -61,28 +69,31 @@ class Preset:
     solver: str | None = None
     fine_tuning: Recipe | None = None
     images: int | None = 1000
+    evaluated: int | None = None
     seed: int = 0
     threads: int | None = None
+    short: str = ""
 
     def __post_init__(self) -> None:
         for method in self.methods:
             get_method(method)
-        if not (self.layers and self.methods and self.ratios):
-            raise CompressionError("a study needs at least one layer, one method and one ratio")
-        for ratio in self.ratios:
-            if not 0 < ratio < 1:
-                raise CompressionError(f"ratios are shares to remove, between 0 and 1; found {ratio}")
-        for name, value in (("runs", self.runs), ("images", self.images)):
+        for name, value in (("images", self.images), ("evaluated", self.evaluated)):
             if value is not None and value < 1:
                 raise CompressionError(f"{name} must be at least 1, found {value}")
         if self.ranks not in RANKS:
             raise CompressionError(f"unknown ranks {self.ranks!r}; choose one of {', '.join(RANKS)}")
 
+    @property
+    def parts(self) -> Setting:
+        """The network, its data, and how both are used by default."""
+        return SETTINGS[self.setting]
+
     def choices(self) -> dict[str, Any]:
-        """All that the results depend on, as JSON has it: two studies that agree here may share a table."""
-        names = ("name", "layers", "methods", "ratios", "runs", "ranks", "solver", "images", "seed")
+        """What the results depend on, as JSON has it."""
+        names = ("name", "setting", "layers", "methods", "ratios", "runs", "ranks", "solver", "images", "evaluated")
         recipe = None if self.fine_tuning is None else asdict(self.fine_tuning)
-        return json.loads(json.dumps({**{name: getattr(self, name) for name in names}, "fine_tuning": recipe}))
+        chosen = {**{name: getattr(self, name) for name in names}, "seed": self.seed, "fine_tuning": recipe}
+        return json.loads(json.dumps(chosen | {"short": self.short}))
 
     def solver_of(self, method: str) -> td.CPOptions | str | None:
         """What a method is solved with: CP begins at one random point a run, as in the paper.
@@ -97,54 +108,155 @@ class Preset:
         Raises:
             CompressionError: the network has no such layer.
         """
-        model = seeded(self.setting.build, self.seed)
+        model = seeded(self.parts.build, self.seed)
         chosen = {name for name, _ in select_layers(model, self.layers)}
         return tuple(name for name, _ in model.named_modules() if name in chosen)
 
-    def trained(
-        self, splits: Splits, file: Path, device: str = "cpu", progress: bool = True
-    ) -> tuple[nn.Sequential, float]:
+    def rank_of(self, model: nn.Module, layer: str, method: str, ratio: float) -> tuple[int, ...] | None:
+        """The rank that the paper printed, cut to what the kernel can have; None where ours are asked for.
+
+        The cut is for ResNet-18's `layer3.0.downsample.0`: its printed tensor-train ranks belong to no 1×1 kernel,
+        and ours have no cores for spatial sizes of 1.
+        """
+        if self.ranks == "ours":
+            return None
+        spec = td.ConvSpec.of(model.get_submodule(layer))
+        modes = spec.modes(tuple((axis,) for axis in spec.long_axes))
+        return get_method(method).nearest_feasible(modes, self.published.rank(layer, method, ratio))
+
+    def study(self, model: nn.Module, source: Source) -> Study:
+        """The study, ready to run.
+
+        Args:
+            model: the trained network, in evaluation mode, on the device of the data.
+            source: the data.
+
+        Raises:
+            CompressionError: a layer, rank or number that cannot be.
+        """
+        recipe, splits = self.fine_tuning, source.splits()
+        parts = [vars(part) for part in (splits.train, splits.validation, splits.test)]
+        depends = (data_digest(parts), None if recipe is None else asdict(recipe))
+        return Study(
+            model,
+            self.layer_names(),
+            {method: self.solver_of(method) for method in self.methods},
+            self.ratios,
+            self.runs,
+            Evaluation(model, source),
+            None if recipe is None else FineTuning(recipe, source),
+            source.feature_images(self.images, self.seed),
+            ranks=partial(self.rank_of, model),
+            seed=self.seed,
+            version=json.dumps(depends),
+        )
+
+    def trained(self, source: Source, file: Path, progress: bool = True) -> tuple[nn.Module, float]:
         """The trained network in evaluation mode, and the seconds that it took.
 
         Without a checkpoint the network is trained and kept in `file`, so that the same study goes on with the
         same weights.
 
         Args:
-            splits: what to train on.
+            source: what to train on, and where.
             file: where the weights are, or will be, if there is no checkpoint.
-            device: where the network shall be.
             progress: show a bar of the training on standard error.
 
         Raises:
             CompressionError: there is a file of weights, but it cannot be used.
         """
         start = time.perf_counter()
-        model = seeded(self.setting.build, self.seed).to(device)
-        weights = self.checkpoint or file
+        model = seeded(self.parts.build, self.seed).to(source.device)
         if self.checkpoint or file.exists():
-            load_checkpoint(model, weights)
+            load_checkpoint(model, self.checkpoint or file)
         else:
-            train(model, splits, self.setting.recipe, self.seed, progress)
-            save_checkpoint(model, file, {"recipe": repr(self.setting.recipe), "seed": str(self.seed)})
+            train(model, source.splits(), self.training, self.seed, progress)
+            save_checkpoint(model, file, {"recipe": repr(self.training), "seed": str(self.seed)})
         return model.eval(), time.perf_counter() - start
 
 
+_CONVOLUTIONS = ("conv2", "conv3", "conv4", "conv5", "conv6")
+_BLOCKS = (
+    "layer1.1.conv2",
+    "layer2.0.conv1",
+    "layer2.1.conv1",
+    "layer3.0.conv2",
+    "layer3.0.downsample.0",
+    "layer3.1.conv1",
+    "layer4.1.conv1",
+    "layer4.1.conv2",
+)
+_NOT_THE_PAPER = "Shortened, so not the paper's setting: "
+
+
+def _paper(setting: str, layers: tuple[str, ...], published: Published, **changes: Any) -> Preset:
+    """A setting at the paper's grid, ranks and hyperparameters, with feature errors over all training images."""
+    parts = SETTINGS[setting]
+    fixed = {"ranks": "paper", "training": parts.recipe, "fine_tuning": parts.fine_tuning}
+    return Preset(setting, setting, layers, published, **{**fixed, "images": None, **changes})
+
+
+def _short(preset: Preset, what: str, **changes: Any) -> Preset:
+    """The same in minutes on two cores; `what` says honestly what it is."""
+    return replace(preset, name=f"{preset.name}-short", short=_NOT_THE_PAPER + what, **changes)
+
+
+_GARIPOV_FMNIST = _paper(
+    "garipov-fmnist",
+    _CONVOLUTIONS,
+    Published("GaripovNet", "F-MNIST"),
+    checkpoint=CHECKPOINTS / "garipovnet_fmnist.safetensors",
+    images=1000,
+)
+_GARIPOV_CIFAR10 = _paper("garipov-cifar10", _CONVOLUTIONS, Published("GaripovNet", "CIFAR-10"))
+_RESNET18_CIFAR10 = _paper("resnet18-cifar10", _BLOCKS, Published("ResNet-18", "CIFAR-10"))
+_RESNET18_FMNIST = _paper("resnet18-fmnist", _BLOCKS, Published("ResNet-18", "CIFAR-10", same_network=False))
+
+_SHORT_GARIPOV = {
+    "ratios": (0.5, 0.75, 0.9),
+    "runs": 2,
+    "images": 1000,
+    "evaluated": 5000,
+    "training": RECIPES["garipov-short"],
+    "fine_tuning": RECIPES["garipov-fine-tuning-short"],
+}
+_SHORT_RESNET18 = {
+    "ratios": (0.5, 0.75, 0.9),
+    "runs": 1,
+    "images": 200,
+    "evaluated": 1000,
+    "training": RECIPES["resnet18-short"],
+    "fine_tuning": RECIPES["resnet18-fine-tuning-short"],
+}
+_LESS_TRAINED = "the network is trained for 6 passes over 10 000 images, "
+_GARIPOV_CUTS = (
+    "3 of 5 levels, 2 of 5 runs, fine-tuned on 2 000 images once instead of on all of them 10 times, in bfloat16, "
+    "and 5 000 test images instead of 10 000."
+)
+_RESNET18_CUTS = (
+    "the network is trained for 4 passes over 4 000 images, 3 of 5 levels, 1 of 5 runs, fine-tuned on 500 images once "
+    "instead of on all of them 25 times, in bfloat16, and 1 000 test images instead of 10 000."
+)
+
 PRESETS: Mapping[str, Preset] = {
-    "digits": Preset(
-        name="digits",
-        setting=SETTINGS["digits"],
-        layers=("conv2", "conv3", "conv4"),
-        published=Published("GaripovNet", "F-MNIST", same_network=False),
-        fine_tuning=SETTINGS["digits"].fine_tuning,
-        threads=1,  # more would wait for each other: there is too little to do for two
-    ),
-    "garipov-fmnist": Preset(
-        name="garipov-fmnist",
-        setting=SETTINGS["garipov-fmnist"],
-        layers=("conv2", "conv3", "conv4", "conv5", "conv6"),
-        published=Published("GaripovNet", "F-MNIST"),
-        checkpoint=CHECKPOINTS / "garipovnet_fmnist.safetensors",
-        ranks="paper",
-        fine_tuning=SETTINGS["garipov-fmnist"].fine_tuning,
-    ),
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="digits",
+            setting="digits",
+            layers=("conv2", "conv3", "conv4"),
+            published=Published("GaripovNet", "F-MNIST", same_network=False),
+            training=SETTINGS["digits"].recipe,
+            fine_tuning=SETTINGS["digits"].fine_tuning,
+            threads=1,  # more would wait for each other: there is too little to do for two
+        ),
+        _GARIPOV_FMNIST,
+        _GARIPOV_CIFAR10,
+        _RESNET18_CIFAR10,
+        _RESNET18_FMNIST,
+        _short(_GARIPOV_FMNIST, _GARIPOV_CUTS, **_SHORT_GARIPOV),
+        _short(_GARIPOV_CIFAR10, _LESS_TRAINED + _GARIPOV_CUTS, **_SHORT_GARIPOV),
+        _short(_RESNET18_CIFAR10, _RESNET18_CUTS, **_SHORT_RESNET18),
+        _short(_RESNET18_FMNIST, _RESNET18_CUTS, **_SHORT_RESNET18),
+    )
 }

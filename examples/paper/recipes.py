@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tdcompress.errors import CompressionError
 
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("steps", "one-cycle")
+STEPS = ("auto", "eager", "compiled", "graph")
 _WARM_UP = 0.2  # the part of a one-cycle schedule over which the learning rate rises
 _WARM_UP_START = 0.04  # what it starts from, as a fraction of the highest
 
@@ -34,6 +35,10 @@ class Recipe:
         flip: mirror half of the training images from left to right, at random.
         autocast: compute in bfloat16 where PyTorch's autocast does; weights stay as they are.
         channels_last: train in the channels-last memory format, the faster one on most machines.
+        samples: images of the training part in an epoch, drawn anew for each; None for all of them.
+        step: how a step runs: "eager", op by op; "compiled", by torch.compile, which pays where training takes
+            longer than compiling; "graph", as a CUDA graph, which pays where a network is small; "auto" is "graph"
+            on CUDA and "eager" elsewhere.
 
     Raises:
         CompressionError: an unknown optimizer or schedule, or a number out of its range.
@@ -58,11 +63,14 @@ class Recipe:
     flip: bool = False
     autocast: bool = False
     channels_last: bool = False
+    samples: int | None = None
+    step: str = "auto"
 
     def __post_init__(self) -> None:
         for what, value, known in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
+            ("step", self.step, STEPS),
         ):
             if value not in known:
                 raise CompressionError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
@@ -70,7 +78,7 @@ class Recipe:
             raise CompressionError(f"learning_rate must be above 0, found {self.learning_rate}")
         if self.nesterov and not self.momentum > 0:
             raise CompressionError(f"nesterov needs a momentum above 0, found {self.momentum}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("crop_padding", 0), ("patience", 1)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("crop_padding", 0), ("patience", 1), ("samples", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise CompressionError(f"{name} must be at least {least}, found {value}")
@@ -108,6 +116,22 @@ RECIPES = {
     "resnet18-fine-tuning": Recipe(learning_rate=1e-5, epochs=25, optimizer="adam", crop_padding=4, flip=True),
     # For machines without a GPU: one cycle of the learning rate, in bfloat16.
     "one-cycle": _ONE_CYCLE,
+    # Minutes on two cores: the paper's optimizer and learning rate, for fewer images. It says less than the paper's.
+    "garipov-fine-tuning-short": Recipe(
+        learning_rate=1e-4, epochs=1, samples=2000, crop_padding=4, flip=True, autocast=True, channels_last=True
+    ),
+    "resnet18-short": replace(_ONE_CYCLE, epochs=4, samples=4000, crop_padding=4),
+    "resnet18-fine-tuning-short": Recipe(
+        learning_rate=1e-5,
+        epochs=1,
+        samples=500,
+        optimizer="adam",
+        crop_padding=4,
+        flip=True,
+        autocast=True,
+        channels_last=True,
+    ),
+    "garipov-short": replace(_ONE_CYCLE, epochs=6, samples=10_000, crop_padding=4),
     # Seconds each.
     "digits": Recipe(
         learning_rate=1e-2, epochs=20, optimizer="adam", schedule="one-cycle", batch_size=64, crop_padding=1

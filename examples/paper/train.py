@@ -51,6 +51,7 @@ SETTINGS = {
     "garipov-fmnist": Setting(lambda: GaripovNet(in_channels=1), data.fashion_mnist, *_GARIPOV),
     "garipov-cifar10": Setting(lambda: GaripovNet(in_channels=3), data.cifar10, *_GARIPOV),
     "resnet18-cifar10": Setting(lambda: resnet18(in_channels=3), data.cifar10, *_RESNET18),
+    "resnet18-fmnist": Setting(lambda: resnet18(in_channels=1), data.fashion_mnist, *_RESNET18),
     "digits": Setting(DigitsNet, _digits, *_DIGITS),
 }
 

@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from examples.paper.augmentation import augment, draw
 from examples.paper.data import Split, Splits
 from examples.paper.recipes import RECIPES, Recipe
+from examples.paper.steps import Step, training_step
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import evaluating
 
-__all__ = ["RECIPES", "Epoch", "Performance", "Recipe", "TrainingHistory", "augment", "evaluate", "train"]
+__all__ = ["RECIPES", "Epoch", "Performance", "Recipe", "TrainingHistory", "evaluate", "train"]
 
 
 @dataclass(frozen=True)
@@ -143,16 +145,17 @@ def train(model: nn.Module, splits: Splits, recipe: Recipe, seed: int = 0, progr
         model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, recipe)
     generator = torch.Generator().manual_seed(seed)
-    steps = math.ceil(len(splits.train) / recipe.batch_size)
+    step = training_step(model, optimizer, recipe, _device(model))
+    steps = math.ceil(min(len(splits.train), recipe.samples or len(splits.train)) / recipe.batch_size)
     epochs: list[Epoch] = []
     best, best_state = 0, {}
     with tqdm(total=recipe.epochs * steps, unit="step", disable=not progress) as bar:
         for number in range(recipe.epochs):
             start = time.perf_counter()
-            rates = [recipe.learning_rate_at(number + step / steps) for step in range(steps)]
+            rates = [recipe.learning_rate_at(number + done / steps) for done in range(steps)]
             bar.set_description(f"training, epoch {number + 1}/{recipe.epochs}")
             batches = _counted(_batches(splits, recipe, generator), bar)
-            loss = _train_epoch(model, optimizer, batches, rates, recipe.autocast)
+            loss = _train_epoch(model, optimizer, step, batches, rates)
             validation = evaluate(model, splits.validation.images, splits.validation.labels, autocast=recipe.autocast)
             bar.set_postfix(validation_error=f"{validation.error:.4f}")
             epochs.append(Epoch(loss, validation, rates[0], time.perf_counter() - start))
@@ -165,55 +168,19 @@ def train(model: nn.Module, splits: Splits, recipe: Recipe, seed: int = 0, progr
     return TrainingHistory(tuple(epochs), best)
 
 
-def augment(
-    images: Tensor,  # (N, C, H, W)
-    black: Tensor,  # (C,)
-    generator: torch.Generator,
-    *,
-    crop_padding: int = 0,
-    flip: bool = False,
-) -> Tensor:
-    """Random crops and flips, each image its own.
-
-    Args:
-        images: (N, C, H, W).
-        black: the value of a padding pixel in each channel, (C,).
-        generator: on the CPU, so that the same seed gives the same crops on every device.
-        crop_padding: pixels of padding on each side, of which a crop of H × W is cut out.
-        flip: mirror each image from left to right with probability one half.
-
-    Returns:
-        New images, (N, C, H, W).
-
-    Example:
-        >>> images = torch.rand(5, 1, 28, 28)
-        >>> augment(images, torch.zeros(1), torch.Generator().manual_seed(0), crop_padding=4, flip=True).shape
-        torch.Size([5, 1, 28, 28])
-    """
-    count, channels, height, width = images.shape
-    rows, columns = torch.arange(height).expand(count, -1), torch.arange(width).expand(count, -1)
-    if flip:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    if crop_padding:
-        offsets = torch.randint(2 * crop_padding + 1, (2, count, 1), generator=generator)
-        rows, columns = rows + offsets[0], columns + offsets[1]
-        black = black[:, None, None]
-        images = F.pad(images - black, [crop_padding] * 4) + black
-    return images[
-        torch.arange(count, device=images.device)[:, None, None, None],
-        torch.arange(channels, device=images.device)[:, None, None],
-        rows.to(images.device)[:, None, :, None],
-        columns.to(images.device)[:, None, None, :],
-    ]
-
-
 def _batches(splits: Splits, recipe: Recipe, generator: torch.Generator) -> Iterator[Split]:
-    """The training part once, in random order and augmented."""
+    """An epoch's images in random order and augmented; everything random is drawn at once."""
     device = splits.train.labels.device
-    for indices in torch.randperm(len(splits.train), generator=generator).split(recipe.batch_size):
-        batch = splits.train.take(indices.to(device))
-        images = augment(batch.images, splits.black, generator, crop_padding=recipe.crop_padding, flip=recipe.flip)
+    order = torch.randperm(len(splits.train), generator=generator)[: recipe.samples].to(device)
+    draws = draw(len(order), generator, device, crop_padding=recipe.crop_padding, flip=recipe.flip)
+    for start in range(0, len(order), recipe.batch_size):
+        part = slice(start, start + recipe.batch_size)
+        batch = splits.train.take(order[part])
+        images = batch.images
+        if recipe.crop_padding or recipe.flip:
+            images = augment(images, splits.black, draws.take(part), recipe.crop_padding)
+        if recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         yield Split(images, batch.labels)
 
 
@@ -227,25 +194,18 @@ def _counted(batches: Iterable[Split], bar: tqdm[Any]) -> Iterator[Split]:
 def _train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    step: Step,
     batches: Iterable[Split],
     rates: Sequence[float],  # one learning rate a batch
-    autocast: bool,
 ) -> float:
     """One step a batch; the mean loss."""
     model.train()
-    device = _device(model)
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.zeros((), dtype=torch.float64, device=_device(model))
     images_seen = 0
     for rate, batch in zip(rates, batches, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(device.type, torch.bfloat16, autocast):
-            logits = model(batch.images)
-        loss = F.cross_entropy(logits.float(), batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.detach().double() * len(batch)
+        total += step(batch.images, batch.labels).double() * len(batch)
         images_seen += len(batch)
     mean = total.item() / images_seen
     if not math.isfinite(mean):

@@ -105,6 +105,11 @@ class FactorizedConv(nn.Sequential, ABC):
     def full_rank(modes: Sequence[int]) -> Rank:
         """The largest feasible rank, at which the decomposition is exact."""
 
+    @staticmethod
+    def deterministic(solver: Solver) -> bool:
+        """Whether the factors are the same for every seed; a method that does not say so is taken to draw them."""
+        return False
+
     @classmethod
     def nearest_feasible(cls, modes: Sequence[int], rank: Rank) -> Rank:
         """A rank that was taken from somewhere else, cut to what is feasible here."""

@@ -42,6 +42,12 @@ class CPConv(FactorizedConv):
         return [tuple((axis,) for axis in long_axes)]
 
     @staticmethod
+    def deterministic(solver: Solver) -> bool:
+        """Unless a start is random, as tensorly's always is."""
+        options = resolve(solver, CPOptions)
+        return options is not None and "random" not in options.starts
+
+    @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:
         """One entry: the product of all modes but the largest."""
         return (cp_limit(modes),)

@@ -53,6 +53,11 @@ class SVDConv(FactorizedConv):
         return [(first, tuple(axis for axis in long_axes if axis not in first)) for first in firsts]
 
     @staticmethod
+    def deterministic(solver: Solver) -> bool:
+        """Always: nothing is drawn."""
+        return True
+
+    @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:
         """One entry: the smaller side of the matrix."""
         out, inner, first, second = modes

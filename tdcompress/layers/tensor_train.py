@@ -33,6 +33,11 @@ class TTConv(FactorizedConv):
         return [tuple((axis,) for axis in order) for order in orders]
 
     @staticmethod
+    def deterministic(solver: Solver) -> bool:
+        """Always: nothing is drawn."""
+        return True
+
+    @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:
         """One entry a bond: the smaller side of that unfolding."""
         return tensor_train_limits(_chain(modes))

@@ -25,6 +25,11 @@ class TuckerConv(FactorizedConv):
     method = "tucker"
 
     @staticmethod
+    def deterministic(solver: Solver) -> bool:
+        """Always: nothing is drawn."""
+        return True
+
+    @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:
         """Two entries: (out, in), or what the rest of the kernel can fill of them."""
         return tucker_limits(modes, (0, 1))

@@ -108,7 +108,7 @@ def _feature_errors(
             handle = before.register_forward_hook(_compare(after, means[name]))
             stack.callback(handle.remove)
         for batch in batches:
-            _forward(original, batch)
+            forward_batch(original, batch)
     unseen = [name for name, mean in means.items() if not mean.samples]
     if len(unseen) == len(means):
         raise CompressionError("the data is empty; feature errors need at least one batch of inputs.")
@@ -124,7 +124,12 @@ def _compare(approximation: nn.Module, mean: FeatureMean) -> Any:
     return hook
 
 
-def _forward(model: nn.Module, batch: Any) -> None:
+def forward_batch(model: nn.Module, batch: Any) -> None:
+    """Run a model on one batch of `data`, as `approximation_errors` takes it.
+
+    Raises:
+        CompressionError: the batch is no input that a model could be given.
+    """
     if isinstance(batch, Mapping):
         model(**batch)
     elif isinstance(batch, Tensor):

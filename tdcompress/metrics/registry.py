@@ -24,18 +24,20 @@ class Metric:
             `"features"`: called for every batch with the two outputs, (samples, …), returns one number a
             sample, (samples,); they are averaged over all samples.
         function: the function itself.
+        version: a number that changes when the metric's values do; a study measures its trials anew then.
     """
 
     name: str
     on: Literal["weights", "features"]
     function: MetricFunction
+    version: int = 1
 
 
 METRICS: dict[str, Metric] = {}
 
 
 def register_metric(
-    name: str, *, on: Literal["weights", "features"], replace: bool = False
+    name: str, *, on: Literal["weights", "features"], replace: bool = False, version: int = 1
 ) -> Callable[[_Function], _Function]:
     """Make a function available to `approximation_errors` under a name; a decorator.
 
@@ -43,6 +45,7 @@ def register_metric(
         name: its name.
         on: what it compares; see `Metric`.
         replace: whether a metric of that name may be overwritten.
+        version: raise it when the metric's values change; see `Metric`.
 
     Raises:
         CompressionError: the name is taken, or `on` is neither `"weights"` nor `"features"`.
@@ -59,7 +62,7 @@ def register_metric(
         raise CompressionError(f"metric {name!r} exists; pass replace=True to overwrite it.")
 
     def register(function: _Function) -> _Function:
-        METRICS[name] = Metric(name, on, function)
+        METRICS[name] = Metric(name, on, function, version)
         return function
 
     return register

@@ -1,3 +1,5 @@
+import json
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -7,21 +9,19 @@ import torch
 
 import tdcompress as td
 from examples.paper import __main__ as command
-from examples.paper import runner
-from examples.paper.chain import Features, batch_size, cut, folded, run
+from examples.paper import work
 from examples.paper.data import Split, Splits, digits
-from examples.paper.grid import Trial, trials
-from examples.paper.models import DigitsNet, GaripovNet, resnet18, seeded
+from examples.paper.models import DigitsNet, GaripovNet, resnet18
 from examples.paper.presets import PRESETS
-from examples.paper.runner import ERRORS, Bench, compress, feature_images
-from examples.paper.store import Store
-from examples.paper.train import load_checkpoint
+from examples.paper.train import SETTINGS, load_checkpoint
 from examples.paper.training import evaluate
-from tdcompress.errors import CompressionError
+from examples.paper.work import Evaluation, FineTuning, Source, some
+from tdcompress.metrics import METRICS
+
+ERRORS = tuple(METRICS)
 
 TINY = ["digits", "--layers", "conv[34]", "--methods", "cp", "tucker", "--ratios", "0.5", "0.9", "--runs", "2"]
 TINY += ["--finetune-epochs", "1", "--images", "50", "--quiet"]
-SECONDS = ["decompose_seconds", "evaluate_seconds", "finetune_seconds"]
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +51,6 @@ def folder(finished, tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def one_thread():
-    """As many threads as the preset has: sums in another order end in another local optimum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(PRESETS["digits"].threads)
-    yield
-    torch.set_num_threads(before)
-
-
 def only(split):
     """A data set of which every part is this one."""
     channels = split.images.shape[1]
@@ -67,12 +58,16 @@ def only(split):
 
 
 def short_training(preset):
-    setting = preset.setting
-    return replace(preset, setting=replace(setting, recipe=replace(setting.recipe, epochs=1)))
+    return replace(preset, training=replace(preset.training, epochs=1))
 
 
-def table(folder, without=()):
-    return pd.read_csv(folder / "results.csv").drop(columns=list(without))
+def table(folder):
+    return pd.read_csv(folder / "results.csv")
+
+
+def numbers(frame):
+    """The table without how long it took."""
+    return frame[[name for name in frame if "seconds" not in name]]
 
 
 class TestCommand:
@@ -100,51 +95,59 @@ class TestCommand:
         printed = capsys.readouterr().out
         assert "2 layers × 2 methods × 2 levels × 2 runs = 16 trials" in printed
         assert "12 distinct decompositions, 16 fine-tunings" in printed
-        assert "16 trials are there already" in printed
         assert "Baseline: 0.9" in printed
         assert "after fine-tuning, mean ± std over 2 runs" in printed
         assert "the paper's GaripovNet, F-MNIST" in printed
         assert "Before fine-tuning, over all layers, methods and levels of 50–90 %" in printed
-        for name in ("results.csv", "settings.json", "tau.md", "figure1_by_level.png", "figure4_scatter.png"):
+        for name in ("results.csv", "settings.json", "tau.md", "figure1_by_level.png", "figure5_regret.png"):
             assert (finished / name).exists()
 
     def test_an_interrupted_study_goes_on_and_ends_alike(self, finished, folder, monkeypatch, capsys):
-        def interrupted(*arguments):
-            if len(table(folder) if (folder / "results.csv").exists() else ()) == 5:
-                raise KeyboardInterrupt
-            return fine_tune(*arguments)
+        calls = []
 
-        fine_tune = runner.fine_tune
-        monkeypatch.setattr(runner, "fine_tune", interrupted)
+        def interrupted(*arguments):
+            calls.append(arguments)
+            if len(calls) == 6:
+                raise KeyboardInterrupt
+            return train(*arguments)
+
+        train = work.train
+        monkeypatch.setattr(work, "train", interrupted)
         assert command.main([*TINY, "--output", str(folder)]) == 130
-        assert len(table(folder)) == 5
-        with (folder / "results.csv").open("a") as file:
-            file.write("conv3,tucker,0.5,1,3x")  # a row that was being written
+        assert "the same command goes on from here" in capsys.readouterr().err
+        assert len(calls) == 6
         monkeypatch.undo()
         assert command.main([*TINY, "--output", str(folder)]) == 0
-        assert "5 trials are there already" in capsys.readouterr().out
-        pd.testing.assert_frame_equal(table(folder, SECONDS), table(finished, SECONDS), check_exact=False, rtol=1e-4)
+        pd.testing.assert_frame_equal(numbers(table(folder)), numbers(table(finished)))
 
-    def test_other_settings_are_refused_and_change_nothing(self, finished, capsys):
-        before = (finished / "results.csv").read_bytes()
-        assert command.main([*TINY, "--seed", "7", "--runs", "3", "--output", str(finished)]) == 2
-        message = capsys.readouterr().err
-        assert "runs was 2, now 3; seed was 0, now 7. Choose another --output" in message
-        assert message.count("\n") == 1
-        assert (finished / "results.csv").read_bytes() == before
+    def test_two_processes_end_alike(self, finished, folder):
+        assert command.main([*TINY, "--output", str(folder), "--workers", "2"]) == 0
+        pd.testing.assert_frame_equal(numbers(table(folder)), numbers(table(finished)))
+        assert json.loads((folder / "settings.json").read_text())["environment"]["workers"] == 2
 
-    def test_fine_tuning_or_not_is_a_setting(self, finished, capsys):
+    def test_a_larger_grid_adds_what_is_new(self, finished, folder, monkeypatch):
+        shutil.copy(finished / "study.sqlite", folder)
+        calls = []
+        train = work.train
+        monkeypatch.setattr(work, "train", lambda *arguments: calls.append(arguments) or train(*arguments))
+        assert command.main([*TINY, "--ratios", "0.5", "0.8", "0.9", "--output", str(folder)]) == 0
+        assert len(calls) == 8
+        assert len(table(folder)) == 24
+
+    def test_other_settings_are_other_trials(self, finished, folder):
+        shutil.copy(finished / "study.sqlite", folder)
         options = [word for word in TINY if word not in ("--finetune-epochs", "1")]
-        assert command.main([*options, "--no-finetune", "--output", str(finished)]) == 2
-        assert "fine_tuning was on, now None. Choose" in capsys.readouterr().err
-        assert command.main([*options, "--finetune-epochs", "9", "--output", str(finished)]) == 2
-        assert "fine_tuning.epochs was 1, now 9. Choose" in capsys.readouterr().err
+        assert command.main([*options, "--no-finetune", "--output", str(folder)]) == 0
+        assert not any("finetuned" in name for name in table(folder))
+        assert command.main([*TINY, "--output", str(folder)]) == 0
+        pd.testing.assert_frame_equal(table(folder), table(finished))
 
     def test_fresh_starts_over(self, folder, monkeypatch):
         quick = ["digits", "--layers", "conv4", "--methods", "tt", "--runs", "1", "--no-finetune", "--quiet"]
         quick += ["--output", str(folder)]
         for name in ("results.csv", "notes.txt"):
             (folder / name).write_text("someone else's\n")
+        (folder / "study.sqlite").write_text("no database")
         assert command.main([*quick, "--ratios", "0.5", "0.9"]) == 2
         monkeypatch.setattr(command, "PRESETS", {"digits": short_training(PRESETS["digits"])})
         assert command.main([*quick, "--ratios", "0.5", "0.9", "--fresh"]) == 0
@@ -157,7 +160,7 @@ class TestCommand:
             (["--layers", "conv9"], "no layer 'conv9'; did you mean"),
             (["--methods", "tuckre"], "unknown method 'tuckre'"),
             (["--ratios", "90"], "between 0 and 1; found 90.0"),
-            (["--runs", "0"], "runs must be at least 1, found 0"),
+            (["--runs", "0"], "runs must be a whole number from 1, found 0"),
             (["--images", "-3"], "images must be at least 1, found -3"),
             (["--device", "abacus"], "cannot use the device 'abacus'"),
             (["--ranks", "paper"], "no rank of GaripovNet for layer 'conv1'"),
@@ -188,128 +191,96 @@ class TestCommand:
         assert torch.get_num_threads() == before
 
 
-class TestTrials:
-    def test_the_paper_s_grid(self):
-        every = list(trials(PRESETS["garipov-fmnist"]))
-        assert len(every) == len(set(every)) == 5 * 3 * 5 * 5
-        assert len({trial.compression for trial in every}) == 5 * 5 * (5 + 1 + 1)
+def whole(preset, network, splits, monkeypatch):
+    """A preset's study on other data."""
+    monkeypatch.setattr(work, "_splits", lambda source: splits)
+    return preset.study(network.eval(), Source(preset.setting))
+
+
+class TestPresets:
+    def test_the_paper_s_grid(self, monkeypatch):
+        few = Split(torch.randn(4, 1, 28, 28), torch.arange(4))
+        study = whole(PRESETS["garipov-fmnist"], GaripovNet(1), only(few), monkeypatch)
+        every = study.trials()
+        assert len(every) == len({trial.key for trial in every}) == 5 * 3 * 5 * 5
+        assert len({trial.decomposition for trial in every}) == 5 * 5 * (5 + 1 + 1)
         assert [trial.layer for trial in every] == sorted(trial.layer for trial in every)
+        ranks = {trial.method: trial.rank for trial in every if (trial.layer, trial.ratio) == ("conv2", 0.9)}
+        assert ranks == {"cp": (28,), "tucker": (14, 14), "tt": (40, 4, 12)}
 
-    def test_the_paper_s_ranks_are_used(self):
-        preset, network = PRESETS["garipov-fmnist"], seeded(lambda: GaripovNet(1), 0).eval()
-        preset = replace(preset, layers=("conv2",), images=4)
-        few = Split(torch.randn(4, 1, 28, 28), torch.tensor([0, 1, 2, 3]))
-        bench = Bench(network, "conv2", only(few), few.images)
-        ranks = {
-            method: compress(preset, bench, Trial("conv2", method, 0.9, 0)).row["rank"] for method in preset.methods
-        }
-        assert ranks == {"cp": "28", "tucker": "14x14", "tt": "40x4x12"}
+    def test_without_fine_tuning_only_cp_has_runs_that_differ(self, monkeypatch):
+        few = Split(torch.randn(4, 1, 28, 28), torch.arange(4))
+        preset = replace(PRESETS["garipov-fmnist"], fine_tuning=None)
+        every = whole(preset, GaripovNet(1), only(few), monkeypatch).trials()
+        assert len({trial.key for trial in every}) == 5 * 5 * (5 + 1 + 1)
 
-    def test_one_run_in_another_place_is_the_same(self, model, splits, finished, one_thread):
-        bench = Bench(model, "conv4", splits, feature_images(splits.train, 50, 0))
-        preset = replace(PRESETS["digits"], layers=("conv4",))
-        row = compress(preset, bench, Trial("conv4", "cp", 0.9, 1)).row
-        there = table(finished).set_index(["layer", "method", "ratio", "run"]).loc["conv4", "cp", 0.9, 1]
-        for name in (*ERRORS, "test_cross_entropy", "validation_error"):
-            assert row[name] == pytest.approx(there[name], rel=1e-4)
+    def test_ranks_that_belong_to_no_such_kernel_are_cut(self, monkeypatch):
+        few = Split(torch.randn(4, 3, 32, 32), torch.arange(4))
+        every = whole(PRESETS["resnet18-cifar10"], resnet18(3), only(few), monkeypatch).trials()
+        assert len(every) == 8 * 3 * 5 * 5
+        ranks = {(trial.method, trial.ratio): trial.rank for trial in every if "downsample" in trial.layer}
+        assert ranks["tt", 0.9] == (33,)
+        assert ranks["tt", 0.5] == (128,)  # printed as 129, of a kernel with 128 input channels
+        assert ranks["tucker", 0.9] == (10, 5)
+
+    @pytest.mark.parametrize("name", PRESETS)
+    def test_a_short_one_says_so(self, name):
+        preset = PRESETS[name]
+        assert preset.name == name
+        assert bool(preset.short) == name.endswith("-short")
+        if not preset.short and name != "digits":
+            parts = SETTINGS[preset.setting]
+            assert (preset.ranks, preset.runs, preset.evaluated) == ("paper", 5, None)
+            assert (preset.training, preset.fine_tuning) == (parts.recipe, parts.fine_tuning)
+
+    def test_what_was_shortened_stands_above_the_results(self, folder, monkeypatch):
+        monkeypatch.setattr(command, "PRESETS", {"digits": replace(PRESETS["digits"], short="Shortened: one run.")})
+        quick = ["digits", "--layers", "conv4", "--methods", "tt", "tucker", "--runs", "1", "--no-finetune", "--quiet"]
+        assert command.main([*quick, "--output", str(folder)]) == 0
+        assert (folder / "tau.md").read_text().startswith("Shortened: one run.\n")
 
 
-class TestBench:
-    """What is computed from the layer on equals what the library and a plain evaluation say of the whole."""
+class TestEvaluation:
+    """What is computed from the layer on equals a plain evaluation of the whole."""
 
     @pytest.mark.parametrize("layer", ["conv2", "conv4"])
-    @pytest.mark.parametrize("method", ["cp", "tucker", "tt"])
-    def test_equals_a_plain_evaluation_of_the_whole(self, model, splits, layer, method):
-        images = feature_images(splits.train, 100, seed=3)
-        small = td.decompose(model, layer, method, 0.75)
-        bench = Bench(model, layer, splits, images)
-        expected = td.approximation_errors(model, small, data=images)[layer]
-        assert bench.errors(small) == pytest.approx(expected, rel=1e-4)
-        found = bench.performance(small)
-        for part, split in (("validation", splits.validation), ("test", splits.test)):
-            plain = evaluate(small, split.images, split.labels)
-            assert found[f"{part}_error"] == plain.error
-            assert found[f"{part}_cross_entropy"] == pytest.approx(plain.cross_entropy, rel=1e-4)
+    @pytest.mark.parametrize(("method", "ratio"), [("cp", 0.75), ("tucker", 0.9), ("tt", 0.3)])
+    def test_equals_a_plain_evaluation_of_the_whole(self, model, splits, layer, method, ratio):
+        evaluation = Evaluation(model, Source("digits"))
+        for small in (model, td.decompose(model, layer, method, ratio)):
+            found = evaluation(small)
+            for part, split in (("validation", splits.validation), ("test", splits.test)):
+                plain = evaluate(small, split.images, split.labels)
+                assert found[f"{part}_error"] == plain.error
+                assert found[f"{part}_cross_entropy"] == pytest.approx(plain.cross_entropy, rel=1e-4)
 
-    def test_layers_inside_blocks(self):
-        network = seeded(lambda: resnet18(3), 0).eval()
-        few = Split(torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(6))
-        small = td.decompose(network, "layer3.0.conv2", "tucker", 0.9)
-        bench = Bench(network, "layer3.0.conv2", only(few), few.images)
-        expected = td.approximation_errors(network, small, data=few.images)["layer3.0.conv2"]
-        assert bench.errors(small) == pytest.approx(expected, rel=1e-3)
-        plain = evaluate(small, few.images, few.labels)
-        assert bench.performance(small)["test_cross_entropy"] == pytest.approx(plain.cross_entropy, rel=1e-4)
+    def test_can_be_sent_with_the_network_once_and_without_its_caches(self, model):
+        evaluation = Evaluation(model, Source("digits"))
+        size = len(pickle.dumps((model, evaluation)))
+        evaluation(model)
+        assert len(pickle.dumps((model, evaluation))) == size < 1.2 * len(pickle.dumps(model))
 
-    def test_the_network_is_left_alone(self, model, splits):
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        bench = Bench(model, "conv3", splits, splits.train.images[:10])
-        small = td.decompose(model, "conv3", "tt", 0.5)
-        bench.errors(small), bench.performance(small)
-        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-        assert not model.conv3._forward_hooks
+    def test_fine_tuning_depends_on_the_seed_alone(self, model, splits):
+        tuning = FineTuning(PRESETS["digits"].fine_tuning, Source("digits"))
+        first, second, other = (
+            tuning(td.decompose(model, "conv3", "tucker", 0.5), seed).state_dict() for seed in (1, 1, 2)
+        )
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+        assert not all(torch.equal(value, other[name]) for name, value in first.items())
 
 
-class TestChain:
-    def test_the_parts_make_the_whole(self, model, splits):
-        images = splits.test.images[:37]
-        before, after = cut(model, "conv3")
-        assert torch.allclose(after(run(before, images, step=10)), model(images), atol=1e-5)
-
-    def test_folding_changes_no_result_and_no_input(self, model, splits):
-        small = td.decompose(model, "conv2", "tucker", 0.5)
-        before, after = cut(small, "conv2")
-        inputs = run(before, splits.test.images[:20])
-        kept = inputs.clone()
-        short = folded(after)
-        assert len(short) == len(after) - 3
-        assert torch.allclose(short(inputs), small(splits.test.images[:20]), atol=1e-4)
-        assert torch.equal(inputs, kept)
-
-    def test_features_are_the_same_whether_kept_or_not(self, model, splits):
-        images = splits.train.images[:30]
-        kept, anew = (list(Features(model, "conv3", images, limit)) for limit in (2**30, 0))
-        for place in (0, 1):
-            one, other = (torch.cat([pair[place] for pair in features]) for features in (kept, anew))
-            assert len(one) == 30
-            assert torch.equal(one, other)
-
-    def test_large_images_come_in_small_batches(self):
-        assert batch_size(torch.zeros(1, 64, 28, 28)) < batch_size(torch.zeros(1, 128, 6, 6)) <= 512
-        assert batch_size(torch.zeros(1, 512, 100, 100)) == 1
-
-
-class TestFeatureImages:
+class TestSome:
     def test_a_seeded_draw_without_replacement(self, splits):
-        drawn = feature_images(splits.train, 100, seed=1)
-        assert drawn.shape == (100, 1, 8, 8)
-        assert torch.equal(drawn, feature_images(splits.train, 100, seed=1))
-        assert not torch.equal(drawn, feature_images(splits.train, 100, seed=2))
-        assert len(drawn.flatten(1).unique(dim=0)) == len(drawn)
+        drawn = some(splits.train, 100, seed=1)
+        assert drawn.images.shape == (100, 1, 8, 8)
+        assert torch.equal(drawn.images, some(splits.train, 100, seed=1).images)
+        assert not torch.equal(drawn.images, some(splits.train, 100, seed=2).images)
+        assert len(drawn.images.flatten(1).unique(dim=0)) == 100
 
     def test_all_of_them(self, splits):
-        assert feature_images(splits.train, None, seed=1) is splits.train.images
-        assert feature_images(splits.train, 600, seed=1) is splits.train.images
+        assert some(splits.train, None, seed=1) is splits.train
+        assert some(splits.train, 600, seed=1) is splits.train
 
-
-class TestStore:
-    def test_a_table_without_settings_is_not_touched(self, tmp_path):
-        (tmp_path / "results.csv").write_text("mine\n")
-        with pytest.raises(CompressionError, match=r"no settings\.json beside it"):
-            Store(tmp_path, {"seed": 0})
-        assert (tmp_path / "results.csv").read_text() == "mine\n"
-
-    def test_broken_settings_are_refused(self, tmp_path):
-        (tmp_path / "settings.json").write_text("{")
-        with pytest.raises(CompressionError, match="cannot be read"):
-            Store(tmp_path, {"seed": 0})
-
-    def test_a_header_cut_short_is_no_table(self, tmp_path):
-        Store(tmp_path, {"seed": 0}).note()
-        (tmp_path / "results.csv").write_text("layer,met")
-        store = Store(tmp_path, {"seed": 0})
-        assert len(store) == 0
-        trial = Trial("conv1", "cp", 0.5, 0)
-        store.append(trial, {"error": 0.25})
-        assert trial in Store(tmp_path, {"seed": 0})
-        assert store.frame().to_dict("records") == [{**vars(trial), "error": 0.25}]
+    def test_fewer_images_are_evaluated(self):
+        few = Source("digits", evaluated=50).splits()
+        assert (len(few.train), len(few.validation), len(few.test)) == (599, 50, 50)

@@ -6,11 +6,12 @@ import pytest
 
 import tdcompress as td
 from examples.paper.reference import Published
-from examples.paper.runner import ERRORS
-from examples.paper.tables import as_markdown, as_text, in_words, taus
+from examples.paper.tables import as_markdown, as_text, differences, in_words, performance_column, printed, rows_of
 from tdcompress.errors import CompressionError
+from tdcompress.metrics import METRICS
 
 GARIPOV = Published("GaripovNet", "F-MNIST")
+ERRORS = tuple(METRICS)
 
 
 def synthetic(layers=("a", "b", "c"), methods=("cp", "tt"), ratios=(0.1, 0.5, 0.9), runs=3, fine_tuned=True):
@@ -31,14 +32,14 @@ def find(rows, name, error, measure="error", fine_tuned=False):
     (row,) = (
         row
         for row in rows
-        if (row.view.name, row.error, row.measure, row.fine_tuned) == (name, error, measure, fine_tuned)
+        if (row.view.name, row.error, row.performance) == (name, error, performance_column(measure, fine_tuned))
     )
     return row
 
 
 class TestTaus:
     frame = synthetic()
-    rows = taus(frame, GARIPOV)
+    rows = rows_of(frame)
 
     @pytest.mark.parametrize("error", ERRORS)
     @pytest.mark.parametrize("measure", ["error", "cross_entropy"])
@@ -67,15 +68,15 @@ class TestTaus:
         assert row.found.std == pytest.approx(np.std(list(row.found.per_run.values())))
 
     def test_the_paper_stands_beside(self):
-        assert find(self.rows, "all", "relative_weights").paper == (0.7752, 0.0207)
-        assert find(self.rows, "all", "relative_weights", fine_tuned=True).paper == (0.6499, 0.0248)
-        assert find(self.rows, "layers", "relative_weights").paper == (0.58, 0.0361)
-        assert find(self.rows, "90%", "relative_weights").paper == (0.8171, 0.0194)
+        assert printed(find(self.rows, "all", "relative_weights"), GARIPOV) == (0.7752, 0.0207)
+        assert printed(find(self.rows, "all", "relative_weights", fine_tuned=True), GARIPOV) == (0.6499, 0.0248)
+        assert printed(find(self.rows, "layers", "relative_weights"), GARIPOV) == (0.58, 0.0361)
+        assert printed(find(self.rows, "90%", "relative_weights"), GARIPOV) == (0.8171, 0.0194)
 
     def test_a_level_that_the_paper_has_not(self):
-        rows = taus(synthetic(ratios=(0.6,)), GARIPOV)
-        assert {row.view.name for row in rows} == {"60%"}
-        assert {row.paper for row in rows} == {None}
+        rows = rows_of(synthetic(ratios=(0.6,)))
+        assert {row.view.name for row in rows} == {"all", "layers", "methods", "60%"}
+        assert {printed(row, GARIPOV) for row in rows} == {None}
 
     @pytest.mark.parametrize(
         ("options", "names"),
@@ -87,15 +88,15 @@ class TestTaus:
         ],
     )
     def test_what_has_nothing_to_compare_is_left_out(self, options, names):
-        assert {row.view.name for row in taus(synthetic(**options), GARIPOV)} == names
+        assert {row.view.name for row in rows_of(synthetic(**options))} == names
 
     def test_without_fine_tuning(self):
-        assert {row.fine_tuned for row in taus(synthetic(fine_tuned=False), GARIPOV)} == {False}
+        assert not any("finetuned" in row.performance for row in rows_of(synthetic(fine_tuned=False)))
 
 
 class TestText:
     def test_lines_up(self):
-        before, after = as_text(taus(synthetic(), GARIPOV), GARIPOV).split("\n\nKendall")
+        before, after = as_text(rows_of(synthetic()), GARIPOV).split("\n\nKendall")
         lines = before.splitlines()[2:]
         assert len(lines) == 2 + 6 * len(ERRORS)
         assert len({line.index(" ±") for line in lines[2:]}) == 1
@@ -103,7 +104,7 @@ class TestText:
         assert "after fine-tuning" in after
 
     def test_markdown_is_a_table(self):
-        lines = as_markdown(taus(synthetic(fine_tuned=False), GARIPOV), GARIPOV).splitlines()
+        lines = as_markdown(rows_of(synthetic(fine_tuned=False)), GARIPOV).splitlines()
         cells = [line for line in lines if line.startswith("|")]
         assert {line.count("|") for line in cells} == {6}
         assert any("all, 50–90 %" in line and "0.698 ± 0.016" in line for line in cells)
@@ -111,7 +112,7 @@ class TestText:
     def test_another_network_is_called_the_nearest(self):
         nearest = Published("GaripovNet", "F-MNIST", same_network=False)
         frame = synthetic()
-        assert "the paper's GaripovNet, F-MNIST" in as_text(taus(frame, nearest), nearest)
+        assert "the paper's GaripovNet, F-MNIST" in as_text(rows_of(frame), nearest)
         assert "In the paper's nearest network (GaripovNet, F-MNIST)" in in_words(frame, nearest)
 
 
@@ -136,7 +137,7 @@ class TestWords:
         frame["test_error"] = frame["relative_weights"] + frame["scaled_weights"] / 3
         frame["absolute_weights"] = frame["relative_weights"].round(1)  # ties cost it a few pairs
         words = in_words(frame, GARIPOV).splitlines()[0]
-        assert "which also holds absolute weights: the order among these is not settled" in words
+        assert "lead over absolute weights is not settled (paired bootstrap, 95 %)" in words
 
     def test_say_when_the_difference_to_the_paper_is_within_the_interval(self):
         frame = synthetic()
@@ -156,7 +157,7 @@ class TestWords:
 
     def test_one_run_has_no_deviation(self):
         frame = synthetic(runs=1)
-        rows = taus(frame, GARIPOV)
+        rows = rows_of(frame)
         assert "τ = 1.00 in one run, which" in in_words(frame, GARIPOV)
         assert "before fine-tuning, one run" in as_text(rows, GARIPOV)
         assert "± 0.000" not in as_text(rows, GARIPOV)
@@ -177,3 +178,19 @@ class TestPublished:
     def test_unknown_ranks_are_refused(self, layer, method, ratio):
         with pytest.raises(CompressionError, match="the paper printed no rank of GaripovNet"):
             GARIPOV.rank(layer, method, ratio)
+
+
+class TestDifferences:
+    def test_are_ours_less_the_paper_s_with_intervals(self):
+        frame = synthetic()
+        lines = differences(frame, GARIPOV).splitlines()
+        assert len(lines) == 2 + 2 * 3 * len(ERRORS)
+        row = next(line for line in lines if "| before | all, 50–90 % | relative weights |" in line)
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        ours = td.correlate(frame[frame["ratio"] >= 0.5], "relative_weights", "test_error", interval="trials")
+        assert cells[3:6] == ["0.775", f"{ours.mean:.3f}", f"{ours.mean - 0.7752:+.3f}"]
+        assert cells[6] == f"{ours.low - 0.7752:+.2f} .. {ours.high - 0.7752:+.2f}"
+
+    def test_one_layer_has_no_interval_over_layers(self):
+        lines = differences(synthetic(layers=("a",)), GARIPOV).splitlines()
+        assert all(line.endswith("|  |") for line in lines[2:])

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from examples.paper import data, training
+from examples.paper import data, steps, training
+from examples.paper.augmentation import Draws, augment, draw
 from examples.paper.data import Split, Splits
 from examples.paper.models import DigitsNet, GaripovNet, seeded
 from examples.paper.recipes import RECIPES, Recipe
 from examples.paper.train import SETTINGS, load_checkpoint, main, save_checkpoint
-from examples.paper.training import Performance, augment, evaluate, train
+from examples.paper.training import Performance, evaluate, train
 from tdcompress.errors import CompressionError
 
 CHECKPOINT = Path(training.__file__).parent / "checkpoints" / "garipovnet_fmnist.safetensors"
@@ -188,32 +189,86 @@ class TestAugment:
     def images(self) -> torch.Tensor:
         return torch.arange(1.0, 1 + 200 * 2 * 3 * 4).reshape(200, 2, 3, 4)
 
-    def test_flips_about_half_and_nothing_else(self):
-        images = self.images()
-        flipped = augment(images, torch.zeros(2), torch.Generator().manual_seed(0), flip=True)
-        mirrored = (flipped == images.flip(3)).all(dim=(1, 2, 3))
-        assert torch.equal(flipped[~mirrored], images[~mirrored])
-        assert 60 < mirrored.sum() < 140
+    def drawn(self, crop_padding: int, flip: bool, seed: int = 0) -> Draws:
+        generator = torch.Generator().manual_seed(seed)
+        return draw(200, generator, torch.device("cpu"), crop_padding=crop_padding, flip=flip)
 
-    def test_crops_are_windows_of_the_padded_image(self):
+    def test_flips_about_half_and_nothing_else(self):
+        images, draws = self.images(), self.drawn(0, flip=True)
+        flipped = augment(images, torch.zeros(2), draws)
+        assert torch.equal(flipped[draws.mirrored], images.flip(3)[draws.mirrored])
+        assert torch.equal(flipped[~draws.mirrored], images[~draws.mirrored])
+        assert 60 < draws.mirrored.sum() < 140
+
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_crops_are_windows_of_the_padded_image(self, flip):
         images, black = self.images(), torch.tensor([-1.0, -2.0])
-        crops = augment(images, black, torch.Generator().manual_seed(0), crop_padding=1)
+        draws = self.drawn(1, flip)
+        crops = augment(images, black, draws, crop_padding=1)
         padded = F.pad(images, [1] * 4, value=math.nan)
         padded = torch.where(padded.isnan(), black[:, None, None], padded)
-        windows = [padded[:, :, top : top + 3, left : left + 4] for top in range(3) for left in range(3)]
-        found = torch.stack([(crops == window).all(dim=(1, 2, 3)) for window in windows])
-        assert (found.sum(dim=0) == 1).all()
-        assert found.any(dim=1).all()
+        for number in range(200):
+            top, left = int(draws.rows[number]), int(draws.columns[number])
+            window = padded[number, :, top : top + 3, left : left + 4]
+            assert torch.equal(crops[number], window.flip(2) if draws.mirrored[number] else window)
+        assert len({(int(r), int(c)) for r, c in zip(draws.rows, draws.columns, strict=True)}) == 9
 
     def test_without_either_the_images_stay(self):
         images = self.images()
-        assert torch.equal(augment(images, torch.zeros(2), torch.Generator()), images)
+        assert torch.equal(augment(images, torch.zeros(2), self.drawn(0, flip=False)), images)
+
+    def test_the_same_seed_draws_the_same(self):
+        first, second, other = self.drawn(4, True), self.drawn(4, True), self.drawn(4, True, seed=1)
+        assert torch.equal(first.rows, second.rows)
+        assert not torch.equal(first.rows, other.rows)
 
     def test_validation_and_test_images_are_not_augmented(self, digits):
         before = digits.validation.images.clone(), digits.test.images.clone()
         train(seeded(DigitsNet, seed=0), digits, replace(SHORT, epochs=1, flip=True))
         assert torch.equal(digits.validation.images, before[0])
         assert torch.equal(digits.test.images, before[1])
+
+
+class TestSteps:
+    def test_an_epoch_may_be_a_sample(self):
+        sizes = []
+        model = linear_model()
+        model[1].register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+        train(model, linear_splits(40), Recipe(learning_rate=0.1, epochs=1, batch_size=16, samples=20))
+        assert sizes[:2] == [16, 4]
+
+    def test_a_compiled_step_does_the_same(self, monkeypatch):
+        """The compiler's front end alone: its back end takes half a minute and is PyTorch's to test."""
+        compile_ = torch.compile
+        monkeypatch.setattr(steps.torch, "compile", lambda model: compile_(model, backend="eager"))
+        eager, compiled = linear_model(), linear_model()
+        for model, step in ((eager, "eager"), (compiled, "compiled")):
+            train(model, linear_splits(), Recipe(learning_rate=0.1, epochs=2, batch_size=16, step=step))
+        assert same_weights(eager, compiled)
+
+    def test_auto_is_op_by_op_on_the_cpu(self):
+        auto, eager = linear_model(), linear_model()
+        for model, step in ((auto, "auto"), (eager, "eager")):
+            train(model, linear_splits(), Recipe(learning_rate=0.1, epochs=1, step=step))
+        assert same_weights(auto, eager)
+
+    def test_a_graph_needs_cuda(self):
+        with pytest.raises(CompressionError, match="a CUDA graph needs a CUDA device, not cpu"):
+            train(linear_model(), linear_splits(), Recipe(learning_rate=0.1, epochs=1, step="graph"))
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    @pytest.mark.parametrize("autocast", [False, True])
+    def test_a_graph_does_what_single_ops_do(self, digits, autocast):
+        graphed, eager = (seeded(DigitsNet, seed=0).to("cuda") for _ in range(2))
+        recipe = replace(SHORT, epochs=1, autocast=autocast)
+        histories = [
+            train(model, digits, replace(recipe, step=step)) for model, step in ((graphed, "graph"), (eager, "eager"))
+        ]
+        losses = [history.epochs[0].train_loss for history in histories]
+        assert losses[0] == pytest.approx(losses[1], rel=2e-2 if autocast else 1e-3)
+        for name, value in graphed.state_dict().items():
+            torch.testing.assert_close(value, eager.state_dict()[name], rtol=5e-2, atol=5e-3)
 
 
 class TestRecipe:

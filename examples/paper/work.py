@@ -1,0 +1,117 @@
+"""What the study's engine calls for each trial: the evaluation and the fine-tuning of the paper's networks.
+
+Both are objects that other processes can be sent: the data travels as the name of its setting, and is read where it is
+needed, once in a process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from examples.paper.data import Split, Splits
+from examples.paper.recipes import Recipe
+from examples.paper.train import SETTINGS
+from examples.paper.training import train
+from tdcompress.study import PrefixCache
+
+
+@dataclass(frozen=True)
+class Source:
+    """A setting's data on a device.
+
+    Attributes:
+        setting: the setting's name.
+        path: folder or archive; None for the data set's usual place.
+        device: where the tensors shall be.
+        evaluated: how many random images of the validation part and of the test part are used; None for all.
+    """
+
+    setting: str
+    path: str | None = None
+    device: str = "cpu"
+    evaluated: int | None = None
+
+    def splits(self) -> Splits:
+        """The data, read once in a process."""
+        return _splits(self)
+
+    def feature_images(self, count: int | None, seed: int) -> Tensor:
+        """The training images that feature errors are means over: `count` random ones, all for None."""
+        return some(self.splits().train, count, seed).images
+
+
+class Evaluation:
+    """Classification error and cross-entropy on the validation and the test part.
+
+    Args:
+        model: the network before any compression; what another has in common with it is computed once.
+        source: the data.
+    """
+
+    def __init__(self, model: nn.Module, source: Source) -> None:
+        self._model, self._source = model, source
+        self._caches: dict[str, PrefixCache] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what is kept for speed, which every process makes for itself."""
+        return {**vars(self), "_caches": {}}
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """The columns `{part}_error`, in [0, 1], and `{part}_cross_entropy`, in nats."""
+        splits = self._source.splits()
+        found = {}
+        for name, split in (("validation", splits.validation), ("test", splits.test)):
+            if name not in self._caches:
+                self._caches[name] = PrefixCache(self._model, split.images)
+            found |= {f"{name}_{measure}": value for measure, value in _scores(self._caches[name], model, split)}
+        return found
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Trains a compressed network by a recipe.
+
+    Attributes:
+        recipe: how.
+        source: on what.
+    """
+
+    recipe: Recipe
+    source: Source
+
+    def __call__(self, model: nn.Module, seed: int) -> nn.Module:
+        """The same network, with the weights of its best epoch."""
+        train(model, self.source.splits(), self.recipe, seed)
+        return model
+
+
+def some(split: Split, count: int | None, seed: int) -> Split:
+    """Random images of a part, all of them for None."""
+    if count is None or count >= len(split):
+        return split
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    return split.take(order[:count].to(split.labels.device))
+
+
+def _scores(cache: PrefixCache, model: nn.Module, split: Split) -> list[tuple[str, float]]:
+    wrong = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
+    start = 0
+    for logits in cache.outputs(model):
+        expected = split.labels[start : start + len(logits)]
+        start += len(logits)
+        wrong += (logits.argmax(dim=1) != expected).sum()
+        loss += F.cross_entropy(logits.float(), expected, reduction="sum").double()
+    return [("error", wrong.item() / len(split)), ("cross_entropy", loss.item() / len(split))]
+
+
+@lru_cache(maxsize=1)
+def _splits(source: Source) -> Splits:
+    splits = SETTINGS[source.setting].load(source.path)
+    parts = {name: some(getattr(splits, name), source.evaluated, seed=0) for name in ("validation", "test")}
+    return replace(splits, **parts).to(source.device)

@@ -1,0 +1,92 @@
+"""The trials of a study: which there are, and what tells their results apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tdcompress.decompositions import Solver
+from tdcompress.methods import get_method
+from tdcompress.study.identity import data_digest, digest, metric_fields, model_digest, solver_fields
+
+if TYPE_CHECKING:
+    from tdcompress.study.spec import Study
+
+FORMAT = 1  # of the hashes below; a change of it makes every trial a new one
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One layer decomposed by one method to one ratio, and what follows, in one repetition.
+
+    Attributes:
+        layer: the layer's name.
+        method: a registered name.
+        ratio: share of the layer's parameters to remove.
+        run: number of the repetition, from 0.
+        rank: an exact rank or a rule's name; None for the rank that is chosen for the ratio.
+        solver: what the method is told.
+        seed: of random starts and of fine-tuning.
+        key: a hash of all that the result depends on. Runs that cannot differ have one key, and are measured once.
+        decomposition: a hash of what the factors depend on; trials that agree here share them.
+    """
+
+    layer: str
+    method: str
+    ratio: float
+    run: int
+    rank: int | tuple[int, ...] | str | None
+    solver: Solver
+    seed: int
+    key: str
+    decomposition: str
+
+    def __str__(self) -> str:
+        return f"{self.layer} {self.method} {self.ratio:.0%} run {self.run}"
+
+
+def trials(study: Study) -> Iterator[Trial]:
+    """All trials, layer by layer, and those that share a decomposition one after the other."""
+    common = fields_of(study)
+    for layer in study.layer_names():
+        for method, solver in study.solvers().items():
+            fixed = get_method(method).deterministic(solver)
+            told = solver_fields(solver)
+            for ratio in study.ratios:
+                rank = study.rank_of(layer, method, ratio)
+                what = {**common["factors"], "layer": layer, "method": method, "solver": told}
+                what |= {"ratio": ratio, "rank": rank} if isinstance(rank, str | None) else {"rank": rank}
+                for run in range(study.runs):
+                    seed = study.seed + run
+                    factors = digest({**what, "seed": None if fixed else seed})
+                    tuned = None if study.finetune is None else seed
+                    key = digest({**common["measures"], "factors": factors, "finetune": tuned})
+                    yield Trial(layer, method, ratio, run, rank, solver, seed, key, factors)
+
+
+def fields_of(study: Study) -> dict[str, dict[str, Any]]:
+    """What all trials of a study share: what their factors depend on, and what their measurements do besides."""
+    metrics = study.chosen_metrics()
+    on_features = any(metric.on == "features" for metric in metrics)
+    return {
+        "factors": {"format": FORMAT, "weights": model_digest(study.model)},
+        "measures": {
+            "metrics": metric_fields(metrics),
+            "data": data_digest(study.data) if on_features else None,
+            "version": study.version,
+        },
+    }
+
+
+def baseline_key(study: Study) -> str:
+    """What the performance of the model itself depends on."""
+    return digest({**fields_of(study)["factors"], "version": study.version})
+
+
+def groups(missing: Sequence[Trial]) -> list[list[Trial]]:
+    """The trials that share a decomposition together, each key once, in the order of the grid."""
+    found: dict[str, dict[str, Trial]] = {}
+    for trial in missing:
+        found.setdefault(trial.decomposition, {}).setdefault(trial.key, trial)
+    return [list(group.values()) for group in found.values()]

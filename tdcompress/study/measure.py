@@ -1,0 +1,222 @@
+"""One trial: decompose, measure the errors, evaluate, fine-tune, evaluate again."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from tdcompress.errors import CompressionError
+from tdcompress.layers import FactorizedConv
+from tdcompress.methods import METHODS, get_method
+from tdcompress.metrics import Metric, weight_errors
+from tdcompress.study.features import Features
+from tdcompress.study.grid import Trial
+from tdcompress.surgery import decompose
+
+if TYPE_CHECKING:
+    from tdcompress.study.spec import Study
+
+FINETUNED = "finetuned_"
+_CANNOT_BE_SENT = (pickle.PicklingError, TypeError, AttributeError, RuntimeError)
+_RESERVED = ("layer", "method", "ratio", "run", "rank", "kept", "sweeps", "seconds")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What all trials of a study need, wherever they run; it is sent to every worker once."""
+
+    model: nn.Module
+    evaluate: Callable[[nn.Module], Mapping[str, float]]
+    finetune: Callable[[nn.Module, int], nn.Module] | None
+    data: Any
+    metrics: tuple[Metric, ...]
+    kinds: dict[str, type[FactorizedConv]]
+
+    @classmethod
+    def of(cls, study: Study) -> Job:
+        """What the trials of this study need."""
+        kinds = {name: get_method(name) for name in study.solvers()}
+        return cls(study.model, study.evaluate, study.finetune, study.data, tuple(study.chosen_metrics()), kinds)
+
+    def packed(self) -> bytes:
+        """As bytes for other processes.
+
+        Raises:
+            CompressionError: a part cannot be sent; the message says which.
+        """
+        try:
+            return pickle.dumps(self)
+        except _CANNOT_BE_SENT as error:
+            name = next((name for name, part in vars(self).items() if not _can_be_sent(part)), "the study")
+            raise CompressionError(
+                f"{name} cannot be sent to another process ({error}); functions and classes must stand at the top "
+                "level of a module, without open files or locks. In this process, executor=None, anything goes."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A factorized layer, and what was measured before fine-tuning; runs that differ in that alone share it."""
+
+    layer: bytes
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial: a row or a traceback.
+
+    Attributes:
+        row: the measurements by column; None if the trial failed.
+        traceback: why it failed.
+        compressed: for the other trials that share the decomposition, if it was asked for.
+    """
+
+    row: dict[str, Any] | None
+    traceback: str | None = None
+    compressed: Compressed | None = None
+
+
+class Bench:
+    """Where trials are measured; it keeps what the trials of one layer share.
+
+    Args:
+        job: what to measure with.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._features: tuple[str, Features] | None = None
+        self._one_at_a_time = threading.Lock()
+        for name, kind in job.kinds.items():
+            METHODS.setdefault(name, kind)  # a method of the user's, which this process has not seen yet
+
+    def baseline(self) -> dict[str, float]:
+        """What the model itself reaches.
+
+        Raises:
+            CompressionError: `evaluate` does not give finite numbers by name, or raises.
+        """
+        try:
+            return self._performance(copy.deepcopy(self._job.model))
+        except CompressionError:
+            raise
+        except Exception as error:
+            raise CompressionError(
+                f"evaluate fails for the model as it is, before anything is compressed: {error!r}"
+            ) from error
+
+    def measure(self, trial: Trial, shared: Compressed | None = None, share: bool = False) -> Outcome:
+        """Measure a trial; whatever it raises is part of the outcome.
+
+        Args:
+            trial: what to measure.
+            shared: what another trial of the same decomposition has found already.
+            share: whether others wait for this one's.
+        """
+        with self._one_at_a_time:
+            began = time.perf_counter()
+            try:
+                if shared is None:
+                    shared = self._compressed(trial, pack=share or self._job.finetune is not None)
+                row = dict(shared.row)
+                if self._job.finetune is not None:
+                    row |= self._finetuned(trial, shared)
+            except Exception:  # a failed trial is a result
+                return Outcome(None, traceback.format_exc())
+            return Outcome({**row, "seconds": time.perf_counter() - began}, None, shared if share else None)
+
+    def _compressed(self, trial: Trial, pack: bool) -> Compressed:
+        job, began = self._job, time.perf_counter()
+        exact = not isinstance(trial.rank, str | None)
+        model = decompose(
+            job.model,
+            trial.layer,
+            trial.method,
+            None if exact else trial.ratio,
+            rank=trial.rank,
+            solver=trial.solver,
+            seed=trial.seed,
+        )
+        decomposed = time.perf_counter()
+        layer = model.get_submodule(trial.layer)
+        assert isinstance(layer, FactorizedConv)
+        # Packed before `evaluate` sees it, so that what it may do to the model reaches no other trial.
+        packed = pickle.dumps(copy.deepcopy(layer).cpu()) if pack else b""
+        sweeps = 0 if layer.solution is None else layer.solution.sweeps
+        found = {"rank": "x".join(map(str, layer.ranks)), "kept": 1 - layer.ratio, "sweeps": sweeps}
+        errors = self._errors(trial.layer, layer)
+        measured = time.perf_counter()
+        performance = self._performance(model)
+        evaluated = time.perf_counter()
+        seconds = {
+            "decompose_seconds": decomposed - began,
+            "errors_seconds": measured - decomposed,
+            "evaluate_seconds": evaluated - measured,
+        }
+        return Compressed(packed, {**found, **errors, **performance, **seconds})
+
+    def _errors(self, name: str, layer: FactorizedConv) -> dict[str, float]:
+        metrics = self._job.metrics
+        found = weight_errors(self._job.model.get_submodule(name), layer, metrics)
+        if any(metric.on == "features" for metric in metrics):
+            if self._features is None or self._features[0] != name:
+                self._features = None  # before the next layer's are made: both may not fit
+                self._features = name, Features(self._job.model, name, self._job.data)
+            found |= self._features[1].errors(layer, metrics)
+        return {metric.name: found[metric.name] for metric in metrics}
+
+    def _performance(self, model: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            found = self._job.evaluate(model)
+        return _checked(found, [metric.name for metric in self._job.metrics])
+
+    def _finetuned(self, trial: Trial, shared: Compressed) -> dict[str, Any]:
+        assert self._job.finetune is not None
+        began = time.perf_counter()
+        tuned = self._job.finetune(self._with(trial.layer, shared.layer), trial.seed)
+        if not isinstance(tuned, nn.Module):
+            raise CompressionError(f"finetune must return the model, and returned a {type(tuned).__name__}.")
+        trained = time.perf_counter()
+        row: dict[str, Any] = {f"{FINETUNED}{name}": value for name, value in self._performance(tuned).items()}
+        seconds = {"finetune_seconds": trained - began, "finetuned_evaluate_seconds": time.perf_counter() - trained}
+        return row | seconds
+
+    def _with(self, name: str, packed: bytes) -> nn.Module:
+        """A copy of the model with a factorized layer in its place."""
+        before = self._job.model.get_submodule(name)
+        layer = pickle.loads(packed)
+        place = next((tensor.device for tensor in before.parameters()), torch.device("cpu"))
+        model: nn.Module = copy.deepcopy(self._job.model, {id(before): layer.to(place)})
+        return model
+
+
+def _can_be_sent(part: Any) -> bool:
+    try:
+        pickle.dumps(part)
+    except _CANNOT_BE_SENT:
+        return False
+    return True
+
+
+def _checked(found: Any, metrics: list[str]) -> dict[str, float]:
+    """Performances, if that is what they are."""
+    if not isinstance(found, Mapping) or not found:
+        raise CompressionError(f"evaluate must return a dict of numbers by name, and returned {found!r}.")
+    for name, value in found.items():
+        if not isinstance(name, str) or name in (*_RESERVED, *metrics) or name.startswith(FINETUNED):
+            raise CompressionError(f"evaluate names a performance {name!r}, which is a column of another meaning.")
+        value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+        if not isinstance(value, Real) or not abs(float(value)) < float("inf"):
+            raise CompressionError(f"evaluate must return finite numbers, and returned {name}={value!r}.")
+    return {name: float(value) for name, value in found.items()}

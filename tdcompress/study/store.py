@@ -1,0 +1,256 @@
+"""The results on disk: one SQLite file, written by the driver alone."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import tdcompress
+from tdcompress.errors import CompressionError
+from tdcompress.study.grid import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+APPLICATION = 0x74646373  # "tdcs", where SQLite keeps what kind of file it is
+VERSION = 1
+_SYNC_SECONDS = 5  # waiting for the disk at every commit would cost 10 000 quick trials a minute
+_GRID = ("layer", "method", "ratio", "run")
+_SCHEMA = (
+    # What was asked.
+    "create table trials (layer text not null, method text not null, ratio real not null, run integer not null, "
+    "key text not null, unique (layer, method, ratio, run, key))",
+    # What was found; several trials may have one result.
+    "create table results (key text primary key, measured text, traceback text, environment text not null, "
+    "ended text not null default current_timestamp) without rowid",
+    "create table baselines (key text primary key, measured text not null) without rowid",
+    f"pragma application_id = {APPLICATION}",
+    f"pragma user_version = {VERSION}",
+)
+
+
+class Store:
+    """A study's file, open.
+
+    It is in WAL mode, so others may read it while the driver writes. A result is committed when `save` returns, and
+    survives whatever ends the process; a power cut may cost the last five seconds. A driver holds a lock on a
+    file beside it, `<name>-driver`, until it ends, however it ends; it is an SQLite lock, so keep the store on a
+    local disk.
+
+    Args:
+        path: the file; made if it is missing, unless `read_only`.
+        read_only: look only; takes no lock.
+        patience: seconds to wait for a program that has locked the file itself.
+
+    Raises:
+        CompressionError: another driver has the file, or it cannot be read or written, or is no such store.
+    """
+
+    def __init__(self, path: str | PathLike[str], read_only: bool = False, patience: float = 30) -> None:
+        self.path = Path(path)
+        self._lock: sqlite3.Connection | None = None
+        self._synced = time.monotonic()
+        if read_only and not self.path.exists():
+            raise CompressionError(f"{self.path}: there is no such store; run the study first.")
+        with self._explained():
+            if not read_only:
+                self._lock = _driver_lock(self.path)
+            try:
+                self._connection = self._opened(read_only, patience)
+            except BaseException:
+                self._release()
+                raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let go of the lock."""
+        self._connection.close()
+        self._release()
+
+    def plan(self, trials: Iterable[Trial]) -> None:
+        """Note what was asked."""
+        rows = ((trial.layer, trial.method, float(trial.ratio), trial.run, trial.key) for trial in trials)
+        with self._explained(), self._transaction():
+            self._connection.executemany("insert or ignore into trials values (?, ?, ?, ?, ?)", rows)
+
+    def settled(self, retry_failed: bool = False) -> set[str]:
+        """The keys that need no measuring: those of results and, unless they are to be retried, of failures."""
+        which = "where measured is not null" if retry_failed else ""
+        with self._explained():
+            return {key for (key,) in self._connection.execute(f"select key from results {which}")}
+
+    def save(self, key: str, measured: Mapping[str, Any] | None, traceback: str | None) -> None:
+        """Keep what was measured for a key, or why it could not be."""
+        row = (key, None if measured is None else _dumped(measured), traceback, _environment())
+        with self._explained(), self._transaction():
+            self._connection.execute(
+                "insert or replace into results (key, measured, traceback, environment) values (?, ?, ?, ?)", row
+            )
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            with self._explained():
+                self._connection.execute("pragma wal_checkpoint(passive)").fetchall()
+            self._synced = time.monotonic()
+
+    def keep_baseline(self, key: str, measure: Callable[[], Mapping[str, float]]) -> None:
+        """Keep what the model itself reaches; it is measured if it is not there yet."""
+        if not self.baseline(key):
+            row = (key, _dumped(measure()))
+            with self._explained(), self._transaction():
+                self._connection.execute("insert or replace into baselines values (?, ?)", row)
+
+    def baseline(self, key: str) -> dict[str, float]:
+        """What was kept; empty if nothing was."""
+        with self._explained():
+            row = self._connection.execute("select measured from baselines where key = ?", (key,)).fetchone()
+        return {} if row is None else json.loads(row[0])
+
+    def other_versions(self, keys: Iterable[str]) -> list[str]:
+        """The other versions of tdcompress by which some of these were measured."""
+        wanted = set(keys)
+        with self._explained():
+            found = self._connection.execute("select key, json_extract(environment, '$.tdcompress') from results")
+            versions = {version for key, version in found if key in wanted}
+        return sorted(versions - {tdcompress.__version__})
+
+    def failed(self, trials: Sequence[Trial]) -> list[tuple[str, str]]:
+        """Trial and traceback of each that failed, in the order of the trials."""
+        with self._explained():
+            why = dict(self._connection.execute("select key, traceback from results where measured is null"))
+        return [(str(trial), why[trial.key]) for trial in trials if trial.key in why]
+
+    def failures(self, trials: Sequence[Trial]) -> pd.DataFrame:
+        """The failed ones among the trials, with their tracebacks."""
+        import pandas as pd
+
+        with self._explained():
+            why = dict(self._connection.execute("select key, traceback from results where measured is null"))
+        rows = [[*_coordinates(trial), why[trial.key]] for trial in trials if trial.key in why]
+        return pd.DataFrame(rows, columns=[*_GRID, "traceback"])
+
+    def frame(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
+        """One row a trial that was measured: of these, in their order; by default of all that was ever asked."""
+        import pandas as pd
+
+        with self._explained():
+            asked = (
+                self._connection.execute(f"select {', '.join(_GRID)}, key from trials order by rowid")
+                if trials is None
+                else ((*_coordinates(trial), trial.key) for trial in trials)
+            )
+            found = dict(self._connection.execute("select key, measured from results where measured is not null"))
+            rows = [dict(zip(_GRID, at, strict=True)) | json.loads(found[key]) for *at, key in asked if key in found]
+        return pd.DataFrame(rows, columns=None if rows else list(_GRID))
+
+    def _opened(self, read_only: bool, patience: float) -> sqlite3.Connection:
+        target = f"{self.path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}"
+        connection = sqlite3.connect(target, timeout=patience, isolation_level=None, uri=True)
+        try:
+            if read_only:  # not mode=ro, which would leave the files of the WAL behind
+                connection.execute("pragma query_only = on")
+            fresh = not connection.execute("select count(*) from sqlite_master").fetchone()[0]
+            if not fresh:
+                self._check(connection)
+            elif read_only:
+                raise CompressionError(f"{self.path}: nothing was ever stored there; run the study first.")
+            if not read_only:
+                connection.execute("pragma journal_mode = wal")
+                connection.execute("pragma synchronous = normal")
+            if fresh:
+                connection.execute("begin immediate")
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+                connection.execute("commit")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        (application,) = connection.execute("pragma application_id").fetchone()
+        (version,) = connection.execute("pragma user_version").fetchone()
+        if application != APPLICATION:
+            raise CompressionError(f"{self.path}: an SQLite file, but no study's; choose another path.")
+        if version != VERSION:
+            raise CompressionError(
+                f"{self.path}: a store of version {version}, and this tdcompress has version {VERSION}; go on with the "
+                "tdcompress that made it, or choose another path."
+            )
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._connection.rollback()
+            raise
+        self._connection.execute("commit")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """SQLite's errors with the file's name and what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise CompressionError(f"{self.path}: {error}; {_advice(str(error))}") from error
+
+
+def _environment() -> str:
+    versions = {"tdcompress": tdcompress.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return json.dumps({**versions, "machine": platform.machine()})
+
+
+def _driver_lock(path: Path) -> sqlite3.Connection:
+    """The lock that only one driver can hold; the operating system frees it when the process is gone."""
+    beside = path.with_name(f"{path.name}-driver")
+    connection = sqlite3.connect(beside, timeout=0, isolation_level=None)
+    try:
+        connection.execute("begin exclusive")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if "locked" not in str(error):
+            raise
+        raise CompressionError(
+            f"{path}: another driver is running a study into it; wait for it, stop it, or choose another path."
+        ) from None
+    return connection
+
+
+def _advice(error: str) -> str:
+    if "full" in error:
+        return "make room and run the study again: it goes on with what is missing."
+    if "locked" in error:
+        return "another program has locked it; close that and run the study again, nothing is lost."
+    if "readonly" in error or "unable to open" in error:
+        return "see that its folder exists and that both can be written, or choose another path."
+    return "choose another path, or put a copy of the file there."
+
+
+def _coordinates(trial: Trial) -> tuple[str, str, float, int]:
+    return trial.layer, trial.method, float(trial.ratio), trial.run
+
+
+def _dumped(measured: Mapping[str, Any]) -> str:
+    return json.dumps(dict(measured), allow_nan=False)

@@ -1,0 +1,135 @@
+"""The comparisons of the paper's figures: which trials of a table are set against which, and the τ of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tdcompress.correlation import Correlation, correlate
+from tdcompress.errors import CompressionError
+from tdcompress.metrics import METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HIGH = 0.5  # ratios from here on are those of the paper's figures 2 and 3
+_KEYS = ("layer", "method", "ratio")
+
+
+@dataclass(frozen=True)
+class View:
+    """Which trials are compared with which.
+
+    Attributes:
+        name: "all", "layers", "methods", or a ratio such as "75%".
+        across: the columns that vary within a group.
+        ratios: the ratios that are looked at.
+    """
+
+    name: str
+    across: tuple[str, ...]
+    ratios: tuple[float, ...]
+
+    @property
+    def title(self) -> str:
+        """The name for a reader, such as "all, 50–90 %"."""
+        return f"{'layers and methods' if self.name.endswith('%') else self.name}, {self.levels}"
+
+    @property
+    def levels(self) -> str:
+        """The ratios for a reader, such as "50–90 %"."""
+        ends = dict.fromkeys(f"{100 * ratio:.0f}" for ratio in (self.ratios[0], self.ratios[-1]))
+        return f"{'–'.join(ends)} %"
+
+    def of(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a table that are looked at."""
+        return table[table["ratio"].isin(self.ratios)]
+
+
+@dataclass(frozen=True)
+class Tau:
+    """One number of a figure.
+
+    Attributes:
+        view: which trials were compared.
+        error: column of the approximation error.
+        performance: column of the performance.
+        found: its τ.
+    """
+
+    view: View
+    error: str
+    performance: str
+    found: Correlation
+
+
+def errors_of(table: pd.DataFrame) -> list[str]:
+    """The columns that are errors of registered metrics.
+
+    Raises:
+        CompressionError: there is none.
+    """
+    found = [name for name in METRICS if name in table]
+    if not found:
+        raise CompressionError(f"no column is named like a metric; name the errors among {', '.join(table.columns)}.")
+    return found
+
+
+def performances_of(table: pd.DataFrame, column: str) -> dict[str, str]:
+    """A performance before and, if there was any, after fine-tuning: the columns by what stands above them.
+
+    >>> import pandas
+    >>> performances_of(pandas.DataFrame(columns=["test_error", "finetuned_test_error"]), "test_error")
+    {'before fine-tuning': 'test_error', 'after fine-tuning': 'finetuned_test_error'}
+    """
+    both = {"before fine-tuning": column, "after fine-tuning": f"finetuned_{column}"}
+    return {title: name for title, name in both.items() if name in table}
+
+
+def views(table: pd.DataFrame) -> Iterator[View]:
+    """The views that a table allows: a group needs two trials to compare."""
+    there = tuple(sorted(float(ratio) for ratio in table["ratio"].unique()))
+    high = tuple(ratio for ratio in there if ratio >= HIGH)
+    wanted = [
+        View("all", _KEYS, high),
+        View("layers", ("layer",), high),
+        View("methods", ("method",), high),
+        *(View(f"{ratio:.0%}", _KEYS[:2], (ratio,)) for ratio in there),
+    ]
+    for view in wanted:
+        held = ["run", *(key for key in _KEYS if key not in view.across)]
+        sizes = view.of(table).groupby(held).size()
+        if len(sizes) and sizes.min() > 1:
+            yield view
+
+
+def taus(
+    table: pd.DataFrame, performances: Mapping[str, str] | Sequence[str], errors: Sequence[str] | None = None
+) -> list[Tau]:
+    """Every τ-a of the figures: views × errors × performances.
+
+    Args:
+        table: one row a trial, as `Study.run` gives it.
+        performances: columns, or the columns by title.
+        errors: columns; those of registered metrics by default.
+
+    Example:
+        >>> import pandas
+        >>> rows = [("conv1", "cp", 0.5), ("conv1", "tucker", 0.5), ("conv2", "cp", 0.5), ("conv2", "tucker", 0.5)]
+        >>> table = pandas.DataFrame(rows, columns=["layer", "method", "ratio"]).assign(run=0)
+        >>> table["relative_weights"], table["test_error"] = [0.1, 0.2, 0.3, 0.4], [0.05, 0.06, 0.09, 0.08]
+        >>> for tau in taus(table, ["test_error"]):
+        ...     print(f"{tau.view.title}: {tau.found.mean:.2f}")
+        all, 50 %: 0.67
+        layers, 50 %: 1.00
+        methods, 50 %: 0.00
+        layers and methods, 50 %: 0.67
+    """
+    columns = list(performances.values()) if isinstance(performances, Mapping) else list(performances)
+    return [
+        Tau(view, error, column, correlate(view.of(table), error, column, view.across))
+        for view in views(table)
+        for error in errors or errors_of(table)
+        for column in columns
+    ]

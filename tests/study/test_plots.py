@@ -1,0 +1,76 @@
+import matplotlib.image
+import numpy as np
+import pytest
+
+import tdcompress as td
+from tdcompress.errors import CompressionError
+from tdcompress.study import plots
+from tdcompress.study.views import errors_of, performances_of, taus
+from tests.examples.test_tables import synthetic
+
+NAMES = ["figure1_by_level", "figure2_all", "figure3_layers_and_methods", "figure4_scatter", "figure5_regret"]
+FAINT = plots.Reference("elsewhere", lambda row: 0.5 if row.error == "relative_weights" else None)
+
+
+@pytest.fixture(autouse=True)
+def _coarse(monkeypatch):
+    monkeypatch.setattr(plots, "DPI", 60)
+
+
+@pytest.mark.parametrize("fine_tuned", [False, True])
+@pytest.mark.parametrize("reference", [None, FAINT])
+def test_every_figure_is_drawn(tmp_path, fine_tuned, reference):
+    frame = synthetic(fine_tuned=fine_tuned)
+    shown = performances_of(frame, "test_error")
+    files = plots.draw_all(tmp_path / "new", frame, shown, reference=reference, baseline=0.05)
+    assert [file.stem for file in files] == NAMES
+    for file in files:
+        picture = matplotlib.image.imread(file)
+        assert min(picture.shape[:2]) > 150
+        assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
+
+
+def test_only_what_there_is_to_draw(tmp_path):
+    frame = synthetic(layers=("a",), methods=("cp",), fine_tuned=False)
+    files = plots.draw_all(tmp_path, frame, performances_of(frame, "test_error"))
+    assert [file.stem for file in files] == ["figure2_all", "figure4_scatter"]
+
+
+def test_a_test_error_of_zero_is_no_problem(tmp_path):
+    frame = synthetic()
+    frame.loc[0, "test_error"] = 0.0
+    assert len(plots.draw_all(tmp_path, frame, performances_of(frame, "test_error"), baseline=0.0)) == 5
+
+
+def test_a_table_of_somebody_else_s(tmp_path):
+    frame = synthetic(fine_tuned=False)[["layer", "method", "ratio", "run", "scaled_weights", "test_error"]]
+    frame = frame.rename(columns={"scaled_weights": "my error", "test_error": "loss"})
+    assert len(plots.draw_all(tmp_path, frame, {"loss": "loss"}, errors=["my error"], label="loss")) == 5
+    with pytest.raises(CompressionError, match="no column is named like a metric; name the errors among layer"):
+        errors_of(frame)
+
+
+def test_bars_have_the_width_of_tau():
+    frame = synthetic()
+    shown = performances_of(frame, "test_error")
+    rows = [row for row in taus(frame, shown) if row.view.name == "all"]
+    figure = plots.bars([rows], shown)
+    drawn = [[patch.get_width() for patch in axis.patches] for axis in figure.axes]
+    expected = [[row.found.mean for row in rows if row.performance == column] for column in shown.values()]
+    assert drawn == expected
+
+
+def test_regrets_are_in_percentage_points_and_name_the_lot():
+    frame = synthetic(fine_tuned=False)
+    figure = plots.regrets(frame, {"": "test_error"}, ["relative_weights", "scaled_features"])
+    (axis,) = figure.axes
+    expected = [100 * td.regret(frame, error, "test_error").mean for error in ("relative_weights", "scaled_features")]
+    assert [patch.get_width() for patch in axis.patches] == pytest.approx(expected)
+    chance = td.regret(frame, "relative_weights", "test_error").chance
+    assert f"(by lot: {100 * chance:.2f})" in axis.get_title()
+
+
+def test_colours_can_be_told_apart_and_so_can_the_hatching():
+    assert len(set(plots._COLOURS)) == len(plots._COLOURS) >= len(errors_of(synthetic()))
+    figure = plots.regrets(synthetic(), {"": "test_error"})
+    assert [bool(patch.get_hatch()) for patch in figure.axes[0].patches] == [False] * 3 + [True] * 3
