@@ -206,7 +206,7 @@ def variants_table(found: Sequence[Variant]) -> str:
         [one.method, f"`{one.options}`", f"{one.error:.4f}", f"{one.worst:.4f}", f"{one.seconds:.1f} s"]
         for one in found
     ]
-    titles = ["method", "options", "error / the defaults', geometric mean", "worst", "time, all cases"]
+    titles = ["method", "options", "error / the defaults', geometric mean", "worst", "processor time, all cases"]
     return "\n".join(_table(titles, cells))
 
 

@@ -48,7 +48,7 @@ class Variant:
         options: how the options are written.
         error: geometric mean of the error over the defaults'.
         worst: the largest of these ratios.
-        seconds: of all cases, the choice of the rank included.
+        seconds: processor time of all cases, the choice of the rank included.
     """
 
     method: str
@@ -64,12 +64,12 @@ def variants(layers: Sequence[str] = LAYERS) -> Iterator[Variant]:
     for method, choices in VARIANTS.items():
         defaults: list[float] = []
         for name, options in choices.items():
-            began = time.perf_counter()
+            began = time.process_time()
             errors = [
                 METHODS[method].from_conv(conv, ratio=ratio, solver=options).solution.relative_error
                 for conv, ratio in itertools.product(convs.values(), RATIOS)
             ]
-            seconds = time.perf_counter() - began
+            seconds = time.process_time() - began
             defaults = defaults or errors
             ratios = [error / default for error, default in zip(errors, defaults, strict=True)]
             mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
