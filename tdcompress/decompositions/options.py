@@ -52,6 +52,7 @@ class CPOptions(SweepOptions):
     """
 
     max_iter: int = 300
+    tol: float = 4e-5
     starts: tuple[Start, ...] = ("orthogonal",)
     penalty: float = 1e-4
     spatial: Literal["separable", "joint"] = "separable"

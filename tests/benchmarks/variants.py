@@ -23,6 +23,7 @@ VARIANTS: dict[str, dict[str, Options]] = {
         "CPOptions(penalty=0)": CPOptions(penalty=0),
         "CPOptions(penalty=1e-5)": CPOptions(penalty=1e-5),
         "CPOptions(penalty=1e-3)": CPOptions(penalty=1e-3),
+        "CPOptions(tol=1e-5)": CPOptions(tol=1e-5),
         "CPOptions(max_iter=100)": CPOptions(max_iter=100),
     },
     "tucker": {
