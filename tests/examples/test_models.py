@@ -103,7 +103,7 @@ def test_a_failing_factory_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("module", ["data", "models", "recipes", "training"])
+@pytest.mark.parametrize("module", ["augmentation", "data", "models", "recipes", "reference"])
 def test_docstring_examples(module):
     results = doctest.testmod(importlib.import_module(f"examples.paper.{module}"))
     assert results.attempted > 0
