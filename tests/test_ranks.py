@@ -69,14 +69,26 @@ def test_the_tucker_rank_is_the_best_truncated_hosvd_within_the_budget(shape, ke
         for rank in itertools.product(range(1, shape[0] + 1), range(1, shape[1] + 1))
         if ranks.tucker_parameters(shape, rank) <= budget and rank[0] <= math.prod(shape[1:])
     ]
-    several = ranks.tucker_ranks(kernel[None], budget, 5)
-    assert all(ranks.tucker_parameters(shape, rank) <= budget for rank in several)
+    found = ranks.tucker_ranks(kernel[None], budget, TuckerOptions(candidates=1))
     if not feasible:
-        assert several == []
+        assert found == []
         return
-    chosen = several[0]
+    (chosen,) = found
     assert ranks.tucker_parameters(shape, chosen) <= budget
     assert lost(chosen) <= min(map(lost, feasible)) + 1e-9
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.4, 0.6])
+def test_of_several_tucker_ranks_the_one_that_hooi_likes_best_is_taken(kept):
+    kernel = random((24, 16, 3, 3))
+    budget = int(kernel.numel() * kept)
+    lost = []
+    for candidates in (1, 3, 7):
+        (rank,) = ranks.tucker_ranks(kernel[None], budget, TuckerOptions(candidates=candidates))
+        assert ranks.tucker_parameters(kernel.shape, rank) <= budget
+        lost.append(tucker(kernel, rank, modes=(0, 1)).solution.relative_error)
+    assert lost[0] >= lost[1] - 1e-6
+    assert lost[1] >= lost[2] - 1e-6
 
 
 @pytest.mark.parametrize("shape", [(7, 6, 3, 2), (8, 8, 3), (10, 6), (4, 3, 2, 2, 2)])
@@ -104,5 +116,6 @@ def test_the_tt_ranks_fit_and_the_best_of_them_is_near_the_best_of_all(shape, ke
 
 def test_a_rank_is_shared_by_the_groups_and_chosen_for_all_of_them():
     plain, steep = random((8, 8, 3, 3)), random((8, 8, 3, 3), seed=1) * torch.linspace(1, 0, 8)[:, None, None, None]
-    together = ranks.tucker_ranks(torch.stack([plain, 100 * steep]), 250)
-    assert together == ranks.tucker_ranks(steep[None], 250)  # the group with all the energy decides
+    options = TuckerOptions()
+    together = ranks.tucker_ranks(torch.stack([plain, 100 * steep]), 250, options)
+    assert together == ranks.tucker_ranks(steep[None], 250, options)  # the group with all the energy decides

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,14 +72,27 @@ def leading_subspace(matrix: Tensor, rank: int) -> Tensor:
         # values into the null space, so that an exact decomposition would not be exact.
         vectors, _, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
         return vectors[:, :rank]
-    _, vectors = torch.linalg.eigh(gram(matrix))
-    return vectors.flip(-1)[:, :rank]
+    return eigenvectors(gram(matrix))[:, :rank]
+
+
+def eigenvectors(symmetric: Tensor) -> Tensor:
+    """The eigenvectors of symmetric matrices, (…, size, size), as columns, largest eigenvalue first.
+
+    On the CPU by numpy: torch's threads meet so often in this one routine that it takes 3 to 8 times as long where
+    they sleep while they wait (OMP_WAIT_POLICY=PASSIVE), or have to share their cores.
+    """
+    if symmetric.device.type == "cpu":
+        return torch.from_numpy(np.linalg.eigh(symmetric.numpy()).eigenvectors).flip(-1)
+    return torch.linalg.eigh(symmetric).eigenvectors.flip(-1)
 
 
 def squared_singular_values(matrix: Tensor) -> Tensor:  # (rows, columns) -> (smaller side,)
     """The squared singular values of `matrix` in float64, largest first."""
     small_side = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    return torch.linalg.eigvalsh(gram(small_side)).flip(-1).clamp(min=0)
+    symmetric = gram(small_side)
+    on_cpu = symmetric.device.type == "cpu"  # by numpy for the reason that eigenvectors() gives
+    values = torch.from_numpy(np.linalg.eigvalsh(symmetric.numpy())) if on_cpu else torch.linalg.eigvalsh(symmetric)
+    return values.flip(-1).clamp(min=0)
 
 
 def relative_error(tensor: Tensor, approximation: Tensor) -> float:

@@ -6,6 +6,10 @@ mode: two matrix products a sweep whatever the order, and the Khatri-Rao matrix 
 512 × 512 × 3 × 3 a 786 432 × R matrix) is never formed. And sweeps start from a point extrapolated along
 the last step, with a restart when the error rises, which saves most of them.
 
+Long terms that nearly cancel make the error of a float32 sweep rise by rounding alone. Taken for an overshoot,
+that would throw the extrapolation away sweep after sweep, and the error would seem to have converged. So sweeps
+are made in the tensor's type until rounding is first seen, and in float64 from there.
+
 A factor is stored as rows, (rank, size): one contiguous vector a term. No decision is read back from the
 device but once in ten sweeps, so a GPU never waits.
 """
@@ -18,14 +22,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold
+from tdcompress.decompositions.algebra import eigenvectors, leading_subspace, mode_dot, unfold
 from tdcompress.decompositions.options import CPOptions, Start
 
 _MOMENTUM_LIMIT = 0.97
 _STRIDE = 10  # sweeps between two looks at the error
 _TRIAL = 30  # sweeps after which the best of several starts is known
-_MARGIN = 1.5  # directions kept of a large mode, for every term
-_LAST = 40  # sweeps on the whole tensor after those on the compressed one
+_NOISE = 16  # a rise of the squared error by so many roundings of ‖terms‖² is one of rounding
 _DAMPING = 1e-7  # of the mean diagonal of the normal equations
 _LONGEST = 1e5  # ‖terms‖² over ‖tensor‖² beyond which terms do nothing but cancel each other
 _ROUNDING = 0.02  # the most that rounding such terms to the tensor's own type may cost, in units of ‖tensor‖
@@ -41,35 +44,14 @@ def als(
     order = sorted(range(tensor.ndim), key=lambda mode: -tensor.shape[mode])
     ordered = tensor.permute(order)
     longest = min(_LONGEST, (_ROUNDING / torch.finfo(dtype).eps) ** 2)
-    small, bases = _compressed(ordered, rank)
-    last = min(_LAST, options.max_iter) if bases else 0
-    runs = [Run(Sweep(small), longest, start(kind, small, rank, generator)) for kind in options.starts]
+    runs = [Run(Sweep(ordered), longest, start(kind, ordered, rank, generator)) for kind in options.starts]
     if len(runs) > 1:
         for run in runs:
-            run.advance(min(_TRIAL, options.max_iter - last), 0.0)
+            run.advance(min(_TRIAL, options.max_iter), 0.0)
         runs.sort(key=lambda run: float(run.error))
     best = runs[0]
-    converged = best.advance(options.max_iter - last - best.sweeps, options.tol)
-    sweeps = best.sweeps
-    if bases:  # what the subspaces left out is small; a few sweeps take it in
-        lifted = [rows @ basis.mT for rows, basis in zip(best.current, bases, strict=False)]
-        best = Run(Sweep(ordered), longest, [*lifted, *best.current[len(bases) :]])
-        best.advance(last, options.tol)
-        sweeps += best.sweeps
-    return [best.current[order.index(mode)] for mode in range(tensor.ndim)], sweeps, converged
-
-
-def _compressed(tensor: Tensor, rank: int) -> tuple[Tensor, list[Tensor]]:
-    """The tensor in the leading subspaces of its two largest modes, if a low rank makes that worthwhile.
-
-    Terms of rank R span at most R directions of a mode, and nearly always leading ones (Bro & Andersson 1998).
-    """
-    sizes = [min(size, math.ceil(_MARGIN * rank)) for size in tensor.shape[:2]]
-    if 2 * math.prod(sizes) > math.prod(tensor.shape[:2]):
-        return tensor, []
-    bases = [leading_subspace(unfold(tensor, mode), size).to(tensor) for mode, size in enumerate(sizes)]
-    small = mode_dot(mode_dot(tensor, bases[0].mT, 0), bases[1].mT, 1)
-    return small.contiguous(), bases
+    converged = best.advance(options.max_iter - best.sweeps, options.tol)
+    return [best.current[order.index(mode)].to(tensor) for mode in range(tensor.ndim)], best.sweeps, converged
 
 
 def start(kind: Start, tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
@@ -93,7 +75,7 @@ def _orthogonal_start(tensor: Tensor, rank: int) -> list[Tensor]:
     for mode, rotation in enumerate(rotations, start=2):
         rotated = mode_dot(rotated, rotation.mT, mode)
     slices = rotated.flatten(2).movedim(-1, 0)  # (positions, first, second)
-    right = torch.linalg.eigh(slices.mT @ slices).eigenvectors  # the second mode is the smaller one
+    right = eigenvectors(slices.mT @ slices)  # the second mode is the smaller one
     left = slices @ right
     values = torch.linalg.vector_norm(left, dim=1)
     largest, index = values.flatten().topk(rank)
@@ -117,12 +99,12 @@ class Run:
     def __init__(self, sweep: Sweep, longest: float, factors: list[Tensor]) -> None:
         self._sweep = sweep
         self._longest = longest
-        self.current = factors
+        self.current = self._point = factors
         self.error = torch.full((), math.inf, dtype=torch.float64, device=factors[0].device)
         self.sweeps = 0
         self._length = torch.full_like(self.error, math.inf)
-        self._point = factors
         self._age = torch.ones_like(self.error)  # sweeps since the last restart
+        self._rounded = torch.zeros_like(self.error, dtype=torch.bool)  # whether a rise was one of rounding
 
     def advance(self, sweeps: int, tol: float) -> bool:
         """Make so many more sweeps at the most; whether they stopped for lack of progress."""
@@ -134,13 +116,19 @@ class Run:
                 if seen - error <= _STRIDE * tol * error:
                     return True
                 seen = error
+                if bool(self._rounded) and self._sweep.tensor.dtype != torch.float64 and count < sweeps:
+                    self._refine()
+                    seen = math.inf
         return False
 
     def _step(self) -> None:
         """Sweep from the extrapolated point; keep the result if it is better, else forget the extrapolation."""
         found, error, length = self._sweep(self._point)
+        rounding = _NOISE * torch.finfo(found[0].dtype).eps * length
+        rises = error > self.error
+        rounded = rises & (error.square() - self.error.square() <= rounding)
         # Without extrapolation a sweep can only rise by the rounding of its own error.
-        falls = (error <= self.error) | (self._age == 1)
+        falls = ~rises | rounded | (self._age == 1)
         better = falls & (length <= self._length.clamp(min=self._longest))
         momentum = torch.where(better, ((self._age - 1) / (self._age + 2)).clamp(max=_MOMENTUM_LIMIT), 0.0)
         kept = [torch.where(better, new, old) for new, old in zip(found, self.current, strict=True)]
@@ -149,15 +137,23 @@ class Run:
         self._age = torch.where(better, self._age + 1, 1.0)
         self.error = torch.where(better, error.minimum(self.error), self.error)
         self._length = torch.where(better, length, self._length)
+        self._rounded |= rounded
         self.current = kept
         self.sweeps += 1
+
+    def _refine(self) -> None:
+        """Go on in float64; the error that rounding has blurred is forgotten, the momentum is not."""
+        self._sweep = Sweep(self._sweep.tensor.double())
+        self.current = [rows.double() for rows in self.current]
+        self._point = [rows.double() for rows in self._point]
+        self.error = torch.full_like(self.error, math.inf)
 
 
 class Sweep:
     """One update of every factor by least squares, for a tensor with its modes in order of size."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.shape = tensor.shape
+        self.tensor, self.shape = tensor, tensor.shape
         first, second = tensor.shape[:2]
         self.by_first = tensor.reshape(first, -1)
         self.by_second = tensor.transpose(0, 1).reshape(second, -1)

@@ -105,6 +105,7 @@ def cp(
     ([(4, 2), (3, 2), (2, 2)], 0.0)
     """
     check_tensor(tensor)
+    tensor = tensor.detach()
     check_rank([rank], [cp_limit(tensor.shape)], "CP")
     options = resolve(solver, CPOptions)
     generator = torch.Generator().manual_seed(0) if generator is None else generator

@@ -70,6 +70,7 @@ def tensor_train(tensor: Tensor, rank: Sequence[int], *, solver: Solver = None) 
     [(1, 4, 2), (2, 3, 1), (1, 2, 1)]
     """
     check_tensor(tensor)
+    tensor = tensor.detach()
     check_rank(rank, tensor_train_limits(tensor.shape), "tensor-train")
     _check_chain(tensor.shape, rank)
     options = resolve(solver, TTOptions)

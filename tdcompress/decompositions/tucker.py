@@ -89,6 +89,7 @@ def tucker(
     (torch.Size([2, 1, 2]), torch.Size([4, 2]))
     """
     check_tensor(tensor)
+    tensor = tensor.detach()
     modes = tuple(range(tensor.ndim)) if modes is None else tuple(modes)
     if len(set(modes)) != len(modes) or not set(modes) <= set(range(tensor.ndim)):
         raise CompressionError(f"modes must be different ones of 0 .. {tensor.ndim - 1}, got {modes}.")
@@ -120,29 +121,49 @@ def _solve(
     A factor of rank r lies almost entirely in the leading 2r directions, and there a sweep costs a fraction;
     the last sweep lets in what was left out.
     """
-    sizes = {mode: min(max(2 * rank, _SMALL), tensor.shape[mode]) for mode, rank in ranks.items()}
+    sizes = {mode: _leading(rank, tensor.shape[mode]) for mode, rank in ranks.items()}
     bases = {mode: leading_subspace(unfold(tensor, mode), size) for mode, size in sizes.items()}
     factors = {mode: bases[mode][:, :rank] for mode, rank in ranks.items()}
     if options.max_iter == 0 or all(rank == tensor.shape[mode] for mode, rank in ranks.items()):
         return _multiply(tensor, factors, transpose=True), factors, 0, True
-    compressed = _multiply(tensor, bases, transpose=True)
-    start = {mode: torch.eye(sizes[mode], rank).to(tensor) for mode, rank in ranks.items()}
-    inner, sweeps, converged = _hooi(compressed, start, options.max_iter - 1, options.tol)
-    lifted = {mode: bases[mode] @ factor for mode, factor in inner.items()}
-    factors, last, _ = _hooi(tensor, lifted, 1, 0.0)
-    return _multiply(tensor, factors, transpose=True), factors, sweeps + last, converged
+    inner, sweeps, converged = _hooi(_multiply(tensor, bases, transpose=True), ranks, options)
+    factors = {mode: bases[mode] @ factor for mode, factor in inner.items()}
+    for mode, factor in factors.items():
+        matrix = unfold(_multiply(tensor, factors, skip=mode, transpose=True), mode)
+        # A step of orthogonal iteration: it keeps no less than before, and costs a fraction of the eigenvectors.
+        factors[mode] = torch.linalg.qr(matrix @ (matrix.mT @ factor)).Q
+    return _multiply(tensor, factors, transpose=True), factors, sweeps + 1, converged
 
 
-def _hooi(tensor: Tensor, factors: dict[int, Tensor], max_iter: int, tol: float) -> tuple[dict[int, Tensor], int, bool]:
-    """The factors after alternating sweeps, how many there were, and whether they converged."""
-    factors, total, error = dict(factors), tensor.square().sum(), math.inf
-    for sweep in range(1, max_iter + 1):
-        for mode, factor in factors.items():
+def kept_by_hooi(core: Tensor, rank: Sequence[int], options: TuckerOptions) -> float:
+    """The squared norm that HOOI keeps at a rank, found without solving for the kernel itself.
+
+    Args:
+        core: a kernel in the singular bases of its first modes, as many as `rank` has entries, largest first.
+        rank: one entry for each of those modes.
+        options: the sweeps to make.
+    """
+    ranks = dict(enumerate(rank))
+    block = core[tuple(slice(_leading(size, core.shape[mode])) for mode, size in ranks.items())]
+    factors, _, _ = _hooi(block, ranks, options)
+    return float(_multiply(block, factors, transpose=True).square().sum())
+
+
+def _leading(rank: int, size: int) -> int:
+    return min(max(2 * rank, _SMALL), size)
+
+
+def _hooi(tensor: Tensor, ranks: dict[int, int], options: TuckerOptions) -> tuple[dict[int, Tensor], int, bool]:
+    """From the leading unit vectors on: the factors, how many sweeps there were, and whether they converged."""
+    factors = {mode: torch.eye(tensor.shape[mode], rank).to(tensor) for mode, rank in ranks.items()}
+    total, error = tensor.square().sum(), math.inf
+    for sweep in range(1, options.max_iter + 1):
+        for mode, rank in ranks.items():
             projected = _multiply(tensor, factors, skip=mode, transpose=True)
-            factors[mode] = leading_subspace(unfold(projected, mode), factor.shape[1])
+            factors[mode] = leading_subspace(unfold(projected, mode), rank)
         core = mode_dot(projected, factors[mode].mT, mode)
         # The error of orthonormal factors follows from what the core keeps.
         previous, error = error, float((total - core.square().sum()).clamp(min=0).sqrt())
-        if sweep > 1 and previous - error <= tol * previous:  # not <, or an exact one would never stop
+        if sweep > 1 and previous - error <= options.tol * previous:  # not <, or an exact one would never stop
             return factors, sweep, True
-    return factors, max_iter, False
+    return factors, options.max_iter, False

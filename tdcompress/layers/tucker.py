@@ -36,9 +36,9 @@ class TuckerConv(FactorizedConv):
 
     @staticmethod
     def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
-        """The pairs whose truncated HOSVD keeps most."""
-        options = resolve(solver, TuckerOptions)
-        return tucker_ranks(kernels, budget, 1 if options is None else options.candidates)
+        """The pair that keeps most."""
+        # tensorly's own solver takes the ranks that the truncated HOSVD is best at.
+        return tucker_ranks(kernels, budget, resolve(solver, TuckerOptions) or TuckerOptions(candidates=1))
 
     @staticmethod
     def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> TuckerDecomposition:

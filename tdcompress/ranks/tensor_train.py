@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from tdcompress.decompositions import TuckerOptions
 from tdcompress.decompositions.algebra import squared_singular_values
 from tdcompress.ranks.budget import Rank, grown, tt_parameters
-from tdcompress.ranks.tucker import hosvd_core, tucker_ranks
+from tdcompress.ranks.tucker import core_energies, hosvd_core, tucker_ranks
 
 
 def tt_ranks(kernels: Tensor, budget: int) -> list[Rank]:
@@ -29,10 +30,13 @@ def tt_ranks(kernels: Tensor, budget: int) -> list[Rank]:
         rank = min(budget // sum(modes), *modes)
         return [(rank,)] if rank else []
     if len(modes) == 3:  # without an inner bond the train is Tucker, whose core costs the same
-        return [rank[::-1] for rank in tucker_ranks(kernels, budget)]
+        return [rank[::-1] for rank in tucker_ranks(kernels, budget, TuckerOptions(candidates=1))]
     search = _Search(kernels, budget)
     best = search.run()
     return [] if best is None else [grown(best, search.useful)]
+
+
+_RESOLUTION = 32  # rank steps finer than such a part of the rank make no difference
 
 
 class _Search:
@@ -44,7 +48,7 @@ class _Search:
         cores = torch.stack([hosvd_core(kernel) for kernel in kernels])  # (groups, ≤ out, ≤ in, *spatial)
         self.chains = cores.movedim(1, -1)
         self.limits = (cores.shape[2], cores.shape[1])
-        self.total = float(cores.square().sum())
+        self.energy = core_energies(list(cores))
         self._seen: dict[tuple[int, int], tuple[float, Rank | None]] = {}
 
     def run(self) -> Rank | None:
@@ -53,13 +57,15 @@ class _Search:
         if self.lost(first, last)[1] is None:
             return self.lost(1, 1)[1]
         step = max(1, max(first, last) // 4)
-        while step:
-            moves = [(first + a, last + b) for a, b in self._moves(step) if self._inside(first + a, last + b)]
-            best = min(moves, key=lambda move: self.lost(*move)[0], default=(first, last))
-            if self.lost(*best)[0] < self.lost(first, last)[0]:
-                first, last = best
-            else:
+        finest = max(1, max(first, last) // _RESOLUTION)
+        while step >= finest:
+            moves = [(first + a, last + b) for a, b in ((step, 0), (-step, 0), (0, step), (0, -step))]
+            better = (move for move in moves if self._inside(*move) and self.lost(*move)[0] < self.lost(first, last)[0])
+            found = next(better, None)
+            if found is None:
                 step //= 2
+            else:
+                first, last = found
         return self.lost(first, last)[1]
 
     def _start(self) -> tuple[int, int]:
@@ -71,12 +77,12 @@ class _Search:
                 return first, last
         return 1, 1
 
-    @staticmethod
-    def _moves(step: int) -> Iterator[tuple[int, int]]:
-        return ((a, b) for a in (-step, 0, step) for b in (-step, 0, step) if a or b)
-
     def _inside(self, first: int, last: int) -> bool:
         return 1 <= first <= self.limits[0] and 1 <= last <= self.limits[1]
+
+    def _outside(self, first: int, last: int) -> float:
+        """The squared norm of the core outside its leading block."""
+        return float(self.energy[-1, -1] - self.energy[last - 1, first - 1])
 
     def lost(self, first: int, last: int) -> tuple[float, Rank | None]:
         """The bound on the squared error at these outer ranks, and the ranks with the best inner ones."""
@@ -92,7 +98,7 @@ class _Search:
         inner, lost = _best_inner(self.sizes, (first, last), tails, self.budget)
         if inner is None:
             return math.inf, None
-        return self.total - float(block.square().sum()) + lost, (first, *inner, last)
+        return self._outside(first, last) + lost, (first, *inner, last)
 
     def useful(self, rank: Rank) -> bool:
         """Whether a rank fits the budget and every entry can be filled by its neighbours."""

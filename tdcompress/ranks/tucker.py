@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions import tucker_limits
+from tdcompress.decompositions import TuckerOptions, tucker_limits
 from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold
+from tdcompress.decompositions.tucker import kept_by_hooi
 from tdcompress.ranks.budget import Rank, grown, tucker_parameters
 
 
-def tucker_ranks(kernels: Tensor, budget: int, count: int = 1) -> list[Rank]:
-    """The most promising ranks (out, in) within `budget`, best first; none if none fits.
+def tucker_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> list[Rank]:
+    """The ranks (out, in) within `budget` that promise to lose least; none if none fits.
 
     For every out-rank only the largest in-rank that fits can be best. They are compared by what the truncated
-    HOSVD keeps: the energy of each leading block of the full core is a cumulative sum. Further ranks are taken
-    at growing distance from the first, because what comes after the HOSVD may prefer a neighbour.
+    HOSVD keeps: the energy of each leading block of the full core is a cumulative sum. What comes after the HOSVD
+    may prefer a neighbour, so the best few, taken at growing distance from the first, are compared by what HOOI
+    keeps of the core.
 
     Args:
         kernels: shape (groups, out, in, *spatial).
         budget: parameters for one group.
-        count: how many.
+        options: how many candidates are compared, and by how many sweeps.
     """
     modes = tuple(kernels.shape[1:])
     spatial = math.prod(modes[2:])
     limits = tucker_limits(modes, (0, 1))
-    energy = core_energies(kernels)
+    cores = [hosvd_core(kernel) for kernel in kernels]
+    energy = core_energies(cores)
     out = torch.arange(1, limits[0] + 1)
     inner = (budget - modes[0] * out) // (modes[1] + out * spatial)
     inner = inner.clamp(max=limits[1]).minimum(out * spatial)
@@ -44,12 +48,12 @@ def tucker_ranks(kernels: Tensor, budget: int, count: int = 1) -> list[Rank]:
         )
 
     best = int(kept.argmax())
+    count = options.candidates if options.max_iter else 1
     places = [place for place in _around(best, count, spacing=max(1, best // 12)) if 0 <= place < len(out)]
-    return list(
-        dict.fromkeys(
-            grown((int(out[place]), int(inner[place])), useful) for place in places if math.isfinite(kept[place])
-        )
-    )
+    ranks = [grown((int(out[place]), int(inner[place])), useful) for place in places if kept[place].isfinite()]
+    if len(ranks) == 1:
+        return ranks
+    return [max(ranks, key=lambda rank: sum(kept_by_hooi(core, rank, options) for core in cores))]
 
 
 def _around(centre: int, count: int, spacing: int) -> list[int]:
@@ -57,9 +61,9 @@ def _around(centre: int, count: int, spacing: int) -> list[int]:
     return [centre + (1 if step % 2 else -1) * spacing * ((step + 1) // 2) for step in range(count)]
 
 
-def core_energies(kernels: Tensor) -> Tensor:  # (groups, out, in, *spatial) -> (≤ out, ≤ in)
+def core_energies(cores: Sequence[Tensor]) -> Tensor:  # one (≤ out, ≤ in, *spatial) a group -> (≤ out, ≤ in)
     """Summed over the groups, [i, j]: the squared norm of the HOSVD core's leading (i + 1) × (j + 1) block."""
-    blocks = torch.stack([hosvd_core(kernel) for kernel in kernels]).square().sum(0)
+    blocks = torch.stack(list(cores)).square().sum(0)
     return blocks.reshape(*blocks.shape[:2], -1).sum(-1).cumsum(0).cumsum(1).cpu()
 
 

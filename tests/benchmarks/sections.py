@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tdcompress.decompositions import cp
 from tdcompress.decompositions.algebra import relative_error
 from tdcompress.decompositions.als import Sweep, start
 from tdcompress.methods import METHODS
@@ -161,73 +159,40 @@ def resnet_shapes() -> Iterator[Shape]:
 
 @dataclass(frozen=True)
 class Reference:
-    """Our defaults beside plain alternating least squares of 3 000 sweeps from five random starts."""
+    """Our defaults beside plain alternating least squares of thousands of sweeps from several random starts."""
 
     case: str
     rank: int
-    ours: Measurement
+    ours: float  # relative error
+    seconds: float  # processor time, as plain_seconds: they are long runs, and others may want the cores
     plain: tuple[float, ...]  # the error from every start
     plain_seconds: float  # of one start
 
 
-def plain_als(layers: Sequence[str] = ("conv2",), starts: int = 5, sweeps: int = 3000) -> Iterator[Reference]:
+def plain_als(layers: Sequence[str] = LAYERS, starts: int = 5, sweeps: int = 3000) -> Iterator[Reference]:
     """Our CP against patience: every ratio of the named layers."""
     kernels = trained_kernels()
     for layer, ratio in itertools.product(layers, RATIOS):
         kernel = kernels[layer]
         (rank,) = tensorly_torch_rank("cp", tuple(kernel.shape), ratio)
+        began = time.process_time()
+        ours = cp(kernel, rank).solution.relative_error
+        seconds = time.process_time() - began
         ordered = (kernel / kernel.abs().max()).permute(sorted(range(4), key=lambda mode: -kernel.shape[mode]))
-        sweep, errors, began = Sweep(ordered), [], time.perf_counter()
+        sweep, errors, began = Sweep(ordered), [], time.process_time()
         for seed in range(starts):
             factors = start("random", ordered, rank, torch.Generator().manual_seed(seed))
             for _ in range(sweeps):
                 factors, _, _ = sweep(factors)
             # Not the sweep's own error: unwatched terms of thousands of sweeps cancel to less than its rounding.
-            errors.append(_true_error(ordered, factors))
-        seconds = (time.perf_counter() - began) / starts
-        ours = measure(OURS["cp"], "cp", kernel, (rank,))
-        yield Reference(f"{layer}, {1 - ratio:.0%} kept", rank, ours, tuple(errors), seconds)
+            errors.append(true_error(ordered, factors))
+        plain_seconds = (time.process_time() - began) / starts
+        yield Reference(f"{layer}, {1 - ratio:.0%} kept", rank, ours, seconds, tuple(errors), plain_seconds)
 
 
-def _true_error(tensor: Tensor, rows: Sequence[Tensor]) -> float:
+def true_error(tensor: Tensor, rows: Sequence[Tensor]) -> float:
+    """The relative error of a CP decomposition, with nothing taken from its own sums."""
     product = rows[1]
     for factor in rows[2:]:
         product = (product[:, :, None] * factor[:, None, :]).flatten(1)
     return relative_error(tensor, (rows[0].double().mT @ product.double()).view(tensor.shape))
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One decomposition in a process of its own."""
-
-    name: str
-    rank: tuple[int, ...]
-    error: float
-    seconds: float
-    megabytes: float  # peak over what the process held before it began
-
-
-def cost(name: str, method: str, solver: str, shape: Sequence[int], rank: Sequence[int]) -> Cost:
-    """Measure `solver` ("ours" or a peer's name) in a fresh process, so that the peak memory is its own."""
-    code = (
-        "import json; from tests.benchmarks.sections import _cost_here; "
-        f"print(json.dumps(_cost_here({method!r}, {solver!r}, {tuple(shape)!r}, {tuple(rank)!r})))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return Cost(name, tuple(rank), **json.loads(done.stdout.splitlines()[-1]))
-
-
-def _cost_here(method: str, solver: str, shape: Sequence[int], rank: Sequence[int]) -> dict[str, float]:
-    run = OURS[method] if solver == "ours" else PEERS[method][solver]
-    small = torch.randn(4, 4, 3, 3)
-    measure(run, method, small, tuple(1 for _ in rank))  # imports and first-call costs
-    kernel = decaying_kernel(shape)
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from what is held now
-    before = _kilobytes("VmRSS")
-    result = measure(run, method, kernel, rank)
-    return {"error": result.error, "seconds": result.seconds, "megabytes": (_kilobytes("VmHWM") - before) / 1024}
-
-
-def _kilobytes(field: str) -> int:
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status[field].split()[0])
