@@ -7,12 +7,14 @@
 ['absolute_weights', 'relative_weights', 'scaled_weights']
 """
 
+from tdcompress.calibration import calibrate
 from tdcompress.correlation import Correlation, KendallTau, correlate, kendall_tau
 from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
-from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
+from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, InputMoments, SVDConv, TTConv, TuckerConv
 from tdcompress.methods import register_method
 from tdcompress.metrics import approximation_errors, register_metric
+from tdcompress.moments import input_moments
 from tdcompress.report import Report, report
 from tdcompress.serialization import load, save
 from tdcompress.surgery import decompose, refusals, replace_parameters, restore
@@ -26,6 +28,7 @@ __all__ = [
     "ConvSpec",
     "Correlation",
     "FactorizedConv",
+    "InputMoments",
     "KendallTau",
     "Report",
     "SVDConv",
@@ -35,8 +38,10 @@ __all__ = [
     "TuckerConv",
     "TuckerOptions",
     "approximation_errors",
+    "calibrate",
     "correlate",
     "decompose",
+    "input_moments",
     "kendall_tau",
     "load",
     "refusals",

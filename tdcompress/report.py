@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tdcompress.batches import evaluating
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
-from tdcompress.metrics.approximation import evaluating
 from tdcompress.surgery import restore
 
 if TYPE_CHECKING:
