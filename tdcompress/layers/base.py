@@ -19,7 +19,7 @@ from tdcompress.decompositions.algebra import check_rank, check_tensor, relative
 from tdcompress.errors import CompressionError
 from tdcompress.layers.moments import InputMoments, Whitening, takes_over_mean, whitening_of
 from tdcompress.layers.spec import Axes, Convolution, ConvSpec, as_convolution, is_convolution
-from tdcompress.ranks import Rank, parameter_budget, tensorly_torch_rank
+from tdcompress.ranks import Point, Rank, parameter_budget, tensorly_torch_rank
 
 
 class FactorizedConv(nn.Sequential, ABC):
@@ -127,6 +127,28 @@ class FactorizedConv(nn.Sequential, ABC):
             budget: parameters for one group.
             solver: what the method's options may say about it.
         """
+
+    @classmethod
+    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
+        """About what squared relative error the method has at each of many budgets, for planning.
+
+        By default every rank is solved for; a method that can read the errors off one factorization should.
+
+        Args:
+            kernels: shape (groups, *modes).
+            budgets: parameters for one group.
+
+        Returns:
+            Ranks with the share of the squared norm that is lost, none where a budget is too small.
+        """
+        ranks = {tuple(rank) for budget in budgets for rank in cls.choose_ranks(kernels, budget, None)[:1]}
+        return [(rank, cls._lost(kernels, rank, None)) for rank in sorted(ranks)]
+
+    @classmethod
+    def _lost(cls, kernels: Tensor, rank: Rank, solver: Solver) -> float:
+        """The share of the squared norm that a solution loses."""
+        found = [cls.solve(kernel, rank, solver, _generator(0)) for kernel in kernels]
+        return _solution(found, kernels).relative_error ** 2
 
     @staticmethod
     @abstractmethod
