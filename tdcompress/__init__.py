@@ -8,6 +8,7 @@
 """
 
 from tdcompress.calibration import calibrate
+from tdcompress.compression import compress
 from tdcompress.correlation import Correlation, KendallTau, correlate, kendall_tau
 from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
@@ -15,6 +16,7 @@ from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, InputMoments, SV
 from tdcompress.methods import register_method
 from tdcompress.metrics import approximation_errors, register_metric
 from tdcompress.moments import input_moments
+from tdcompress.planning import Plan, plan
 from tdcompress.report import Report, report
 from tdcompress.serialization import load, save
 from tdcompress.surgery import decompose, refusals, replace_parameters, restore
@@ -30,6 +32,7 @@ __all__ = [
     "FactorizedConv",
     "InputMoments",
     "KendallTau",
+    "Plan",
     "Report",
     "SVDConv",
     "SVDOptions",
@@ -39,11 +42,13 @@ __all__ = [
     "TuckerOptions",
     "approximation_errors",
     "calibrate",
+    "compress",
     "correlate",
     "decompose",
     "input_moments",
     "kendall_tau",
     "load",
+    "plan",
     "refusals",
     "register_method",
     "register_metric",

@@ -164,7 +164,7 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
         {name: Cost(counts) for name, counts in parameters.items()},
     )
     if example_inputs is not None:
-        total, costs = _measured(model, layers, _call(example_inputs), total, costs, rounds)
+        total, costs = _measured(model, layers, as_call(example_inputs), total, costs, rounds)
     return Report(tuple(_entry(name, layer, costs[name]) for name, layer in layers.items()), total)
 
 
@@ -197,7 +197,7 @@ def _measured(
     """The costs with multiply-adds and times."""
     with torch.no_grad(), evaluating(model):
         dense = restore(model, hooks="keep") if layers else model
-        calls = _calls(model, layers, call)
+        calls = layer_calls(model, layers, call)
         return (
             _with_forwards(total, dense, model, [call], rounds),
             {
@@ -216,11 +216,11 @@ def _with_forwards(cost: Cost, before: nn.Module, after: nn.Module, calls: Seque
         return run
 
     runs = forward(before), forward(after)
-    first, second = map(_multiply_adds, runs)
-    return Cost(cost.parameters, (first, second), _milliseconds(*runs, rounds=rounds))
+    first, second = map(count_multiply_adds, runs)
+    return Cost(cost.parameters, (first, second), median_milliseconds(*runs, rounds=rounds))
 
 
-def _calls(model: nn.Module, layers: Mapping[str, nn.Module], call: Call) -> dict[str, list[Call]]:
+def layer_calls(model: nn.Module, layers: Mapping[str, nn.Module], call: Call) -> dict[str, list[Call]]:
     """What every layer is called with in one forward of the model."""
     calls: dict[str, list[Call]] = defaultdict(list)
     with ExitStack() as stack:
@@ -235,13 +235,14 @@ def _calls(model: nn.Module, layers: Mapping[str, nn.Module], call: Call) -> dic
     return calls
 
 
-def _multiply_adds(run: Callable[[], None]) -> int:
+def count_multiply_adds(run: Callable[[], None]) -> int:
+    """The multiply-adds of whatever `run` computes."""
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops()) // 2  # it counts a multiplication and an addition as two
 
 
-def _milliseconds(before: Callable[[], None], after: Callable[[], None], rounds: int) -> tuple[float, float]:
+def median_milliseconds(before: Callable[[], None], after: Callable[[], None], rounds: int) -> tuple[float, float]:
     """Median times of both, taken in turn so that whatever slows the machine down slows both."""
     times: tuple[list[float], list[float]] = [], []
     for turn in range(_WARM_UP + rounds):
@@ -265,7 +266,8 @@ def _wait() -> None:
         torch.accelerator.synchronize()
 
 
-def _call(example_inputs: Any) -> Call:
+def as_call(example_inputs: Any) -> Call:
+    """Positional and keyword arguments of a forward: from a tensor, a tuple, or a dict."""
     if isinstance(example_inputs, Mapping):
         return (), example_inputs
     if isinstance(example_inputs, tuple | list):
@@ -293,8 +295,8 @@ def _numbers(cost: Cost) -> list[str]:
     pairs: Iterator[tuple[str, str]] = (
         tuple(form(number) for number in pair)  # type: ignore[misc]
         for pair, form in (
-            (cost.parameters, _count),
-            (cost.multiply_adds, _count),
+            (cost.parameters, short_count),
+            (cost.multiply_adds, short_count),
             (cost.milliseconds, "{:.3g}".format),
         )
         if pair is not None
@@ -302,10 +304,10 @@ def _numbers(cost: Cost) -> list[str]:
     return [" → ".join(pair) for pair in pairs]
 
 
-def _count(number: float) -> str:
+def short_count(number: float) -> str:
     """A count with three digits and a letter.
 
-    >>> _count(512), _count(36864), _count(2_500_000_000)
+    >>> short_count(512), short_count(36864), short_count(2_500_000_000)
     ('512', '36.9 K', '2.5 G')
     """
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "K")):

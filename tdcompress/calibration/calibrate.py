@@ -94,6 +94,12 @@ def calibrate(
     return compressed
 
 
+def norms_behind(model: nn.Module, inputs: Iterable[Any]) -> list[nn.Module]:
+    """The BatchNorms behind the first factorized layer, in the order of a forward on the first batch."""
+    steps, tail = _steps(model, inputs, frozen=set())
+    return [norm for step in steps for norm in step.norms] + tail
+
+
 @dataclass
 class _Step:
     """A factorized layer, how often a forward calls it, and the BatchNorms between the one before it and it."""
