@@ -144,7 +144,7 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
     >>> print(report(small).to_markdown())
     | layer | method | rank | ratio asked | reached | error | solver | parameters |
     | --- | --- | --- | --- | --- | --- | --- | --- |
-    | 2 | cp | 27 | 0.900 | 0.902 | 0.9... | ... sweeps | 36.9 K → 3.68 K |
+    | 2 | cp | 27 | 0.900 | 0.902 | 0... | ... sweeps | 36.9 K → 3.68 K |
     | the model | | | | | | | 38.7 K → 5.47 K |
     >>> report(small, torch.zeros(1, 3, 8, 8)).total.multiply_adds
     (651456, 142128)

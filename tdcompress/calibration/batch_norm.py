@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tdcompress.layers.moments import check_finite
+
 
 def is_estimated(module: nn.Module) -> bool:
     """Whether a module normalizes by statistics that it has gathered."""
@@ -40,6 +42,7 @@ class _Estimate:
         values = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (channels, samples · positions)
         count = values.shape[1]
         mean = values.mean(1)
+        check_finite(mean)
         apart, total = mean - self.mean.to(mean), self.count + count
         squares = (values - mean[:, None]).square().sum(1) + apart.square() * self.count * count / total
         self.squares = self.squares.to(mean) + squares

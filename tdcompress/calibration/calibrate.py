@@ -16,6 +16,7 @@ from tdcompress.calibration.batch_norm import estimating, is_estimated
 from tdcompress.calibration.regression import Regression, fit_all, fit_last
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.layers.moments import check_finite
 from tdcompress.metrics.approximation import pairs
 
 Fit = Literal["bias", "last", "all"]
@@ -190,6 +191,7 @@ class _MeanError:
         self.count += len(apart)
 
     def settle(self, layer: FactorizedConv) -> None:
+        check_finite(self.total)
         if layer.bias is not None:
             layer.bias.add_((self.total / self.count).to(layer.bias))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tdcompress.layers import ConvSpec, FactorizedConv
-from tdcompress.layers.moments import patches
+from tdcompress.layers.moments import check_finite, patches
 
 _POSITIONS = 256  # of one output at the most: neighbours see nearly the same
 _RIDGE = 1e-3  # of the mean diagonal, towards the weight that is there
@@ -62,7 +62,11 @@ class Regression:
 
         Args:
             prior: the kernels to keep to where the data says nothing, (groups, out, in · kernel).
+
+        Raises:
+            CompressionError: what was seen is not finite.
         """
+        check_finite(self._moments)
         size = self._moments.shape[2] - 1
         inner, cross = self._moments[:, :size, :size] / self.count, self._moments[:, size + 1 :, :size] / self.count
         if self.centred:

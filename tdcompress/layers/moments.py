@@ -98,8 +98,7 @@ class InputMoments:
             by_channel = patch.permute(1, 2, 0, 3, 4).flatten(2)  # (groups, in, samples · positions · kernel)
             by_position = patch.permute(1, 4, 0, 2, 3).flatten(2)
             found = (patch.sum((0, 3)), by_channel @ by_channel.mT, by_position @ by_position.mT)
-            if not all(one.isfinite().all() for one in found):
-                raise CompressionError("the inputs are NaN or infinite; look at the data.")
+            check_finite(*found)
             for total, one in zip((self._sum, self._channels, self._kernel), found, strict=True):
                 total += one.to(total)
             self.count += patch.shape[0] * patch.shape[3]
@@ -127,7 +126,7 @@ class InputMoments:
         sizes = self.spec.kernel_size
         # An input pixel of a transposed layer meets all of the kernel alike.
         kernel = torch.eye(math.prod(sizes)).double() if self.spec.transposed else kernel.sum(0)
-        return Whitening(channels, kernel.reshape(*sizes, *sizes), mean)
+        return Whitening(channels, kernel.reshape((*sizes, *sizes)), mean)
 
     def _check(self) -> None:
         if not self.count:
@@ -217,6 +216,18 @@ def whitening_of(moments: InputMoments, spec: ConvSpec) -> Whitening:
     if moments.spec.with_bias(spec.has_bias) != spec:
         raise CompressionError(f"the moments are of another layer's inputs, {moments.spec}; this one is {spec}.")
     return moments.whitening(centred=takes_over_mean(spec))
+
+
+def check_finite(*features: Tensor) -> None:
+    """Refuse to learn from features, or sums of them, that are NaN or infinite.
+
+    Raises:
+        CompressionError: they are.
+    """
+    if not all(one.isfinite().all() for one in features):
+        raise CompressionError(
+            "the features are NaN or infinite; look at the data, and at the model in this precision."
+        )
 
 
 def takes_over_mean(spec: ConvSpec) -> bool:
