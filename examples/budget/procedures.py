@@ -79,7 +79,7 @@ def _within(plan: td.Plan, error: float) -> dict[str, Option]:
 def vbmf(task: Task, ratio: float) -> nn.Module:
     """Tucker with ranks in proportion to those that variational Bayes finds (Kim et al. 2016), up to the budget."""
     weights = {name: task.model.get_submodule(name).weight.detach() for name in task.layers}
-    found = {name: [vbmf_rank(unfold(weight, mode)) for mode in (0, 1)] for name, weight in weights.items()}
+    found = {name: [max(1, vbmf_rank(unfold(weight, mode))) for mode in (0, 1)] for name, weight in weights.items()}
     budget = (1 - ratio) * sum(weight.numel() for weight in weights.values())
 
     def ranks(scale: float) -> dict[str, tuple[int, int]]:

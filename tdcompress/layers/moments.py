@@ -189,8 +189,8 @@ class Whitening:
 
     def lost_mean(self, difference: Tensor, spec: ConvSpec) -> Tensor:
         """By how much the mean of every output falls if the weight loses `difference`: what a bias has to add."""
-        kernels = spec.to_kernels(difference.double()).flatten(3)
-        return torch.einsum("goip,gip->go", kernels, self.mean.to(kernels)).flatten()
+        kernels = spec.to_kernels(difference.double()).flatten(2)
+        return torch.einsum("goi,gi->go", kernels, self.mean.flatten(1).to(kernels)).flatten()
 
     def _along(self, group: Sequence[int]) -> Tensor:
         """The second moment over the positions along some axes: the others summed out."""
