@@ -10,7 +10,7 @@ from tdcompress.planning.options import DENSE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tdcompress.planning.plan import Plan
+    from tdcompress.planning.result import Plan
 
 
 def draw(plan: Plan) -> Figure:

@@ -17,19 +17,21 @@ from tdcompress.methods import get_method
 from tdcompress.metrics import METRICS, approximation_errors, get_metrics, weight_errors
 from tdcompress.moments import input_moments
 from tdcompress.planning.allocation import allocate
-from tdcompress.planning.costs import costings, milliseconds_of
+from tdcompress.planning.costs import costings, milliseconds_of, stand_in
 from tdcompress.planning.options import DENSE, Option, options_of, with_metric
-from tdcompress.planning.plan import UNITS, LayerPlan, Plan
+from tdcompress.planning.result import UNITS, LayerPlan, Plan
 from tdcompress.planning.sensitivity import loss_of, output_change, output_of
 from tdcompress.ranks import parameter_budget
-from tdcompress.report import as_call, layer_calls
+from tdcompress.report import as_call, layer_calls, median_milliseconds
 from tdcompress.surgery import LayerSelector, decompose, select_layers
 from tdcompress.surgery.plain import Policy, check_wrapper, plain
+from tdcompress.surgery.swap import swapped
 from tdcompress.surgery.ties import cut_ties
 
 Objective = Literal["parameters", "macs", "latency"]
 Metric = str | Callable[[Tensor, Tensor], Any]
 _SAMPLES = 256  # that are enough to see how much the output changes
+_EXACT = 1e-6  # an error that is none, and says nothing about what errors do
 _READ_OFF = {"relative_weights": False, "relative_features": True}  # metrics that curves have, and if by whitening
 
 
@@ -90,7 +92,7 @@ def plan(
         get_method(method)
     inputs = None if data is None else again(data)
     example = _example(objective, example_inputs, inputs)
-    convs = _convs(model, layers, methods)
+    convs = _reached(model, _convs(model, layers, methods), example, named=layers is not None)
     moments = _moments(model, metric, inputs, list(convs))
     curves = {name: options_of(conv, methods, moments.get(name)) for name, conv in convs.items()}
     curves = _measured(model, convs, curves, metric, inputs)
@@ -135,6 +137,18 @@ def _convs(model: nn.Module, layers: LayerSelector | None, methods: Sequence[str
     if not found:
         raise CompressionError("no layer of the model can be decomposed; td.refusals(model) says why.")
     return found
+
+
+def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, named: bool) -> dict[str, Any]:
+    """The layers that a forward on the example calls; of those that were named, all have to be."""
+    if example is None:
+        return dict(convs)
+    with torch.no_grad(), evaluating(model):
+        calls = layer_calls(model, {name: model.get_submodule(name) for name in convs}, as_call(example))
+    unseen = [name for name in convs if name not in calls]
+    if unseen and (named or not calls):
+        raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
+    return {name: conv for name, conv in convs.items() if name in calls}
 
 
 def _moments(
@@ -190,7 +204,7 @@ def _losses(
         trials = []
         for size in (share, share / 2):
             option = _near(curve, size)
-            if option is not None:
+            if option is not None and option.error > _EXACT:
                 trial = decompose(model, name, option.method, rank=option.rank, axes=option.axes)
                 trials.append((option.error, output_change(outputs, trial, few)))
         losses[name] = loss_of(trials) if trials else (lambda error: error**2)
@@ -254,6 +268,7 @@ def _verified(model: nn.Module, found: Plan, convs: Mapping[str, Any], example: 
         unsure = [entry for entry in found.layers if entry.choice.method != DENSE]
         unsure = [entry for entry in unsure if (entry.layer, entry.choice) not in sure]
         if not unsure:
+            _check_whole(model, found, convs, example)
             return found
         for entry in unsure:
             before, after = milliseconds_of(convs[entry.layer], entry.choice, calls[entry.layer], rounds=15)
@@ -265,3 +280,22 @@ def _verified(model: nn.Module, found: Plan, convs: Mapping[str, Any], example: 
             options[entry.layer][place] = replace(entry.choice, cost=cost)
             sure.add((entry.layer, options[entry.layer][place]))
         found = _allocated(convs, options, found.objective, found.metric, share, found.seed)
+
+
+def _check_whole(model: nn.Module, found: Plan, convs: Mapping[str, Any], example: Any) -> None:
+    """Refuse a plan after which the whole model would not be faster, whatever its layers are."""
+    swaps = [
+        (entry.layer, model.get_submodule(entry.layer), stand_in(convs[entry.layer], entry.choice))
+        for entry in found.layers
+        if entry.choice.method != DENSE
+    ]
+    if not swaps:
+        return
+    args, kwargs = as_call(example)
+    with torch.no_grad(), evaluating(model):
+        planned = swapped(model, swaps, inplace=False)
+        before, after = median_milliseconds(lambda: model(*args, **kwargs), lambda: planned(*args, **kwargs), rounds=15)
+    if after > before:
+        raise CompressionError(
+            f"the model would take {after:.3g} ms instead of {before:.3g}; ask for a higher ratio, or leave it dense."
+        )

@@ -29,7 +29,7 @@ def output_change(outputs: Sequence[Tensor], trial: nn.Module, inputs: Iterable[
     """
     total, count = 0.0, 0
     with torch.no_grad(), evaluating(trial), estimating(norms_behind(trial, inputs)):
-        for before, batch in zip(outputs, inputs, strict=False):
+        for before, batch in zip(outputs, inputs, strict=True):
             after = output_of(forward(trial, batch))
             total += float(_change(before.double(), after.double()).sum())
             count += len(before)

@@ -1,6 +1,7 @@
 """td.plan: budgets kept, models refused, JSON, edits, and what counts for a layer."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -240,3 +241,46 @@ def test_compress_with_data_is_nearer_to_the_original_than_without():
     x = images(16, seed=7)[0]
     with torch.no_grad():
         assert (fitted(x) - model(x)).norm() < (plain(x) - model(x)).norm()
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Conv2d(3, 16, 3), nn.Conv2d(3, 16, 3)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def test_a_layer_that_no_forward_reaches_is_passed_over_unless_it_is_named():
+    x = torch.randn(4, 3, 8, 8)
+    plan = td.plan(Unused(), 0.5, methods=("tucker",), metric="relative_features", data=x)
+    assert [entry.layer for entry in plan.layers] == ["used"]
+    with pytest.raises(td.CompressionError, match="never reached 'unused'"):
+        td.plan(Unused(), 0.5, layers="*", methods=("tucker",), data=x)
+
+
+def test_a_plan_that_leaves_all_dense_gives_a_copy():
+    model = network()
+    plan = td.plan(model, 0.05, layers=["3", "6"], methods=("tucker",))
+    for entry in plan.layers:
+        plan = dataclasses.replace(plan, budget=plan.cost[0]).edit(entry.layer, "dense")
+    copied = plan.apply(model)
+    assert copied is not model
+    assert copied[3].weight is not model[3].weight
+
+
+def test_a_module_in_two_places_is_replaced_in_both_in_place():
+    shared = nn.Conv2d(8, 8, 3, padding=1)
+    model = nn.Sequential(shared, nn.ReLU(), shared).eval()
+    td.plan(model, 0.5, methods=("tucker",)).apply(model, inplace=True)
+    assert isinstance(model[0], td.FactorizedConv)
+    assert model[0] is model[2]
+
+
+def test_an_exact_layer_is_no_reason_to_divide_by_zero():
+    model = network()
+    with torch.no_grad():
+        model[6].weight.zero_()
+    plan = td.plan(model, 0.6, layers=["3", "6"], data=images())
+    assert plan.cost[1] <= plan.budget

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from tdcompress.layers.spec import plain_class
 from tdcompress.planning.options import DENSE, Option
 from tdcompress.report import short_count
 from tdcompress.surgery import decompose
+from tdcompress.surgery.swap import swapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,21 +138,25 @@ class Plan:
         """
         self.check(model)
         target = model
-        for entry in self.layers:
+        chosen = [entry for entry in self.layers if entry.choice.method != DENSE]
+        for entry in chosen:
             choice = entry.choice
-            if choice.method != DENSE:
-                target = decompose(
-                    target,
-                    entry.layer,
-                    choice.method,
-                    rank=choice.rank,
-                    axes=choice.axes,
-                    seed=self.seed,
-                    whiten=whiten,
-                )
-        if not inplace or target is model:
-            return target
-        return _moved_into(model, target, [entry.layer for entry in self.layers if entry.choice.method != DENSE])
+            target = decompose(
+                target,
+                entry.layer,
+                choice.method,
+                rank=choice.rank,
+                axes=choice.axes,
+                seed=self.seed,
+                whiten=whiten,
+                inplace=target is not model,  # all but the first change what the first has copied
+            )
+        if inplace:
+            new = [
+                (entry.layer, model.get_submodule(entry.layer), target.get_submodule(entry.layer)) for entry in chosen
+            ]
+            return swapped(model, new, inplace=True)
+        return target if chosen else copy.deepcopy(model)
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model that was not planned for.
@@ -248,12 +254,3 @@ def _layer_from(found: Mapping[str, Any]) -> LayerPlan:
         key: tuple(value) if isinstance(value, list) else value for key, value in found["spec"].items()
     }
     return LayerPlan(found["layer"], ConvSpec(**spec), options, found["chosen"])
-
-
-def _moved_into(model: nn.Module, target: nn.Module, names: Sequence[str]) -> nn.Module:
-    """Put the factorized layers of a finished copy into the model itself."""
-    if names == [""]:
-        return target
-    for name in names:
-        model.set_submodule(name, target.get_submodule(name))
-    return model
