@@ -30,5 +30,5 @@ def draw(rows: Sequence[Mapping[str, str]], dense: float, path: str | Path) -> N
         axes.set_xlabel("parameters of the whole network")
         axes.set_ylabel("test accuracy")
         axes.set_title(title)
-    figure.axes[0].legend(fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=110)
