@@ -7,12 +7,16 @@
 ['absolute_weights', 'relative_weights', 'scaled_weights']
 """
 
+from tdcompress.calibration import calibrate
+from tdcompress.compression import compress
 from tdcompress.correlation import Comparison, Correlation, KendallTau, Regret, compare, correlate, kendall_tau, regret
 from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
-from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
+from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, InputMoments, SVDConv, TTConv, TuckerConv
 from tdcompress.methods import register_method
 from tdcompress.metrics import approximation_errors, register_metric
+from tdcompress.moments import input_moments
+from tdcompress.planning import Plan, plan
 from tdcompress.report import Report, report
 from tdcompress.serialization import load, save
 from tdcompress.surgery import decompose, refusals, replace_parameters, restore
@@ -27,7 +31,9 @@ __all__ = [
     "ConvSpec",
     "Correlation",
     "FactorizedConv",
+    "InputMoments",
     "KendallTau",
+    "Plan",
     "Regret",
     "Report",
     "SVDConv",
@@ -37,11 +43,15 @@ __all__ = [
     "TuckerConv",
     "TuckerOptions",
     "approximation_errors",
+    "calibrate",
     "compare",
+    "compress",
     "correlate",
     "decompose",
+    "input_moments",
     "kendall_tau",
     "load",
+    "plan",
     "refusals",
     "register_method",
     "register_metric",

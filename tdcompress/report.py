@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tdcompress.batches import evaluating
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
-from tdcompress.metrics.approximation import evaluating
 from tdcompress.surgery import restore
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
     total = Cost((after + sum(once.values()), after))
     costs = {name: Cost(counts) for name, counts in parameters.items()}
     if example_inputs is not None:
-        total, costs = _measured(model, layers, _call(example_inputs), total, costs, rounds)
+        total, costs = _measured(model, layers, as_call(example_inputs), total, costs, rounds)
     return Report(tuple(_entry(name, layer, costs[name]) for name, layer in layers.items()), total)
 
 
@@ -199,7 +199,7 @@ def _measured(
     """The costs with multiply-adds and times."""
     with torch.no_grad(), evaluating(model):
         dense = restore(model, hooks="keep") if layers else model
-        calls = _calls(model, layers, call)
+        calls = layer_calls(model, layers, call)
         return (
             _with_forwards(total, dense, model, [call], rounds),
             {
@@ -218,13 +218,13 @@ def _with_forwards(cost: Cost, before: nn.Module, after: nn.Module, calls: Seque
         return run
 
     runs = forward(before), forward(after)
-    first, second = map(_multiply_adds, runs)
+    first, second = map(count_multiply_adds, runs)
     if not calls:
         return Cost(cost.parameters, (0, 0))
-    return Cost(cost.parameters, (first, second), _milliseconds(*runs, rounds=rounds))
+    return Cost(cost.parameters, (first, second), median_milliseconds(*runs, rounds=rounds))
 
 
-def _calls(model: nn.Module, layers: Mapping[str, nn.Module], call: Call) -> dict[str, list[Call]]:
+def layer_calls(model: nn.Module, layers: Mapping[str, nn.Module], call: Call) -> dict[str, list[Call]]:
     """What every layer is called with in one forward of the model."""
     calls: dict[str, list[Call]] = defaultdict(list)
     with ExitStack() as stack:
@@ -239,13 +239,14 @@ def _calls(model: nn.Module, layers: Mapping[str, nn.Module], call: Call) -> dic
     return calls
 
 
-def _multiply_adds(run: Callable[[], None]) -> int:
+def count_multiply_adds(run: Callable[[], None]) -> int:
+    """The multiply-adds of whatever `run` computes."""
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops()) // 2  # it counts a multiplication and an addition as two
 
 
-def _milliseconds(before: Callable[[], None], after: Callable[[], None], rounds: int) -> tuple[float, float]:
+def median_milliseconds(before: Callable[[], None], after: Callable[[], None], rounds: int) -> tuple[float, float]:
     """Median times of both, taken in turn so that whatever slows the machine down slows both."""
     times: tuple[list[float], list[float]] = [], []
     for turn in range(_WARM_UP + rounds):
@@ -269,7 +270,8 @@ def _wait() -> None:
         torch.accelerator.synchronize()
 
 
-def _call(example_inputs: Any) -> Call:
+def as_call(example_inputs: Any) -> Call:
+    """Positional and keyword arguments of a forward: from a tensor, a tuple, or a dict."""
     if isinstance(example_inputs, Mapping):
         return (), example_inputs
     if isinstance(example_inputs, tuple | list):
@@ -298,10 +300,10 @@ def _numbers(cost: Cost, names: Sequence[str]) -> list[str]:
     return ["" if (pair := pairs[name]) is None else " → ".join(map(_FORMS[name], pair)) for name in names]
 
 
-def _count(number: float) -> str:
+def short_count(number: float) -> str:
     """A count with three digits and a letter.
 
-    >>> _count(512), _count(36864), _count(2_500_000_000)
+    >>> short_count(512), short_count(36864), short_count(2_500_000_000)
     ('512', '36.9 K', '2.5 G')
     """
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
@@ -311,7 +313,7 @@ def _count(number: float) -> str:
 
 
 _FORMS: dict[str, Callable[[float], str]] = {
-    "parameters": _count,
-    "multiply-adds": _count,
+    "parameters": short_count,
+    "multiply-adds": short_count,
     "milliseconds": "{:.3g}".format,
 }

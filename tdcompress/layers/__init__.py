@@ -2,9 +2,10 @@
 
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.cp import CPConv
+from tdcompress.layers.moments import InputMoments
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.svd import SVDConv
 from tdcompress.layers.tensor_train import TTConv
 from tdcompress.layers.tucker import TuckerConv
 
-__all__ = ["CPConv", "ConvSpec", "FactorizedConv", "SVDConv", "TTConv", "TuckerConv"]
+__all__ = ["CPConv", "ConvSpec", "FactorizedConv", "InputMoments", "SVDConv", "TTConv", "TuckerConv"]

@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from tdcompress.decompositions import Solution, Solver
-from tdcompress.decompositions.algebra import check_rank, check_tensor
+from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error
 from tdcompress.errors import CompressionError
+from tdcompress.layers.moments import InputMoments, Whitening, takes_over_mean, whitening_of
 from tdcompress.layers.spec import Axes, Convolution, ConvSpec, as_convolution
-from tdcompress.ranks import Rank, parameter_budget, tensorly_torch_rank
+from tdcompress.ranks import Point, Rank, parameter_budget, tensorly_torch_rank
 
 
 class FactorizedConv(nn.Sequential, ABC):
@@ -131,6 +133,28 @@ class FactorizedConv(nn.Sequential, ABC):
             solver: what the method's options may say about it.
         """
 
+    @classmethod
+    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
+        """About what squared relative error the method has at each of many budgets, for planning.
+
+        By default every rank is solved for; a method that can read the errors off one factorization should.
+
+        Args:
+            kernels: shape (groups, *modes).
+            budgets: parameters for one group.
+
+        Returns:
+            Ranks with the share of the squared norm that is lost, none where a budget is too small.
+        """
+        ranks = {tuple(rank) for budget in budgets for rank in cls.choose_ranks(kernels, budget, None)[:1]}
+        return [(rank, cls._lost(kernels, rank, None)) for rank in sorted(ranks)]
+
+    @classmethod
+    def _lost(cls, kernels: Tensor, rank: Rank, solver: Solver) -> float:
+        """The share of the squared norm that a solution loses."""
+        found = [cls.solve(kernel, rank, solver, _generator(0)) for kernel in kernels]
+        return _solution(found, kernels).relative_error ** 2
+
     @staticmethod
     @abstractmethod
     def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> Any:
@@ -160,6 +184,8 @@ class FactorizedConv(nn.Sequential, ABC):
         rank: int | Sequence[int] | str | None = None,
         solver: Solver = None,
         seed: int | torch.Generator = 0,
+        axes: Axes | None = None,
+        whiten: InputMoments | None = None,
     ) -> FactorizedConv:
         """Factorize a convolution; the one given is not touched.
 
@@ -175,6 +201,11 @@ class FactorizedConv(nn.Sequential, ABC):
             solver: None for the method's defaults, its options (`CPOptions`, `TuckerOptions`, `TTOptions`,
                 `SVDOptions`), or `"tensorly"` for the paper's own.
             seed: what random starts are drawn from, a number or a `torch.Generator`.
+            axes: the only arrangement of the spatial axes to consider, as in the attribute `axes`; by default all that
+                the method and its options have are tried for a ratio, and a rank is meant for the first.
+            whiten: moments of this layer's inputs. The features, not the weights, are then approximated best, as far as
+                the second moment is one of channels times one of kernel positions; the bias takes over the mean of
+                what is lost. See `input_moments`.
 
         Returns:
             The factorized layer with the convolution's dtype, device, memory format, training mode and requires_grad.
@@ -187,15 +218,21 @@ class FactorizedConv(nn.Sequential, ABC):
         cls.check_reachable(spec, None if isinstance(rank, str) else ratio, solver)
         check_tensor(weight)
         generator = _generator(seed)
-        axes, rank, found, solution = cls._best(spec, weight.detach(), ratio, rank, solver, generator)
+        whitening = None if whiten is None else whitening_of(whiten, spec)
+        asked = (cls._arrangements(spec, axes, solver), ratio, rank, solver, generator)
+        axes, rank, found, solution = cls._best(spec, weight.detach(), whitening, *asked)
         layer = cls(spec, rank, axes, device="meta")  # on meta: no fresh weights, no global generator
         by_stage = zip(*(cls.stage_weights(one) for one in found), strict=True)
         for stage, part, parts in zip(layer, layer.stage_specs, by_stage, strict=True):
             kernels = torch.cat([values.flatten() for values in parts]).view(part.groups, *part.kernel_shape)
-            stage.weight = parameter(part.to_weight(kernels), like=weight)
+            if whitening is not None:
+                kernels = whitening.undone(kernels, part, axes, first=stage is layer[0])
+            stage.weight = parameter(part.to_weight(kernels).to(weight.dtype), like=weight)
         if bias is not None:
             layer[-1].bias = parameter(bias.detach().clone(), like=bias)
         layer.solution, layer.ratio_asked = solution, None if ratio is None else float(ratio)
+        if whitening is not None:
+            layer.solution = _settled(layer, conv, whitening)
         if layer.ratio < 0:
             parameters = round((1 - layer.ratio) * spec.numel)
             warnings.warn(
@@ -210,6 +247,8 @@ class FactorizedConv(nn.Sequential, ABC):
         cls,
         spec: ConvSpec,
         weight: Tensor,
+        whitening: Whitening | None,
+        arrangements: Sequence[Axes],
         ratio: float | None,
         rank: int | Sequence[int] | str | None,
         solver: Solver,
@@ -217,10 +256,11 @@ class FactorizedConv(nn.Sequential, ABC):
     ) -> tuple[Axes, Rank, list[Any], Solution]:
         """The arrangement and rank that lose least of those to try, the groups' decompositions, and their sum."""
         tried = []
-        arrangements = cls.arrangements(spec.long_axes, solver)
         # A rank that was given is meant for the method's own arrangement.
         for axes in arrangements if rank is None else arrangements[:1]:
             kernels = arranged(weight, spec, axes)
+            if whitening is not None:
+                kernels = whitening.of_kernels(kernels, axes).to(torch.promote_types(weight.dtype, torch.float32))
             for candidate in cls._resolve_ranks(spec, kernels, ratio, rank, solver):
                 found = [cls.solve(kernel, candidate, solver, generator) for kernel in kernels]
                 tried.append((axes, candidate, found, _solution(found, kernels)))
@@ -314,6 +354,17 @@ class FactorizedConv(nn.Sequential, ABC):
         return cls.choose_ranks(kernels, parameter_budget(spec.numel, ratio) // spec.groups, solver)
 
     @classmethod
+    def _arrangements(cls, spec: ConvSpec, axes: Axes | None, solver: Solver) -> Sequence[Axes]:
+        """All that are to be tried, or the one that was given."""
+        known = cls.arrangements(spec.long_axes, solver)
+        if axes is None:
+            return known
+        axes = tuple(tuple(group) for group in axes)
+        if axes not in known:
+            raise CompressionError(f"{cls.method} has no arrangement {axes} here; there are {known}.")
+        return [axes]
+
+    @classmethod
     def check_reachable(cls, spec: ConvSpec, ratio: float | None, solver: Solver = None) -> None:
         """Refuse, before any work, a layer that is not for this method or that no rank brings to `ratio`.
 
@@ -369,6 +420,16 @@ def parameter(values: Tensor, *, like: Tensor) -> nn.Parameter:
 def _solution(found: Sequence[Any], kernels: Tensor) -> Solution:
     norms = [float(torch.linalg.vector_norm(kernel.double())) for kernel in kernels]
     return Solution.of_groups([one.solution for one in found], norms)
+
+
+def _settled(layer: FactorizedConv, conv: Convolution, whitening: Whitening) -> Solution | None:
+    """Let the bias make up for the mean that was lost, and say how far the weight itself is from the dense one."""
+    with torch.no_grad():
+        weight = layer.weight
+        if layer.bias is not None and takes_over_mean(layer.spec):
+            layer.bias.add_(whitening.lost_mean(conv.weight.double() - weight.double(), layer.spec).to(layer.bias))
+        error = relative_error(conv.weight, weight)
+    return None if layer.solution is None else replace(layer.solution, relative_error=error)
 
 
 def _generator(seed: int | torch.Generator) -> torch.Generator:

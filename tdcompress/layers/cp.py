@@ -15,7 +15,9 @@ from tdcompress.decompositions.options import resolve
 from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv, parameter
 from tdcompress.layers.spec import Axes, ConvSpec, stage_name
-from tdcompress.ranks import Rank, cp_parameters, cp_ranks
+from tdcompress.ranks import Point, Rank, cp_curve, cp_parameters, cp_ranks
+
+_QUICK = 30  # sweeps that tell what a rank is worth
 
 
 class CPConv(FactorizedConv):
@@ -61,6 +63,12 @@ class CPConv(FactorizedConv):
     def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
         """The largest rank that fits."""
         return cp_ranks(kernels.shape[1:], budget)
+
+    @classmethod
+    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
+        """Few sweeps at few ranks, and interpolation."""
+        quick = CPOptions(max_iter=_QUICK)
+        return cp_curve(kernels, budgets, lambda rank: cls._lost(kernels, rank, quick))
 
     @staticmethod
     def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> CPDecomposition:

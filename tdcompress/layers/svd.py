@@ -12,7 +12,7 @@ from tdcompress.decompositions import Solver, SVDecomposition, SVDOptions, svd
 from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.spec import Axes, ConvSpec
-from tdcompress.ranks import Rank, svd_parameters, svd_ranks
+from tdcompress.ranks import Point, Rank, svd_curve, svd_parameters, svd_ranks
 
 
 class SVDConv(FactorizedConv):
@@ -72,6 +72,11 @@ class SVDConv(FactorizedConv):
     def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
         """The largest rank that fits."""
         return svd_ranks(kernels.shape[1:], budget)
+
+    @classmethod
+    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
+        """The tail of the singular values."""
+        return svd_curve(kernels, budgets)
 
     @staticmethod
     def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> SVDecomposition:

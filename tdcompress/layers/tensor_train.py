@@ -12,7 +12,7 @@ from tdcompress.decompositions import Solver, TTDecomposition, TTOptions, tensor
 from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.spec import Axes, ConvSpec, stage_name
-from tdcompress.ranks import Rank, tt_parameters, tt_ranks
+from tdcompress.ranks import Point, Rank, tt_curve, tt_parameters, tt_ranks
 
 
 class TTConv(FactorizedConv):
@@ -66,6 +66,11 @@ class TTConv(FactorizedConv):
     def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
         """The ranks that promise to lose least."""
         return tt_ranks(kernels, budget)
+
+    @classmethod
+    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
+        """The bound on what TT-SVD loses."""
+        return tt_curve(kernels, budgets)
 
     @staticmethod
     def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> TTDecomposition:

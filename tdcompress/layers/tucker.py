@@ -11,7 +11,7 @@ from tdcompress.decompositions import Solver, TuckerDecomposition, TuckerOptions
 from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.spec import Axes, ConvSpec
-from tdcompress.ranks import Rank, tucker_parameters, tucker_ranks
+from tdcompress.ranks import Point, Rank, tucker_curve, tucker_parameters, tucker_ranks
 
 
 class TuckerConv(FactorizedConv):
@@ -44,6 +44,11 @@ class TuckerConv(FactorizedConv):
         """The pair that keeps most."""
         # tensorly's own solver takes the ranks that the truncated HOSVD is best at.
         return tucker_ranks(kernels, budget, resolve(solver, TuckerOptions) or TuckerOptions(candidates=1))
+
+    @classmethod
+    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
+        """What the truncated HOSVD loses."""
+        return tucker_curve(kernels, budgets)
 
     @staticmethod
     def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> TuckerDecomposition:

@@ -1,7 +1,8 @@
 """Original + approximation -> error."""
 
+from tdcompress.batches import evaluating
 from tdcompress.metrics import features, weights
-from tdcompress.metrics.approximation import approximation_errors, evaluating, forward_batch, weight_errors
+from tdcompress.metrics.approximation import approximation_errors, weight_errors
 from tdcompress.metrics.features import FeatureMean
 from tdcompress.metrics.registry import METRICS, Metric, get_metrics, register_metric
 
@@ -12,7 +13,6 @@ __all__ = [
     "approximation_errors",
     "evaluating",
     "features",
-    "forward_batch",
     "get_metrics",
     "register_metric",
     "weight_errors",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tdcompress.batches import batches, evaluating, forward
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
 from tdcompress.metrics.features import FeatureMean
@@ -49,7 +50,7 @@ def approximation_errors(
     >>> 0 < errors["0"]["relative_weights"] < 1 and 0 < errors["0"]["relative_features"] < 1
     True
     """
-    pairs = dict(_pairs(original, compressed))
+    matched = dict(pairs(original, compressed))
     if metrics is None:
         metrics = [name for name, metric in METRICS.items() if data is not None or metric.on == "weights"]
     chosen = get_metrics([metrics] if isinstance(metrics, str) else metrics)
@@ -57,11 +58,10 @@ def approximation_errors(
     if on_features and data is None:
         names = ", ".join(metric.name for metric in on_features)
         raise CompressionError(f"{names} need inputs to compare outputs on; pass data=, an iterable of batches.")
-    errors = {name: weight_errors(*pair, chosen) for name, pair in pairs.items()}
+    errors = {name: weight_errors(*pair, chosen) for name, pair in matched.items()}
     if on_features:
         assert data is not None
-        batches = [data] if isinstance(data, Tensor) else data
-        for name, found in _feature_errors(original, pairs, on_features, batches).items():
+        for name, found in _feature_errors(original, matched, on_features, batches(data)).items():
             errors[name] |= found
     return {name: {metric.name: found[metric.name] for metric in chosen} for name, found in errors.items()}
 
@@ -76,8 +76,12 @@ def weight_errors(original: Any, approximation: Any, metrics: Sequence[Metric]) 
         return {metric.name: float(metric.function(before, after)) for metric in on_weights}
 
 
-def _pairs(original: nn.Module, compressed: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, FactorizedConv]]]:
-    """Every factorized layer by name, with the convolution at its place in the original."""
+def pairs(original: nn.Module, compressed: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, FactorizedConv]]]:
+    """Every factorized layer by name, with the convolution at its place in the original.
+
+    Raises:
+        CompressionError: nothing is factorized, or the two models do not belong together.
+    """
     before = dict(original.named_modules(remove_duplicate=False))
     found = [(name, layer) for name, layer in compressed.named_modules() if isinstance(layer, FactorizedConv)]
     if not found:
@@ -96,19 +100,19 @@ def _pairs(original: nn.Module, compressed: nn.Module) -> Iterator[tuple[str, tu
 
 def _feature_errors(
     original: nn.Module,
-    pairs: Mapping[str, tuple[nn.Module, FactorizedConv]],
+    matched: Mapping[str, tuple[nn.Module, FactorizedConv]],
     metrics: Sequence[Metric],
-    batches: Iterable[Any],
+    inputs: Iterable[Any],
 ) -> dict[str, dict[str, float]]:
-    means = {name: FeatureMean(metrics) for name in pairs}
+    means = {name: FeatureMean(metrics) for name in matched}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(evaluating(original, *(layer for _, layer in pairs.values())))
-        for name, (before, after) in pairs.items():
+        stack.enter_context(evaluating(original, *(layer for _, layer in matched.values())))
+        for name, (before, after) in matched.items():
             handle = before.register_forward_hook(_compare(after, means[name]))
             stack.callback(handle.remove)
-        for batch in batches:
-            forward_batch(original, batch)
+        for batch in inputs:
+            forward(original, batch)
     unseen = [name for name, mean in means.items() if not mean.samples]
     if len(unseen) == len(means):
         raise CompressionError("the data is empty; feature errors need at least one batch of inputs.")
@@ -122,35 +126,3 @@ def _compare(approximation: nn.Module, mean: FeatureMean) -> Any:
         mean.update(output, approximation(*inputs))
 
     return hook
-
-
-def forward_batch(model: nn.Module, batch: Any) -> None:
-    """Run a model on one batch of `data`, as `approximation_errors` takes it.
-
-    Raises:
-        CompressionError: the batch is no input that a model could be given.
-    """
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, Tensor):
-        model(batch)
-    elif isinstance(batch, Sequence) and batch and isinstance(batch[0], Tensor):
-        model(batch[0])
-    else:
-        raise CompressionError(
-            f"a batch of data must be a tensor, a tuple or list that starts with one, or a dict of the model's "
-            f"arguments; got {type(batch).__name__}."
-        )
-
-
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block, every module's own mode after it."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    try:
-        for model in models:
-            model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

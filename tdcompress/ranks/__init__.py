@@ -16,19 +16,25 @@ from tdcompress.ranks.budget import (
     tt_parameters,
     tucker_parameters,
 )
+from tdcompress.ranks.curves import Point, cp_curve, svd_curve, tt_curve, tucker_curve
 from tdcompress.ranks.tensor_train import tt_ranks
 from tdcompress.ranks.tucker import tucker_ranks
 
 __all__ = [
+    "Point",
     "Rank",
+    "cp_curve",
     "cp_parameters",
     "cp_ranks",
     "parameter_budget",
+    "svd_curve",
     "svd_parameters",
     "svd_ranks",
     "tensorly_torch_rank",
+    "tt_curve",
     "tt_parameters",
     "tt_ranks",
+    "tucker_curve",
     "tucker_parameters",
     "tucker_ranks",
 ]

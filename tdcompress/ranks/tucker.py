@@ -32,10 +32,7 @@ def tucker_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> list[R
     limits = tucker_limits(modes, (0, 1))
     cores = [hosvd_core(kernel) for kernel in kernels]
     energy = core_energies(cores)
-    out = torch.arange(1, limits[0] + 1)
-    inner = (budget - modes[0] * out) // (modes[1] + out * spatial)
-    inner = inner.clamp(max=limits[1]).minimum(out * spatial)
-    kept = torch.where((inner >= 1) & (out <= inner * spatial), energy[out - 1, inner.clamp(min=1) - 1], -math.inf)
+    out, inner, kept = _blocks(energy, modes, limits, budget)
     if math.isinf(float(kept.max())):
         return []
 
@@ -54,6 +51,30 @@ def tucker_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> list[R
     if len(ranks) == 1:
         return ranks
     return [max(ranks, key=lambda rank: sum(kept_by_hooi(core, rank, options) for core in cores))]
+
+
+def best_block(energy: Tensor, modes: Sequence[int], limits: Rank, budget: int) -> Rank | None:
+    """The leading block of the HOSVD core, as a rank within `budget`, that has most of its energy; None if none fits.
+
+    Args:
+        energy: of all leading blocks, from `core_energies`.
+        modes: (out, in, *spatial).
+        limits: the largest ranks.
+        budget: parameters for one group.
+    """
+    out, inner, kept = _blocks(energy, modes, limits, budget)
+    best = int(kept.argmax())
+    return None if math.isinf(float(kept[best])) else (int(out[best]), int(inner[best]))
+
+
+def _blocks(energy: Tensor, modes: Sequence[int], limits: Rank, budget: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For every out-rank the largest in-rank that fits, and the energy of that block; −∞ where none fits."""
+    spatial = math.prod(modes[2:])
+    out = torch.arange(1, limits[0] + 1)
+    inner = (budget - modes[0] * out) // (modes[1] + out * spatial)
+    inner = inner.clamp(max=limits[1]).minimum(out * spatial)
+    possible = (inner >= 1) & (out <= inner * spatial)
+    return out, inner, torch.where(possible, energy[out - 1, inner.clamp(min=1) - 1], -math.inf)
 
 
 def _around(centre: int, count: int, spacing: int) -> list[int]:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tdcompress.batches import evaluating, forward
 from tdcompress.errors import CompressionError
-from tdcompress.metrics import FeatureMean, Metric, evaluating, forward_batch
+from tdcompress.metrics import FeatureMean, Metric
 
 Pair = tuple[tuple[Any, ...], Tensor]  # a layer's arguments and its output
 
@@ -81,7 +82,7 @@ class Features:
         handle = self._layer.register_forward_hook(hook)
         try:
             with torch.no_grad(), evaluating(self._model):
-                forward_batch(self._model, _channels_last(batch))
+                forward(self._model, _channels_last(batch))
         except _ReachedError:
             pass
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -12,8 +12,8 @@ from torch import nn
 
 from tdcompress.decompositions import Solver
 from tdcompress.errors import CompressionError
-from tdcompress.layers import ConvSpec, FactorizedConv
-from tdcompress.layers.spec import as_convolution
+from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
+from tdcompress.layers.spec import Axes, as_convolution
 from tdcompress.methods import get_method
 from tdcompress.surgery.plain import Policy, check_forward, check_hooks, check_wrapper, plain
 from tdcompress.surgery.selection import LayerSelector, Named, dense_layers, select_factorized, select_layers
@@ -37,6 +37,8 @@ def decompose(
     hooks: Hooks = "refuse",
     parametrized: Parametrized = "refuse",
     allow_subclasses: bool = False,
+    axes: Axes | None = None,
+    whiten: Mapping[str, InputMoments] | None = None,
 ) -> nn.Module:
     """Replace convolutions and linear layers of a model by factorized ones.
 
@@ -67,6 +69,10 @@ def decompose(
         parametrized: what to do with a layer whose weight or bias is computed (`nn.utils.parametrize`, weight and
             spectral norm of either kind, pruning): `"refuse"`, or `"bake"` to decompose the value of this moment.
         allow_subclasses: whether a subclass of a convolution is treated as the convolution. Its own forward is lost.
+        axes: the arrangement of the spatial axes that a rank is meant for, as in a factorized layer's `axes`; by
+            default the method's own.
+        whiten: moments of the layers' inputs by name, from `input_moments`: the features, not the weights, are then
+            approximated best, and the bias takes over the mean of what is lost.
 
     Returns:
         The model with the layers replaced.
@@ -83,8 +89,12 @@ def decompose(
     kind, policy = get_method(method), Policy(hooks, parametrized, allow_subclasses)
     selected = select_layers(model, layer, linear=kind.takes_linear)
 
-    def factorize(module: nn.Module) -> FactorizedConv:
-        return kind.from_conv(plain(module, policy), ratio=ratio, rank=rank, solver=solver, seed=seed)
+    def factorize(name: str, module: nn.Module) -> FactorizedConv:
+        if whiten is not None and name not in whiten:
+            raise CompressionError("whiten= has no moments of its inputs; see td.input_moments.")
+        moments = None if whiten is None else whiten[name]
+        conv = plain(module, policy)
+        return kind.from_conv(conv, ratio=ratio, rank=rank, solver=solver, seed=seed, axes=axes, whiten=moments)
 
     return swapped(model, _new_layers(model, selected, factorize), inplace=inplace)
 
@@ -165,19 +175,19 @@ def restore(
     policy = Policy(hooks=hooks)
     selected = select_factorized(model, (lambda name, module: True) if layer is None else layer)
 
-    def dense(module: nn.Module) -> nn.Module:
+    def dense(_: str, module: nn.Module) -> nn.Module:
         assert isinstance(module, FactorizedConv)
         check_forward(module)
         check_hooks(module, policy)
-        for name, stage in module.named_children():
-            with _naming(name):
+        for stage_name, stage in module.named_children():
+            with _naming(stage_name):
                 as_convolution(stage)
         return module.to_conv()
 
     return swapped(model, _new_layers(model, selected, dense), inplace=inplace)
 
 
-def _new_layers(model: nn.Module, selected: Sequence[Named], make: Callable[[nn.Module], nn.Module]) -> list[Swap]:
+def _new_layers(model: nn.Module, selected: Sequence[Named], make: Callable[[str, nn.Module], nn.Module]) -> list[Swap]:
     """The old layers with their new ones; the model is not touched."""
     cut = cut_ties(model, selected)
     swaps = []
@@ -186,7 +196,7 @@ def _new_layers(model: nn.Module, selected: Sequence[Named], make: Callable[[nn.
             check_wrapper(model, name)
             if name in cut:
                 raise cut[name]
-            swaps.append((name, old, make(old)))
+            swaps.append((name, old, make(name, old)))
     retie(swaps)
     return swaps
 

@@ -1,0 +1,173 @@
+"""Compare ways to spend a budget: `python -m examples.budget garipov-fmnist`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tdcompress as td
+from examples.budget.figure import draw
+from examples.budget.procedures import PROCEDURES, Task
+from examples.paper.data import Splits
+from examples.paper.presets import PRESETS
+from examples.paper.recipes import Recipe
+from examples.paper.training import evaluate, train
+from tdcompress.errors import CompressionError
+
+RATIOS = (0.5, 0.75, 0.9, 0.95, 0.98)
+_IMAGES = 1000
+# Short: from a hundredth of the training's highest learning rate, one epoch on the large data, a few on the small.
+_FINE_TUNING = {
+    "garipov-fmnist": Recipe(
+        learning_rate=0.01,
+        epochs=1,
+        schedule="one-cycle",
+        nesterov=True,
+        crop_padding=2,
+        flip=True,
+        autocast=True,
+        channels_last=True,
+    ),
+    "digits": Recipe(learning_rate=1e-3, epochs=5, optimizer="adam", batch_size=64, schedule="one-cycle"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compressed network.
+
+    Attributes:
+        procedure: how the budget was spent.
+        ratio: the share of the layers' weights to remove.
+        accuracy: on the test images, in [0, 1].
+        fine_tuned: the same after a short fine-tuning; empty if there was none.
+        parameters: of the whole network.
+        multiply_adds: of one forward of one image.
+        milliseconds: median time of a forward of 32 images.
+        dense_milliseconds: the same for the dense network, measured in turn.
+        seconds: what the compression took.
+    """
+
+    procedure: str
+    ratio: float
+    accuracy: float
+    fine_tuned: float | str
+    parameters: int
+    multiply_adds: int
+    milliseconds: float
+    dense_milliseconds: float
+    seconds: float
+
+
+def measure(task: Task, splits: Splits, procedure: str, ratio: float, recipe: Recipe | None) -> Row:
+    """Compress in one way, and evaluate on the test images."""
+    start = time.perf_counter()
+    model = PROCEDURES[procedure](task, ratio)
+    seconds = time.perf_counter() - start
+    costs = td.report(model, splits.test.images[:32]).total
+    assert costs.multiply_adds is not None
+    assert costs.milliseconds is not None
+    accuracy = evaluate(model, splits.test.images, splits.test.labels).accuracy
+    tuned: float | str = ""
+    if recipe is not None:
+        train(model, splits, recipe, progress=sys.stderr.isatty())
+        tuned = round(evaluate(model, splits.test.images, splits.test.labels).accuracy, 4)
+    return Row(
+        procedure,
+        ratio,
+        round(accuracy, 4),
+        tuned,
+        costs.parameters[1],
+        costs.multiply_adds[1] // 32,
+        round(costs.milliseconds[1], 3),
+        round(costs.milliseconds[0], 3),
+        round(seconds, 1),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; see `--help`. Rows that the table has already are not computed again."""
+    options = _parser().parse_args(arguments)
+    preset = replace(PRESETS[options.preset], seed=options.seed)
+    folder = Path(options.output or f"results/budget/{preset.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = preset.setting.load(options.data)
+    model, _ = preset.trained(splits, folder / "weights.safetensors")
+    chosen = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(options.seed))[:_IMAGES]
+    task = Task(model, preset.layer_names(), splits.train.images[chosen])
+    dense = evaluate(model, splits.test.images, splits.test.labels).accuracy
+    print(f"dense: {dense:.4f}, {sum(p.numel() for p in model.parameters())} parameters")
+    table = folder / "results.csv"
+    rows = _read(table)
+    for ratio in options.ratios:
+        for procedure in options.procedures:
+            if any(row["procedure"] == procedure and float(row["ratio"]) == ratio for row in rows):
+                continue
+            recipe = None if options.no_finetune else _FINE_TUNING[preset.name]
+            row = vars(measure(task, splits, procedure, ratio, recipe))
+            print(*(f"{value}" for value in row.values()), sep="\t", flush=True)
+            rows.append({name: str(value) for name, value in row.items()})
+            _write(table, rows)
+    (folder / "table.md").write_text(_markdown(rows, dense), encoding="utf-8")
+    draw(rows, dense, folder / "accuracy.png")
+    print(f"{table}, table.md, accuracy.png")
+
+
+def _read(table: Path) -> list[dict[str, str]]:
+    if not table.exists():
+        return []
+    with table.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(table: Path, rows: Sequence[dict[str, str]]) -> None:
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, Row.__dataclass_fields__, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _markdown(rows: Sequence[dict[str, Any]], dense: float) -> str:
+    """One line a procedure, one column a budget: accuracy, and after the arrow that after fine-tuning."""
+    ratios = sorted({row["ratio"] for row in rows}, key=float)
+    lines = [
+        f"Test accuracy; dense {dense:.4f}. After the arrow: after the short fine-tuning.",
+        "",
+        "| | " + " | ".join(f"{float(ratio):.0%} removed" for ratio in ratios) + " |",
+        "| --- |" + " --- |" * len(ratios),
+    ]
+    for procedure in dict.fromkeys(row["procedure"] for row in rows):
+        cells = []
+        for ratio in ratios:
+            found = [row for row in rows if (row["procedure"], row["ratio"]) == (procedure, ratio)]
+            tuned = f" → {float(found[0]['fine_tuned']):.4f}" if found and found[0]["fine_tuned"] else ""
+            cells.append(f"{float(found[0]['accuracy']):.4f}{tuned}" if found else "")
+        lines.append(f"| {procedure} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m examples.budget", description=__doc__)
+    parser.add_argument("preset", choices=_FINE_TUNING, help="the network and its data")
+    parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, help="shares of the weights to remove")
+    parser.add_argument("--procedures", nargs="+", choices=PROCEDURES, default=list(PROCEDURES), help="which ways")
+    parser.add_argument("--no-finetune", action="store_true", help="leave the fine-tuning out")
+    parser.add_argument("--data", help="folder of the data set; by default its usual place")
+    parser.add_argument("--output", help="folder for table and picture; by default results/budget/PRESET")
+    parser.add_argument("--seed", type=int, default=0, help="decides which images are taken for calibration")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CompressionError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,34 @@
+"""Accuracy against parameters, a line for every way to spend the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+
+def draw(rows: Sequence[Mapping[str, str]], dense: float, path: str | Path) -> None:
+    """Without fine-tuning on the left, after it on the right if there was any.
+
+    Args:
+        rows: the table's rows, as text.
+        dense: the accuracy of the network before.
+        path: where to write the picture.
+    """
+    panels = {"accuracy": "no labels, no training", "fine_tuned": "after a short fine-tuning"}
+    shown = {key: title for key, title in panels.items() if any(row[key] for row in rows)}
+    figure = Figure(figsize=(5.5 * len(shown), 4.2), layout="constrained")
+    for axes, (key, title) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+        for procedure in dict.fromkeys(row["procedure"] for row in rows):
+            points = sorted(
+                (int(row["parameters"]), float(row[key])) for row in rows if row["procedure"] == procedure and row[key]
+            )
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=procedure)
+        axes.axhline(dense, color="grey", linewidth=0.8, linestyle="--")
+        axes.set_xscale("log")
+        axes.set_xlabel("parameters of the whole network")
+        axes.set_ylabel("test accuracy")
+        axes.set_title(title)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.savefig(path, dpi=110)

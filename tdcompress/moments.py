@@ -1,0 +1,64 @@
+"""Model + data -> the moments of what its layers see, in one pass."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tdcompress.batches import Data, batches, evaluating, forward
+from tdcompress.errors import CompressionError
+from tdcompress.layers import ConvSpec, InputMoments
+from tdcompress.surgery import LayerSelector, select_layers
+
+
+def input_moments(model: nn.Module, data: Data, layer: LayerSelector | None = None) -> dict[str, InputMoments]:
+    """Mean and second moment of the inputs of a model's convolutions and linear layers, for `whiten=` of `decompose`.
+
+    One pass, in evaluation mode; the size does not depend on the data. The model is left as it was.
+
+    Args:
+        model: the model before it is compressed.
+        data: batches of inputs, as for `approximation_errors`; what stands beside them is not looked at.
+        layer: which layers, as for `decompose`; all by default.
+
+    Returns:
+        `{layer name: moments}`.
+
+    Raises:
+        CompressionError: there is no such layer, the forward never reaches one that is named, or the data is empty or
+            not finite.
+
+    >>> import tdcompress as td
+    >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
+    >>> images = torch.randn(8, 3, 10, 10)
+    >>> moments = input_moments(model, images)
+    >>> small = td.decompose(model, "2", method="tucker", ratio=0.8, whiten=moments)
+    >>> sorted(moments), moments["2"].count
+    (['0', '2'], 288)
+    """
+    selected = select_layers(model, layer or (lambda name, module: True), linear=True)
+    found = {name: InputMoments(ConvSpec.read(module)) for name, module in selected}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            try:
+                found[name].update(inputs[0])
+            except CompressionError as error:
+                raise error.at(name) from None
+
+        return hook
+
+    with torch.no_grad(), evaluating(model), ExitStack() as stack:
+        for name, module in selected:
+            stack.callback(module.register_forward_pre_hook(note(name)).remove)
+        for batch in batches(data):
+            forward(model, batch)
+    unseen = [name for name, moments in found.items() if not moments.count]
+    if len(unseen) == len(found):
+        raise CompressionError("the data is empty, or the forward reaches none of the layers.")
+    if unseen and layer is not None:
+        raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
+    return {name: moments for name, moments in found.items() if moments.count}

@@ -1,0 +1,7 @@
+"""Budget -> the best method and rank for every layer."""
+
+from tdcompress.planning.options import DENSE, Option
+from tdcompress.planning.planner import plan
+from tdcompress.planning.result import LayerPlan, Plan
+
+__all__ = ["DENSE", "LayerPlan", "Option", "Plan", "plan"]

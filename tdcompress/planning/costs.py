@@ -1,0 +1,108 @@
+"""What an option costs in multiply-adds or in time, on what its layer gets in a forward."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tdcompress.batches import evaluating
+from tdcompress.layers import ConvSpec
+from tdcompress.methods import get_method
+from tdcompress.planning.options import DENSE, Option
+from tdcompress.report import Call, as_call, count_multiply_adds, layer_calls, median_milliseconds
+
+_TIMED = 4  # points of a curve that are timed
+_ROUNDS = 7
+
+Costing = Callable[[Sequence[Option]], list[Option]]
+
+
+def costings(model: nn.Module, convs: Mapping[str, Any], objective: str, example_inputs: Any) -> dict[str, Costing]:
+    """For every layer what gives its options their cost.
+
+    Args:
+        model: the dense model.
+        convs: the layers as plain convolutions or linear layers, by name.
+        objective: `"parameters"`, `"macs"` or `"latency"`.
+        example_inputs: what to call the model with; for parameters not needed.
+    """
+    if objective == "parameters":
+        return {name: lambda options: [replace(o, cost=float(o.parameters)) for o in options] for name in convs}
+    layers = {name: model.get_submodule(name) for name in convs}
+    with torch.no_grad(), evaluating(model):
+        calls = layer_calls(model, layers, as_call(example_inputs))
+    if objective == "macs":
+        return {name: _multiply_adds(convs[name], calls[name]) for name in convs}
+    return {name: _latency(convs[name], calls[name]) for name in convs}
+
+
+def milliseconds_of(conv: Any, option: Option, calls: Sequence[Call], rounds: int = _ROUNDS) -> tuple[float, float]:
+    """Median times of the dense layer and of the option, in turn."""
+    return median_milliseconds(_forward(conv, calls), _forward(stand_in(conv, option), calls), rounds=rounds)
+
+
+def stand_in(conv: Any, option: Option) -> nn.Module:
+    """A layer of the option's shape; its weights are zero, which is as fast as any others."""
+    if option.method == DENSE:
+        return copy.deepcopy(conv)
+    kind = get_method(option.method)
+    weight = conv.weight
+    layer = kind(ConvSpec.of(conv), option.rank, option.axes, device="meta").to_empty(device=weight.device)
+    for parameter in layer.parameters():
+        parameter.detach().zero_()
+    return layer.to(weight.dtype).eval()
+
+
+def _forward(layer: nn.Module, calls: Sequence[Call]) -> Callable[[], None]:
+    def run() -> None:
+        with torch.no_grad():
+            for args, kwargs in calls:
+                layer(*args, **kwargs)
+
+    return run
+
+
+def _multiply_adds(conv: Any, calls: Sequence[Call]) -> Costing:
+    """Counted on the meta device, so that nothing is computed."""
+
+    def on_meta(value: Any) -> Any:
+        return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+    shapes = [(tuple(map(on_meta, args)), {key: on_meta(v) for key, v in kwargs.items()}) for args, kwargs in calls]
+    spec, dtype = ConvSpec.of(conv), conv.weight.dtype
+
+    def counted(option: Option) -> Option:
+        if option.method == DENSE:
+            layer: nn.Module = spec.build(device="meta", dtype=dtype)
+        else:
+            layer = get_method(option.method)(spec, option.rank, option.axes, device="meta", dtype=dtype)
+        return replace(option, cost=float(count_multiply_adds(_forward(layer, shapes))))
+
+    return lambda options: [counted(option) for option in options]
+
+
+def _latency(conv: Any, calls: Sequence[Call]) -> Costing:
+    """Timed at a few points of every method's curve and interpolated; what is not faster than dense is left out."""
+
+    def costed(options: Sequence[Option]) -> list[Option]:
+        dense = next(option for option in options if option.method == DENSE)
+        found, reference = [], []
+        for method, axes in dict.fromkeys((o.method, o.axes) for o in options if o.method != DENSE):
+            curve = sorted((o for o in options if (o.method, o.axes) == (method, axes)), key=lambda o: o.parameters)
+            places = sorted({round(place) for place in np.linspace(0, len(curve) - 1, _TIMED)})
+            pairs = [milliseconds_of(conv, curve[place], calls) for place in places]
+            # As a share of the dense time beside it: what slows the machine down slows both.
+            shares = [after / before for before, after in pairs]
+            reference += [before for before, _ in pairs]
+            sizes = [curve[place].parameters for place in places]
+            found += [replace(o, cost=float(np.interp(o.parameters, sizes, shares))) for o in curve]
+        unit = float(np.median(reference)) if reference else milliseconds_of(conv, dense, calls)[0]
+        return [*(replace(o, cost=o.cost * unit) for o in found if o.cost < 1), replace(dense, cost=unit)]
+
+    return costed

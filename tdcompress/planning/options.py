@@ -1,0 +1,107 @@
+"""What a layer may become: every method at many ranks, or dense, with what it costs and what it loses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
+from tdcompress.layers.base import arranged
+from tdcompress.layers.moments import whitening_of
+from tdcompress.layers.spec import Axes
+from tdcompress.methods import get_method
+from tdcompress.ranks import Rank
+
+DENSE = "dense"
+_BUDGETS = 32  # points of a curve
+_SMALLEST = 0.004  # of the dense parameters: less of a layer is not worth keeping
+_MEASURED = 4  # points of a curve at which a metric that cannot be read off is computed
+
+
+@dataclass(frozen=True)
+class Option:
+    """One thing that a layer may become.
+
+    Attributes:
+        method: a registered name, or `"dense"` for the layer as it is.
+        rank: the rank; empty for dense.
+        axes: the arrangement of the spatial axes; empty for dense.
+        parameters: of the weight.
+        error: the metric, as far as planning foresees it.
+        cost: in the unit of the plan's objective.
+        loss: what the plan minimizes the sum of: the squared error, or with data the foreseen change of the output.
+    """
+
+    method: str
+    rank: Rank
+    axes: Axes
+    parameters: int
+    error: float
+    cost: float = 0.0
+    loss: float = 0.0
+
+
+def options_of(conv: Any, methods: Sequence[str], moments: InputMoments | None) -> list[Option]:
+    """Every method's curve of relative error against parameters, and dense as the last.
+
+    Args:
+        conv: a plain convolution or linear layer.
+        methods: registered names; those that do not take such a layer are passed over.
+        moments: of its inputs, for the error of its features; None for that of its weight.
+    """
+    spec = ConvSpec.of(conv)
+    found = []
+    for method in methods:
+        kind = get_method(method)
+        if kind.takes_linear or spec.kind is not nn.Linear:
+            for axes in kind.arrangements(spec.long_axes, None):
+                found += _curve(kind, method, conv.weight.detach(), spec, axes, moments)
+    smaller = [option for option in found if option.parameters < spec.numel]
+    return [*smaller, Option(DENSE, (), (), spec.numel, 0.0)]
+
+
+def _curve(
+    kind: type[FactorizedConv],
+    method: str,
+    weight: torch.Tensor,
+    spec: ConvSpec,
+    axes: Axes,
+    moments: InputMoments | None,
+) -> list[Option]:
+    kernels = arranged(weight.to(torch.promote_types(weight.dtype, torch.float32)), spec, axes)
+    if moments is not None:
+        kernels = whitening_of(moments, spec).of_kernels(kernels, axes).to(kernels.dtype)
+    modes = tuple(kernels.shape[1:])
+    size = math.prod(modes)
+    smallest = max(kind.parameters_at(modes, tuple(1 for _ in kind.full_rank(modes))), int(_SMALLEST * size))
+    if smallest >= size:
+        return []
+    budgets = sorted({int(budget) for budget in np.geomspace(smallest, size, _BUDGETS).round()})
+    return [
+        Option(method, rank, axes, spec.groups * kind.parameters_at(modes, rank), math.sqrt(lost))
+        for rank, lost in kind.curve(kernels, budgets)
+    ]
+
+
+def with_metric(options: Sequence[Option], measure: Callable[[Option], float]) -> list[Option]:
+    """The same options with another error, computed at a few points of every method's curve and interpolated.
+
+    Args:
+        options: with their relative errors.
+        measure: the metric of an option, by decomposing.
+    """
+    found = [replace(option, error=0.0) for option in options if option.method == DENSE]
+    for method, axes in dict.fromkeys((option.method, option.axes) for option in options if option.method != DENSE):
+        curve = sorted((o for o in options if (o.method, o.axes) == (method, axes)), key=lambda o: (o.error, o.rank))
+        places = sorted({round(place) for place in np.linspace(0, len(curve) - 1, _MEASURED)})
+        known = np.array([max(curve[place].error, 1e-9) for place in places])
+        values = np.array([max(measure(curve[place]), 1e-12) for place in places])
+        for option in curve:
+            at = np.interp(math.log(max(option.error, 1e-9)), np.log(known), np.log(values))
+            found.append(replace(option, error=float(np.exp(at))))
+    return found

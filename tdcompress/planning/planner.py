@@ -1,0 +1,301 @@
+"""plan(): curves, costs and sensitivities of all layers, and one allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tdcompress.batches import Data, again, evaluating, forward
+from tdcompress.errors import CompressionError, unknown
+from tdcompress.layers import ConvSpec, InputMoments
+from tdcompress.methods import get_method
+from tdcompress.metrics import METRICS, approximation_errors, get_metrics, weight_errors
+from tdcompress.moments import input_moments
+from tdcompress.planning.allocation import allocate
+from tdcompress.planning.costs import costings, milliseconds_of, stand_in
+from tdcompress.planning.options import DENSE, Option, options_of, with_metric
+from tdcompress.planning.result import UNITS, LayerPlan, Plan
+from tdcompress.planning.sensitivity import loss_of, output_change, output_of
+from tdcompress.ranks import parameter_budget
+from tdcompress.report import as_call, layer_calls, median_milliseconds
+from tdcompress.surgery import LayerSelector, decompose, select_layers
+from tdcompress.surgery.plain import Policy, check_wrapper, plain
+from tdcompress.surgery.swap import swapped
+from tdcompress.surgery.ties import cut_ties
+
+Objective = Literal["parameters", "macs", "latency"]
+Metric = str | Callable[[Tensor, Tensor], Any]
+_SAMPLES = 256  # that are enough to see how much the output changes
+_EXACT = 1e-6  # an error that is none, and says nothing about what errors do
+_READ_OFF = {"relative_weights": False, "relative_features": True}  # metrics that curves have, and if by whitening
+
+
+def plan(
+    model: nn.Module,
+    ratio: float = 0.75,
+    *,
+    methods: Sequence[str] = ("cp", "tucker", "tt", "svd"),
+    layers: LayerSelector | None = None,
+    objective: Objective = "parameters",
+    metric: Metric = "relative_weights",
+    example_inputs: Any = None,
+    data: Data | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Choose a method and a rank for every layer of a model, so that together they keep to a budget and lose least.
+
+    Every layer has a curve of error against cost for every method, and may be left dense. The sum of the squared
+    errors, or with data of the changes of the output that they cause, is minimized under the budget, which is never
+    exceeded. Nothing is decomposed for good: `Plan.apply` does that. Deterministic, but for `"latency"`.
+
+    Args:
+        model: any module; it is left alone.
+        ratio: the share of the cost of the planned layers to remove, in (0, 1).
+        methods: registered names.
+        layers: which layers, as for `decompose`; by default all convolutions and linear layers that can be decomposed.
+        objective: what the ratio is of: `"parameters"` of the weights; `"macs"`, multiply-adds; `"latency"`,
+            milliseconds, measured on this machine, where a layer that would be slower than dense stays dense.
+        metric: the error: `"relative_weights"`; `"relative_features"`, which needs data and is read off the curves of
+            whitened kernels; another registered metric, or a function of a layer's weight and its approximation, for
+            which layers are decomposed at a few ranks.
+        example_inputs: what to call the model with, as for `report`; for multiply-adds and latency. Without it a first
+            batch of the data is taken.
+        data: batches of inputs without labels, as for `calibrate`. The output's change under two trial compressions of
+            each layer then says how much its error matters.
+        seed: what random starts are drawn from.
+
+    Returns:
+        The plan: a table to print, to edit, to keep as JSON, to draw and to apply.
+
+    Raises:
+        CompressionError: no such layers or methods, inputs are missing, or the budget cannot be met; the message says
+            what is the largest ratio that can be.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
+        >>> found = plan(model, 0.8, methods=("tucker", "svd"))
+        >>> [entry.layer for entry in found.layers], found.cost[1] <= found.budget
+        (['0', '2', '4'], True)
+        >>> small = found.apply(model)
+        >>> small(torch.zeros(1, 3, 9, 9)).shape
+        torch.Size([1, 64, 3, 3])
+    """
+    parameter_budget(1, ratio)  # for its check of the ratio
+    if objective not in UNITS:
+        raise unknown("objective", objective, UNITS)
+    for method in methods:
+        get_method(method)
+    inputs = None if data is None else again(data)
+    example = _example(objective, example_inputs, inputs)
+    convs = _reached(model, _convs(model, layers, methods), example, named=layers is not None)
+    moments = _moments(model, metric, inputs, list(convs))
+    curves = {name: options_of(conv, methods, moments.get(name)) for name, conv in convs.items()}
+    curves = _measured(model, convs, curves, metric, inputs)
+    costs = costings(model, convs, objective, example)
+    budget_share = 1 - float(ratio)
+    losses = _losses(model, curves, budget_share, inputs)
+    options = {
+        name: [replace(one, loss=losses[name](one.error)) for one in costs[name](curve)]
+        for name, curve in curves.items()
+    }
+    found = _allocated(convs, options, objective, metric, budget_share, seed)
+    return _verified(model, found, convs, example, budget_share) if objective == "latency" else found
+
+
+def _example(objective: str, example_inputs: Any, inputs: Iterable[Any] | None) -> Any:
+    if example_inputs is None and inputs is not None:
+        batch = next(iter(inputs), None)
+        example_inputs = batch if batch is None or isinstance(batch, Tensor | Mapping) else batch[0]
+    if objective != "parameters" and example_inputs is None:
+        raise CompressionError(f"objective={objective!r} needs example_inputs, what to call the model with.")
+    return example_inputs
+
+
+def _convs(model: nn.Module, layers: LayerSelector | None, methods: Sequence[str]) -> dict[str, Any]:
+    """The layers to plan, as plain convolutions and linear layers, in the model's order."""
+    selected = select_layers(model, layers or (lambda name, module: True), linear=True)
+    places = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
+    found = {}
+    for name, module in sorted(selected, key=lambda one: places[one[0]]):
+        try:
+            check_wrapper(model, name)
+            for error in cut_ties(model, [(name, module)]).values():
+                raise error
+            conv = plain(module, Policy())
+            if isinstance(conv, nn.Linear) and not any(get_method(method).takes_linear for method in methods):
+                raise CompressionError(f"none of {', '.join(methods)} takes a {type(conv).__name__}.")
+        except CompressionError as error:
+            if layers is not None:
+                raise error.at(name) from None
+            continue
+        found[name] = conv
+    if not found:
+        raise CompressionError("no layer of the model can be decomposed; td.refusals(model) says why.")
+    return found
+
+
+def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, named: bool) -> dict[str, Any]:
+    """The layers that a forward on the example calls; of those that were named, all have to be."""
+    if example is None:
+        return dict(convs)
+    with torch.no_grad(), evaluating(model):
+        calls = layer_calls(model, {name: model.get_submodule(name) for name in convs}, as_call(example))
+    unseen = [name for name in convs if name not in calls]
+    if unseen and (named or not calls):
+        raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
+    return {name: conv for name, conv in convs.items() if name in calls}
+
+
+def _moments(
+    model: nn.Module, metric: Metric, inputs: Iterable[Any] | None, names: list[str]
+) -> Mapping[str, InputMoments]:
+    if metric not in [name for name, known in METRICS.items() if known.on == "features"]:
+        return {}
+    if inputs is None:
+        raise CompressionError(f"metric={metric!r} needs inputs; pass data=, an iterable of batches.")
+    return input_moments(model, inputs, names) if metric == "relative_features" else {}
+
+
+def _measured(
+    model: nn.Module,
+    convs: Mapping[str, Any],
+    curves: Mapping[str, list[Option]],
+    metric: Metric,
+    inputs: Iterable[Any] | None,
+) -> dict[str, list[Option]]:
+    """The curves with errors by the metric, if they cannot be read off."""
+    if metric in _READ_OFF:
+        return dict(curves)
+    known = None if callable(metric) else get_metrics([metric])
+
+    def measure(name: str) -> Callable[[Option], float]:
+        def of(option: Option) -> float:
+            if known and known[0].on == "features":
+                trial = decompose(model, name, option.method, rank=option.rank, axes=option.axes)
+                assert inputs is not None
+                return approximation_errors(model, trial, [known[0].name], inputs)[name][known[0].name]
+            layer = get_method(option.method).from_conv(convs[name], rank=option.rank, axes=option.axes)
+            if known:
+                return weight_errors(convs[name], layer, known)[known[0].name]
+            assert callable(metric)
+            return float(metric(convs[name].weight.detach().double(), layer.weight.detach().double()))
+
+        return of
+
+    return {name: with_metric(curve, measure(name)) for name, curve in curves.items()}
+
+
+def _losses(
+    model: nn.Module, curves: Mapping[str, list[Option]], share: float, inputs: Iterable[Any] | None
+) -> dict[str, Callable[[float], float]]:
+    """For every layer what an error counts: its square, or with data the change of the output that trials show."""
+    if inputs is None:
+        return {name: lambda error: error**2 for name in curves}
+    few = list(_first(inputs))
+    with torch.no_grad(), evaluating(model):
+        outputs = [output_of(forward(model, batch)) for batch in few]
+    losses = {}
+    for name, curve in curves.items():
+        trials = []
+        for size in (share, share / 2):
+            option = _near(curve, size)
+            if option is not None and option.error > _EXACT:
+                trial = decompose(model, name, option.method, rank=option.rank, axes=option.axes)
+                trials.append((option.error, output_change(outputs, trial, few)))
+        losses[name] = loss_of(trials) if trials else (lambda error: error**2)
+    return losses
+
+
+def _first(inputs: Iterable[Any]) -> Iterable[Any]:
+    """The first batches, with `_SAMPLES` samples or a few more."""
+    count = 0
+    for batch in inputs:
+        yield batch
+        tensors = batch.values() if isinstance(batch, Mapping) else [batch] if isinstance(batch, Tensor) else batch
+        count += len(next(iter(tensors)))
+        if count >= _SAMPLES:
+            return
+
+
+def _near(curve: Sequence[Option], share: float) -> Option | None:
+    """The best option at a share of the dense parameters, or the smallest there is; None if there is only dense."""
+    smaller = [option for option in curve if option.method != DENSE]
+    most = share * max(option.parameters for option in curve)
+    fitting = [option for option in smaller if option.parameters <= most]
+    if fitting:
+        return min(fitting, key=lambda option: (option.error, option.parameters))
+    return min(smaller, key=lambda option: option.parameters, default=None)
+
+
+def _allocated(
+    convs: Mapping[str, Any],
+    options: Mapping[str, Sequence[Option]],
+    objective: str,
+    metric: Metric,
+    share: float,
+    seed: int,
+) -> Plan:
+    dense = sum(option.cost for option in chain(*options.values()) if option.method == DENSE)
+    budget = share * dense
+    chosen = allocate([[(option.cost, option.loss) for option in curve] for curve in options.values()], budget)
+    if chosen is None:
+        smallest = sum(min(option.cost for option in curve) for curve in options.values())
+        raise CompressionError(
+            f"ratio={1 - share:.6g} leaves {budget:.6g} of {dense:.6g} {UNITS[objective]}, but the smallest possible "
+            f"is {smallest:.6g}; the largest ratio that can be reached is {int(1e4 * (1 - smallest / dense)) / 1e4}."
+        )
+    entries = tuple(
+        LayerPlan(name, ConvSpec.of(convs[name]), tuple(curve), place)
+        for (name, curve), place in zip(options.items(), chosen, strict=True)
+    )
+    name = metric if isinstance(metric, str) else getattr(metric, "__name__", "error")
+    return Plan(entries, objective, name, budget, seed)
+
+
+def _verified(model: nn.Module, found: Plan, convs: Mapping[str, Any], example: Any, share: float) -> Plan:
+    """The plan with the times of what was chosen measured; what turns out slower than foreseen is chosen anew."""
+    layers = {name: model.get_submodule(name) for name in convs}
+    with torch.no_grad(), evaluating(model):
+        calls = layer_calls(model, layers, as_call(example))
+    options = {entry.layer: list(entry.options) for entry in found.layers}
+    sure: set[tuple[str, Option]] = set()
+    while True:
+        unsure = [entry for entry in found.layers if entry.choice.method != DENSE]
+        unsure = [entry for entry in unsure if (entry.layer, entry.choice) not in sure]
+        if not unsure:
+            _check_whole(model, found, convs, example)
+            return found
+        for entry in unsure:
+            before, after = milliseconds_of(convs[entry.layer], entry.choice, calls[entry.layer], rounds=15)
+            place = options[entry.layer].index(entry.choice)
+            if after >= before:
+                del options[entry.layer][place]
+                continue
+            cost = after / before * entry.dense.cost
+            options[entry.layer][place] = replace(entry.choice, cost=cost)
+            sure.add((entry.layer, options[entry.layer][place]))
+        found = _allocated(convs, options, found.objective, found.metric, share, found.seed)
+
+
+def _check_whole(model: nn.Module, found: Plan, convs: Mapping[str, Any], example: Any) -> None:
+    """Refuse a plan after which the whole model would not be faster, whatever its layers are."""
+    swaps = [
+        (entry.layer, model.get_submodule(entry.layer), stand_in(convs[entry.layer], entry.choice))
+        for entry in found.layers
+        if entry.choice.method != DENSE
+    ]
+    if not swaps:
+        return
+    args, kwargs = as_call(example)
+    with torch.no_grad(), evaluating(model):
+        planned = swapped(model, swaps, inplace=False)
+        before, after = median_milliseconds(lambda: model(*args, **kwargs), lambda: planned(*args, **kwargs), rounds=15)
+    if after > before:
+        raise CompressionError(
+            f"the model would take {after:.3g} ms instead of {before:.3g}; ask for a higher ratio, or leave it dense."
+        )

@@ -1,0 +1,256 @@
+"""A plan: what every layer of a model shall become, to be read, edited, kept, drawn and carried out."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from tdcompress.errors import CompressionError, unknown
+from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
+from tdcompress.layers.spec import plain_class
+from tdcompress.planning.options import DENSE, Option
+from tdcompress.report import short_count
+from tdcompress.surgery import decompose
+from tdcompress.surgery.swap import swapped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMAT_VERSION = 1
+UNITS = {"parameters": "parameters", "macs": "multiply-adds", "latency": "ms"}
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What one layer may become, and what it shall become.
+
+    Attributes:
+        layer: its name.
+        spec: what it is.
+        options: the curve: every method at many ranks, and dense.
+        chosen: which of them it shall become.
+    """
+
+    layer: str
+    spec: ConvSpec
+    options: tuple[Option, ...]
+    chosen: int
+
+    @property
+    def choice(self) -> Option:
+        """What it shall become."""
+        return self.options[self.chosen]
+
+    @property
+    def dense(self) -> Option:
+        """What it is."""
+        return next(option for option in self.options if option.method == DENSE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every layer of a model shall become; print it. `plan` makes one.
+
+    Attributes:
+        layers: one entry a layer, in the model's order.
+        objective: what the budget is of: `"parameters"`, `"macs"` or `"latency"`.
+        metric: the name of the error.
+        budget: the most that the layers may cost together.
+        seed: what random starts are drawn from.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    objective: str
+    metric: str
+    budget: float
+    seed: int = 0
+
+    def __getitem__(self, layer: str) -> LayerPlan:
+        """The entry of a layer, by its name."""
+        for entry in self.layers:
+            if entry.layer == layer:
+                return entry
+        raise unknown("layer", layer, [entry.layer for entry in self.layers])
+
+    @property
+    def cost(self) -> tuple[float, float]:
+        """What the layers cost together, (dense, as planned), in the objective's unit."""
+        return sum(entry.dense.cost for entry in self.layers), sum(entry.choice.cost for entry in self.layers)
+
+    @property
+    def ratio(self) -> float:
+        """The share of the cost that the plan removes."""
+        before, after = self.cost
+        return 1 - after / before
+
+    def edit(self, layer: str, method: str, ratio: float | None = None) -> Plan:
+        """A plan with another choice for one layer, from its curve.
+
+        Args:
+            layer: its name.
+            method: a method that was planned with, or `"dense"`.
+            ratio: the share of the layer's parameters to remove, at least; the option that loses least is taken.
+
+        Raises:
+            CompressionError: there is no such option, or the budget would be exceeded.
+        """
+        entry = self[layer]
+        methods = {option.method for option in entry.options}
+        if method not in methods:
+            raise unknown("method", method, methods).at(layer)
+        most = entry.spec.numel * (1 if ratio is None else 1 - ratio)
+        fitting = [
+            (option.loss, option.error, place)
+            for place, option in enumerate(entry.options)
+            if option.method == method and option.parameters <= most
+        ]
+        if not fitting:
+            least = min(option.parameters for option in entry.options if option.method == method)
+            largest = math.floor(1e4 * (1 - least / entry.spec.numel)) / 1e4
+            raise CompressionError(f"{method} reaches ratio={largest} at the most, got {ratio}.").at(layer)
+        edited = replace(entry, chosen=min(fitting)[-1])
+        plan = replace(self, layers=tuple(edited if one is entry else one for one in self.layers))
+        if plan.cost[1] > max(self.budget, self.cost[1]):
+            raise CompressionError(
+                f"layer {layer!r}: the layers would cost {plan.cost[1]:.6g} {UNITS[self.objective]}, the budget is "
+                f"{self.budget:.6g}; make another one smaller first."
+            )
+        return plan
+
+    def apply(
+        self, model: nn.Module, *, whiten: Mapping[str, InputMoments] | None = None, inplace: bool = False
+    ) -> nn.Module:
+        """Carry the plan out: `decompose` for every layer that is not left dense.
+
+        Args:
+            model: the model that was planned for, or one of the same layers.
+            whiten: as for `decompose`.
+            inplace: change `model` itself.
+
+        Raises:
+            CompressionError: the model is another one; the first difference is named, and it is as it was.
+        """
+        self.check(model)
+        target = model
+        chosen = [entry for entry in self.layers if entry.choice.method != DENSE]
+        for entry in chosen:
+            choice = entry.choice
+            target = decompose(
+                target,
+                entry.layer,
+                choice.method,
+                rank=choice.rank,
+                axes=choice.axes,
+                seed=self.seed,
+                whiten=whiten,
+                inplace=target is not model,  # all but the first change what the first has copied
+            )
+        if inplace:
+            new = [
+                (entry.layer, model.get_submodule(entry.layer), target.get_submodule(entry.layer)) for entry in chosen
+            ]
+            return swapped(model, new, inplace=True)
+        return target if chosen else copy.deepcopy(model)
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that was not planned for.
+
+        Raises:
+            CompressionError: it names the first layer that differs, and how.
+        """
+        modules = dict(model.named_modules(remove_duplicate=False))
+        for entry in self.layers:
+            module = modules.get(entry.layer)
+            if module is None:
+                raise CompressionError(f"the plan is for another model: this one has no layer {entry.layer!r}.")
+            if isinstance(module, FactorizedConv) or plain_class(module) is None:
+                raise CompressionError(
+                    f"the plan is for another model: there layer {entry.layer!r} is dense, here it is a "
+                    f"{type(module).__name__}."
+                )
+            here, there = asdict(ConvSpec.read(module)), asdict(entry.spec)
+            for name, value in there.items():
+                if here[name] != value:
+                    raise CompressionError(
+                        f"the plan is for another model: there layer {entry.layer!r} has {name}={value!r}, here "
+                        f"{here[name]!r}."
+                    )
+
+    def __str__(self) -> str:
+        unit = UNITS[self.objective]
+        header = ["layer", "method", "rank", self.metric, "parameters", *([unit] if unit != "parameters" else [])]
+        rows = [header]
+        for entry in self.layers:
+            choice, dense = entry.choice, entry.dense
+            rank = "" if choice.method == DENSE else str(choice.rank[0] if len(choice.rank) == 1 else choice.rank)
+            row = [entry.layer, choice.method, rank, f"{choice.error:.4f}"]
+            row.append(f"{short_count(dense.parameters)} → {short_count(choice.parameters)}")
+            rows.append(row + ([self._amount(dense.cost, choice.cost)] if unit != "parameters" else []))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        total = f"{self._amount(*self.cost)} {unit}, {self.ratio:.1%} removed; the budget is {self._one(self.budget)}"
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], total])
+
+    def _amount(self, before: float, after: float) -> str:
+        return f"{self._one(before)} → {self._one(after)}"
+
+    def _one(self, cost: float) -> str:
+        return f"{cost:.3g}" if self.objective == "latency" else short_count(cost)
+
+    # --- on disk ----------------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """The whole plan, curves included, as JSON."""
+        return json.dumps({"version": FORMAT_VERSION, **asdict(self)})
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """What `to_json` wrote.
+
+        Raises:
+            CompressionError: it is no such JSON, or of a newer version.
+        """
+        try:
+            found = json.loads(text)
+            version = found.pop("version")
+            if version > FORMAT_VERSION:
+                raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
+            plan = Plan(**{**found, "layers": tuple(map(_layer_from, found["layers"]))})
+            for entry in plan.layers:
+                _ = entry.choice, entry.dense, entry.spec.kind
+            _ = UNITS[plan.objective], float(plan.budget), plan.cost
+        except CompressionError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, StopIteration, RecursionError) as error:
+            raise CompressionError(f"this is no plan, or a damaged one: {type(error).__name__}: {error}.") from None
+        return plan
+
+    def plot(self, path: str | None = None) -> Figure:
+        """Every layer's curves of error against parameters, with what was chosen.
+
+        Args:
+            path: where to save the picture too, if anywhere.
+        """
+        from tdcompress.planning.figure import draw
+
+        figure = draw(self)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+def _layer_from(found: Mapping[str, Any]) -> LayerPlan:
+    options = tuple(
+        Option(**{**one, "rank": tuple(one["rank"]), "axes": tuple(map(tuple, one["axes"]))})
+        for one in found["options"]
+    )
+    spec: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in found["spec"].items()
+    }
+    return LayerPlan(found["layer"], ConvSpec(**spec), options, found["chosen"])

@@ -1,0 +1,147 @@
+"""Kernel + budgets -> what each method loses at each, read off one factorization and no sweeps.
+
+A point is a rank and the squared relative error that it promises. Points are estimates: sweeps do a little better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions import cp_limit, tensor_train_limits, tucker_limits
+from tdcompress.decompositions.algebra import squared_singular_values
+from tdcompress.ranks.budget import Rank, cp_ranks, svd_ranks, tt_parameters
+from tdcompress.ranks.tucker import best_block, core_energies, hosvd_core
+
+Point = tuple[Rank, float]
+_SOLVED = 4  # ranks at which CP is solved
+_LARGEST = 0.25  # of the kernel's size: a larger CP takes long, and is extrapolated
+_BLOCKS = 12  # outer ranks of the tensor train that are tried
+
+
+def svd_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
+    """Exact: the tail of the singular values. `kernels`: (groups, out, in, first, second)."""
+    rows = [kernel.permute(0, 3, 1, 2).flatten(0, 1).flatten(1) for kernel in kernels]
+    tail = _tail(torch.stack([squared_singular_values(matrix) for matrix in rows]).sum(0))
+    return _points(budgets, lambda budget: [(rank, tail[rank[0]]) for rank in svd_ranks(kernels.shape[1:], budget)])
+
+
+def tucker_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
+    """Exact for the truncated HOSVD: the energy outside a block of its core. `kernels`: (groups, out, in, *spatial)."""
+    modes = tuple(kernels.shape[1:])
+    energy = core_energies([hosvd_core(kernel) for kernel in kernels])
+    total = float(energy[-1, -1]) or 1.0
+
+    def at(budget: int) -> list[Point]:
+        best = best_block(energy, modes, tucker_limits(modes, (0, 1)), budget)
+        return [] if best is None else [(best, 1 - float(energy[best[0] - 1, best[1] - 1]) / total)]
+
+    return _points(budgets, at)
+
+
+def tt_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
+    """A bound on TT-SVD: the energy outside a block of the HOSVD core, and the tails of the block's own unfoldings.
+
+    The blocks are those that Tucker would take at growing budgets. `kernels`: (groups, out, in, *spatial).
+    """
+    modes = tuple(kernels.shape[1:])
+    sizes, limits = (modes[1], *modes[2:], modes[0]), tucker_limits(modes, (0, 1))
+    if len(modes) == 2:
+        tail = _tail(torch.stack([squared_singular_values(kernel) for kernel in kernels]).sum(0))
+        most = min(modes)
+        ranks = {budget: min(budget // sum(modes), most) for budget in budgets}
+        return _points(budgets, lambda budget: [((ranks[budget],), tail[ranks[budget]])] if ranks[budget] else [])
+    cores = [hosvd_core(kernel) for kernel in kernels]
+    energy = core_energies(cores)
+    total = float(energy[-1, -1]) or 1.0
+    tried = np.geomspace(sum(sizes), 2 * math.prod(modes), _BLOCKS).astype(int)
+    outer = {best_block(energy, modes, limits, int(budget)) for budget in tried} - {None}
+    tails = {pair: _block_tails(cores, pair) for pair in outer if pair}
+
+    def at(budget: int) -> list[Point]:
+        found = []
+        for (last, first), inside in tails.items():
+            rank = _inner(sizes, first, last, budget)
+            if rank:
+                lost = sum(tail[min(r, len(tail) - 1)] for tail, r in zip(inside, rank[1:-1], strict=True))
+                found.append(((total - float(energy[last - 1, first - 1]) + lost) / total, rank))
+        return [(rank, min(1.0, max(0.0, lost))) for lost, rank in [min(found)]] if found else []
+
+    return _points(budgets, at)
+
+
+def cp_curve(kernels: Tensor, budgets: Sequence[int], solve: Callable[[Rank], float]) -> list[Point]:
+    """Solved for at few ranks, and interpolated between: the logarithm of the error is nearly one of the rank's.
+
+    Args:
+        kernels: shape (groups, *modes).
+        budgets: parameters for one group.
+        solve: the squared relative error that a few sweeps reach at a rank.
+    """
+    modes = tuple(kernels.shape[1:])
+    largest = min(cp_limit(modes), max(1, int(_LARGEST * math.prod(modes)) // sum(modes)))
+    solved = np.unique(np.geomspace(1, largest, _SOLVED).round().astype(int))[-_SOLVED:]
+    if largest > 4 * _SOLVED:
+        solved = np.unique(np.geomspace(largest / 40 + 1, largest, _SOLVED).round().astype(int))
+    errors = np.maximum.accumulate([max(solve((int(rank),)), 1e-12) for rank in solved][::-1])[::-1]
+    steps = np.log(solved), np.log(errors)
+
+    def at(budget: int) -> list[Point]:
+        return [
+            (rank, float(min(1.0, np.exp(_straight(math.log(rank[0]), *steps))))) for rank in cp_ranks(modes, budget)
+        ]
+
+    return _points(budgets, at)
+
+
+def _straight(place: float, places: np.ndarray, values: np.ndarray) -> float:
+    """Linear between the points, beyond the last one as between the last two, before the first towards log 1 = 0."""
+    if len(places) > 1 and place > places[-1]:
+        return float(values[-1] + (place - places[-1]) * (values[-1] - values[-2]) / (places[-1] - places[-2]))
+    if place < places[0]:
+        return float(values[0] * (place + 1) / (places[0] + 1))
+    return float(np.interp(place, places, values))
+
+
+def _block_tails(cores: Sequence[Tensor], pair: Rank) -> list[list[float]]:
+    """For every inner bond, [r]: the energy that the leading block of the cores loses there at rank r."""
+    chains = [core[: pair[0], : pair[1]].movedim(0, -1) for core in cores]
+    tails = []
+    for bond in range(2, chains[0].ndim - 1):
+        matrices = [chain.reshape(math.prod(chain.shape[:bond]), -1) for chain in chains]
+        squares = torch.stack([squared_singular_values(matrix) for matrix in matrices]).sum(0)
+        tails.append([share * float(squares.sum()) for share in _tail(squares)])
+    return tails
+
+
+def _inner(sizes: Sequence[int], first: int, last: int, budget: int) -> Rank | None:
+    """The rank with the largest inner entries, as alike as can be, that fit between two outer ones; None if none do."""
+    limits = tensor_train_limits((first, *sizes[1:-1], last))[1:-1]
+
+    def rank_at(inner: int) -> Rank:
+        return (first, *(min(inner, limit) for limit in limits), last)
+
+    low, high = 0, max(limits, default=1)
+    modes = (sizes[-1], *sizes[:-1])
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if tt_parameters(modes, rank_at(middle)) <= budget else (low, middle - 1)
+    rank = rank_at(low)
+    bounds = zip((1, *rank), sizes, (*rank, 1), strict=True)
+    return rank if low and all(left <= size * right and right <= size * left for left, size, right in bounds) else None
+
+
+def _tail(squares: Tensor) -> list[float]:
+    """[r]: the share of the energy that is lost if r values are kept."""
+    total = float(squares.sum()) or 1.0
+    lost = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)]) / total
+    return [float(share) for share in lost]
+
+
+def _points(budgets: Sequence[int], at: Callable[[int], list[Point]]) -> list[Point]:
+    """The points at all budgets, each rank once."""
+    return list({rank: (rank, lost) for budget in budgets for rank, lost in at(budget)}.values())

@@ -1,0 +1,237 @@
+"""td.calibrate: what it fits, what it leaves alone, and in which states of a model it works."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import tdcompress as td
+from tdcompress.calibration.batch_norm import estimating
+
+
+def network(norm=True, seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 16, 3, padding=1, bias=not norm),
+        nn.BatchNorm2d(16) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+    with torch.no_grad():
+        for x in images(64, seed=3):
+            model.train()(x)
+    return model.eval()
+
+
+def images(count=64, seed=1):
+    return list(torch.randn(count, 3, 9, 9, generator=torch.Generator().manual_seed(seed)).split(16))
+
+
+def small_of(model, method="tucker"):
+    return td.decompose(model, ["3", "6"], method, 0.75)
+
+
+def state(model):
+    return copy.deepcopy(model.state_dict())
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def distance(model, small, data):
+    with torch.no_grad(), td_eval(model), td_eval(small):
+        return sum(float((model(x) - small(x)).square().sum()) for x in data)
+
+
+class td_eval:  # noqa: N801
+    def __init__(self, model):
+        self.model = model
+
+    def __enter__(self):
+        self.mode = self.model.training
+        self.model.eval()
+
+    def __exit__(self, *_):
+        self.model.train(self.mode)
+
+
+@pytest.mark.parametrize("method", ["cp", "tucker", "tt", "svd"])
+@pytest.mark.parametrize("norm", [True, False])
+def test_each_fit_comes_nearer_to_the_original_on_new_data(method, norm):
+    model = network(norm)
+    small = small_of(model, method)
+    new = images(64, seed=9)
+    before = distance(model, small, new)
+    last = distance(model, td.calibrate(small, images(256), model, fit="last"), new)
+    everything = distance(model, td.calibrate(small, images(256), model, fit="all"), new)
+    assert last < before
+    assert everything < before
+
+
+def test_the_original_and_the_compressed_model_are_left_alone_and_modes_restored():
+    model, data = network().train(), images()
+    small = small_of(model).train()
+    small[4].eval()
+    before, unfitted = state(model), state(small)
+    for fit in ("bias", "last", "all"):
+        found = td.calibrate(small, data, model, fit=fit)
+        assert not same(state(found), unfitted)
+        assert [m.training for m in found.modules()] == [m.training for m in small.modules()]
+    assert same(state(model), before)
+    assert same(state(small), unfitted)
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in [*model.modules()])
+
+
+def test_in_place_is_the_same_model_with_the_same_values():
+    model, data = network(), images()
+    small = small_of(model)
+    weight = small[3][0].weight
+    found = td.calibrate(small, data, model)
+    assert td.calibrate(small, data, model, inplace=True) is small
+    assert small[3][0].weight is weight
+    assert same(state(small), state(found))
+
+
+def test_labels_are_never_looked_at():
+    model, data = network(), images()
+
+    class Label:
+        def __getattribute__(self, name):
+            raise AssertionError(f"a label was looked at: {name}")
+
+    pairs = [(x, Label()) for x in data]
+    small = small_of(model)
+    assert same(state(td.calibrate(small, pairs, model)), state(td.calibrate(small, data, model)))
+
+
+def test_statistics_are_those_of_all_that_a_norm_sees_and_of_no_norm_before_the_first_factorized_layer():
+    model, data = network(), images()
+    small = small_of(model)
+    found = td.calibrate(small, data)
+    seen = torch.cat([found[:4](x) for x in data]).detach()
+    torch.testing.assert_close(found[4].running_mean, seen.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[4].running_var, seen.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert torch.equal(found[1].running_mean, model[1].running_mean)
+    assert torch.equal(found[3][0].weight, small[3][0].weight)
+
+
+def test_statistics_pool_over_batches_of_any_size():
+    norm = nn.BatchNorm1d(3)
+    x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    with estimating([norm]):
+        for part in x.split([1, 2, 7]):
+            norm.eval()(part)
+    torch.testing.assert_close(norm.running_mean, x.mean(0))
+    torch.testing.assert_close(norm.running_var, x.var(0))
+    assert not norm._forward_pre_hooks
+
+
+def test_a_frozen_norm_and_one_without_statistics_stay_as_they_are():
+    model, data = network(), images()
+    small = small_of(model).train()
+    small[4].eval()
+    assert torch.equal(td.calibrate(small, data)[4].running_mean, small[4].running_mean)
+    assert not torch.equal(td.calibrate(small.eval(), data)[4].running_mean, small[4].running_mean)
+    assert torch.equal(td.calibrate(small, data, batch_norm=False)[4].running_mean, small[4].running_mean)
+    small[4] = nn.BatchNorm2d(16, track_running_stats=False).eval()
+    td.calibrate(small, data)
+
+
+def test_the_bias_takes_over_the_mean_of_what_was_lost():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    data = images()
+    found = td.calibrate(td.decompose(model, ["0", "2"], "tucker", 0.6), data, model, fit="bias")
+    with torch.no_grad():
+        apart = torch.cat([model(x) - found(x) for x in data]).mean((0, 2, 3))
+    assert apart.abs().max() < 1e-5
+
+
+def test_least_squares_of_the_last_stage_is_the_best_there_is():
+    """Against torch.linalg.lstsq on the features themselves, up to the ridge."""
+    model, data = network(norm=False).double(), [x.double() for x in images()]
+    small = td.decompose(model, "6", "tucker", 0.75)
+    found = td.calibrate(small, data, model, fit="last")
+    with torch.no_grad():
+        entered = torch.cat([small[6][:-1](small[:6](x)) for x in data]).movedim(1, -1).flatten(0, 2)
+        goal = torch.cat([model[:7](x) for x in data]).movedim(1, -1).flatten(0, 2)
+        rows = torch.cat([entered, torch.ones(len(entered), 1)], 1)
+        best = (rows @ torch.linalg.lstsq(rows, goal).solution - goal).square().sum()
+        ours = (found[6][-1].weight.flatten(1) @ entered.mT + found[6].bias[:, None] - goal.mT).square().sum()
+        before = (small[6][-1].weight.flatten(1) @ entered.mT + small[6].bias[:, None] - goal.mT).square().sum()
+    assert best <= ours * (1 + 1e-9)
+    assert ours < best + 0.02 * (before - best)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Conv1d(6, 8, 5, padding="same", dilation=2, padding_mode="reflect"), (8, 6, 20)),
+        (nn.Conv3d(4, 8, 3, stride=(1, 2, 1), groups=2), (6, 4, 6, 6, 6)),
+        (nn.ConvTranspose2d(6, 8, 3, stride=2), (6, 6, 5, 5)),
+        (nn.Linear(12, 16), (8, 5, 12)),
+        (nn.Conv2d(6, 8, 3, bias=False), (8, 6, 6, 6)),
+    ],
+)
+@pytest.mark.parametrize("fit", ["bias", "last", "all"])
+def test_every_kind_of_layer(layer, x, fit):
+    model = nn.Sequential(layer).eval()
+    generator = torch.Generator().manual_seed(0)
+    data = [torch.randn(x, generator=generator) + 0.5 for _ in range(4)]
+    small = td.decompose(model, "0", "svd", 0.5)
+    found = td.calibrate(small, data, model, fit=fit)
+    assert distance(model, found, data) <= distance(model, small, data) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_half(dtype):
+    model, data = network().to(dtype), [x.to(dtype) for x in images()]
+    found = td.calibrate(small_of(model), data, model)
+    assert {value.dtype for value in found.parameters()} == {dtype}
+    assert found[4].running_var.dtype == dtype
+    assert distance(model.float(), found.float(), images(64, seed=9)) < distance(
+        model.float(), small_of(model.float()), images(64, seed=9)
+    )
+
+
+def test_it_is_deterministic_and_moves_no_global_generator():
+    model, data = network(), images()
+    before = torch.get_rng_state()
+    one = td.calibrate(small_of(model), data, model)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(state(one), state(td.calibrate(small_of(model), data, model)))
+
+
+def test_a_layer_that_runs_twice():
+    torch.manual_seed(0)
+    shared = nn.Conv2d(8, 8, 3, padding=1)
+    model = nn.Sequential(shared, nn.ReLU(), shared).eval()
+    data = [torch.randn(8, 8, 6, 6)]
+    small = td.decompose(model, "0", "tucker", 0.6)
+    assert distance(model, td.calibrate(small, data, model), data) < distance(model, small, data)
+
+
+def test_what_cannot_be_is_refused():
+    model, data = network(), images()
+    small = small_of(model)
+    with pytest.raises(td.CompressionError, match="unknown fit"):
+        td.calibrate(small, data, model, fit="everything")
+    with pytest.raises(td.CompressionError, match="data is empty"):
+        td.calibrate(small, [], model)
+    with pytest.raises(td.CompressionError, match="spent after one pass"):
+        td.calibrate(small, iter(data), model)
+    with pytest.raises(td.CompressionError, match="no factorized layer"):
+        td.calibrate(model, data)
+    with pytest.raises(td.CompressionError, match="of one kind"):
+        td.calibrate(small, data, nn.Sequential(nn.Conv2d(3, 12, 3)))
+    unfitted = state(small)
+    with pytest.raises(td.CompressionError):
+        td.calibrate(small, [torch.full((2, 3, 9, 9), float("nan"))], model, inplace=True)
+    assert same(state(small), unfitted)

@@ -1,0 +1,56 @@
+"""The comparison of ways to spend a budget."""
+
+import pytest
+import torch
+from torch import nn
+
+from examples.budget.__main__ import main
+from examples.budget.procedures import PROCEDURES, Task
+from examples.budget.vbmf import vbmf_rank
+from tdcompress import FactorizedConv
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3)
+    ).eval()
+
+
+@pytest.mark.parametrize("procedure", PROCEDURES)
+@pytest.mark.parametrize("ratio", [0.5, 0.8])
+def test_every_procedure_keeps_to_the_budget(procedure, ratio):
+    model = network()
+    task = Task(model, ("3", "5"), torch.randn(32, 3, 9, 9), batch=16)
+    small = PROCEDURES[procedure](task, ratio)
+    layers = [small.get_submodule(name) for name in task.layers]
+    kept = sum(
+        sum(s.weight.numel() for s in layer) if isinstance(layer, FactorizedConv) else layer.weight.numel()
+        for layer in layers
+    )
+    dense = sum(model.get_submodule(name).weight.numel() for name in task.layers)
+    # tensorly-torch rounds its ranks, up as well as down.
+    assert kept <= (1 - ratio) * dense * (1.1 if "tensorly" in procedure else 1)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 10])
+@pytest.mark.parametrize("shape", [(40, 200), (200, 40), (60, 60)])
+def test_the_rank_under_noise_is_found(rank, shape):
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(size, rank, generator=generator) for size in shape)
+    assert vbmf_rank(first @ second.T + 0.05 * torch.randn(shape, generator=generator)) == rank
+
+
+def test_noise_alone_has_rank_zero():
+    assert vbmf_rank(torch.randn(50, 300, generator=torch.Generator().manual_seed(0))) == 0
+
+
+def test_one_run_writes_table_and_picture_and_goes_on(tmp_path, capsys):
+    command = ["digits", "--output", str(tmp_path), "--ratios", "0.5", "--no-finetune", "--procedures"]
+    main([*command, "uniform CP"])
+    first = (tmp_path / "results.csv").read_text()
+    main([*command, "uniform CP", "plan"])
+    assert (tmp_path / "results.csv").read_text().startswith(first)
+    assert "| plan |" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "accuracy.png").stat().st_size > 0
+    assert "dense: " in capsys.readouterr().out

@@ -1,0 +1,148 @@
+"""Moments of a layer's inputs, and whitening by them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import tdcompress as td
+from tdcompress.layers.moments import patches
+from tdcompress.layers.spec import KINDS
+from tdcompress.methods import METHODS
+from tests.layers.strategies import an_input, fresh, full_rank, specs
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.filterwarnings("ignore:.* makes the layer larger"),
+]
+
+
+def seen(layer, x):
+    moments = td.InputMoments(td.ConvSpec.of(layer))
+    moments.update(x)
+    return moments
+
+
+def correlated(channels, size, count=32, seed=0):
+    """Inputs whose channels are mixed, and whose neighbouring pixels are alike."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(channels, channels, generator=generator) * torch.logspace(0, -1.5, channels)[:, None]
+    x = torch.einsum("cd,ndhw->nchw", mix.T, torch.randn(count, channels, size, size, generator=generator))
+    return F.avg_pool2d(x, 3, stride=1) + 0.5
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_patches_are_what_the_kernel_is_laid_over(data):
+    ndim = data.draw(st.integers(0, 3))
+    layer = fresh(data.draw(specs(ndim, False)))
+    x = an_input(layer)
+    spec = td.ConvSpec.of(layer)
+    kernels = spec.to_kernels(layer.weight)
+    kernels = kernels.reshape(*kernels.shape[:3], -1)
+    out = torch.cat([torch.einsum("goik,ngilk->ngol", kernels, patch) for patch in patches(x, spec)])
+    bias = 0 if layer.bias is None else layer.bias.reshape(1, spec.groups, -1, 1)
+    expected = layer(x)
+    expected = expected.reshape(-1, spec.out_channels) if ndim == 0 else expected
+    torch.testing.assert_close((out + bias).reshape(expected.shape), expected)
+
+
+def test_moments_stream_and_are_those_of_all_patches_at_once():
+    conv, x = nn.Conv2d(6, 8, 3, groups=2), correlated(6, 9).double()
+    parts = td.InputMoments(td.ConvSpec.of(conv))
+    for part in x.split(5):
+        parts.update(part)
+    columns = F.unfold(x, 3).reshape(len(x), 2, 3, 9, -1)
+    whitening = parts.whitening(centred=False)
+    torch.testing.assert_close(parts.mean, columns.mean((0, 4)))
+    expected = torch.einsum("ngckl,ngdkl->gcd", columns, columns) / (parts.count * 9)
+    torch.testing.assert_close(whitening.channels, expected)
+    expected = torch.einsum("ngckl,ngcjl->kj", columns, columns) / (parts.count * 3)
+    torch.testing.assert_close(whitening.kernel.reshape(9, 9), expected)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_at_full_rank_whitening_changes_nothing(method, data):
+    ndim, transposed = data.draw(
+        st.sampled_from([k for k, v in KINDS.items() if v is not nn.Linear or method == "svd"])
+    )
+    layer = fresh(data.draw(specs(ndim, transposed)))
+    found = METHODS[method].from_conv(layer, rank=full_rank(layer, method), whiten=seen(layer, an_input(layer)))
+    torch.testing.assert_close(found.weight, layer.weight, rtol=1e-7, atol=1e-7)
+    assert found.solution.relative_error < 1e-7
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_features_are_nearer_and_the_weights_are_not(method, bias):
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(8, 16, 3, bias=bias), correlated(8, 12, count=64)
+    plain = METHODS[method].from_conv(conv, ratio=0.7)
+    white = METHODS[method].from_conv(conv, ratio=0.7, whiten=seen(conv, x))
+    with torch.no_grad():
+        before, after = ((layer(x) - conv(x)).norm() for layer in (plain, white))
+    assert after < before
+    assert white.solution.relative_error >= plain.solution.relative_error - 1e-3
+    true = (conv.weight - white.weight).norm() / conv.weight.norm()
+    assert white.solution.relative_error == pytest.approx(float(true.detach()), rel=1e-4)
+
+
+def test_svd_is_the_best_there_is_for_independent_positions():
+    """For a pointwise layer the Kronecker form is exact, so nothing of the rank loses less of the features."""
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(8, 12, 1).double(), correlated(8, 9).double()
+    found = td.SVDConv.from_conv(conv, rank=3, whiten=seen(conv, x))
+    rows = x.movedim(1, -1).flatten(0, 2)
+    rows = rows - rows.mean(0)
+    features = rows @ conv.weight.flatten(1).T
+    least = torch.linalg.svdvals(features)[3:].square().sum()
+    lost = (rows @ (conv.weight - found.weight).flatten(1).T).square().sum()
+    assert lost <= least * 1.02
+
+
+def test_the_bias_takes_over_the_mean_that_is_lost():
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(8, 16, 3), correlated(8, 12)
+    found = td.TuckerConv.from_conv(conv, ratio=0.8, whiten=seen(conv, x))
+    with torch.no_grad():
+        assert (found(x) - conv(x)).mean((0, 2, 3)).abs().max() < 1e-4
+
+
+def test_dead_channels_and_constant_inputs_are_ordinary():
+    conv, x = nn.Conv2d(4, 8, 3), torch.randn(4, 4, 6, 6)
+    x[:, 1] = 0
+    for inputs in (x, torch.ones_like(x), torch.zeros_like(x)):
+        found = td.TuckerConv.from_conv(conv, ratio=0.5, whiten=seen(conv, inputs))
+        assert found.weight.isfinite().all()
+
+
+def test_decompose_takes_moments_by_name_and_refuses_others():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False))
+    data = [torch.randn(4, 3, 8, 8)]
+    moments = td.input_moments(model, data, "2")
+    assert list(moments) == ["2"]
+    td.decompose(model, "2", "cp", 0.5, whiten=moments)
+    with pytest.raises(td.CompressionError, match="layer '0': whiten= has no moments"):
+        td.decompose(model, ["0", "2"], "cp", 0.5, whiten=moments)
+    with pytest.raises(td.CompressionError, match="of another layer's inputs"):
+        td.decompose(model, "0", "cp", 0.5, whiten={"0": moments["2"]})
+    with pytest.raises(td.CompressionError, match="takes InputMoments"):
+        td.decompose(model, "0", "cp", 0.5, whiten={"0": torch.eye(3)})
+    with pytest.raises(td.CompressionError, match="the data is empty"):
+        td.input_moments(model, [])
+    with pytest.raises(td.CompressionError, match="layer '0': the features are NaN"):
+        td.input_moments(model, [torch.full((1, 3, 8, 8), float("inf"))])
+    with pytest.raises(td.CompressionError, match="no input was seen"):
+        td.decompose(model, "2", "cp", 0.5, whiten={"2": td.InputMoments(td.ConvSpec.of(model[2]))})
+
+
+def test_an_arrangement_can_be_given_with_a_rank():
+    conv = nn.Conv2d(8, 8, 3)
+    layer = td.SVDConv.from_conv(conv, rank=4, axes=((1,), (0,)))
+    assert [tuple(stage.weight.shape) for stage in layer] == [(4, 8, 1, 3), (8, 4, 3, 1)]
+    with pytest.raises(td.CompressionError, match="no arrangement"):
+        td.TuckerConv.from_conv(conv, rank=4, axes=((1,), (0,)))

@@ -1,0 +1,286 @@
+"""td.plan: budgets kept, models refused, JSON, edits, and what counts for a layer."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import tdcompress as td
+from tdcompress.metrics import METRICS
+
+METHODS = ("cp", "tucker", "tt", "svd")
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, padding=1, stride=2),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        nn.Conv2d(24, 24, 3, groups=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 10),
+    )
+    return model.eval()
+
+
+def images(count=32, seed=1):
+    return list(torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed)).split(16))
+
+
+def kept(plan, model):
+    """The weights of the planned layers after `apply`, counted on the modules."""
+    small = plan.apply(model)
+    layers = [small.get_submodule(entry.layer) for entry in plan.layers]
+    return sum(
+        sum(stage.weight.numel() for stage in layer) if isinstance(layer, td.FactorizedConv) else layer.weight.numel()
+        for layer in layers
+    )
+
+
+def dense_weights(plan, model):
+    return sum(model.get_submodule(entry.layer).weight.numel() for entry in plan.layers)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.75, 0.9])
+@pytest.mark.parametrize("methods", [*[(method,) for method in METHODS], METHODS])
+def test_the_budget_is_never_exceeded_and_nearly_used(methods, ratio):
+    model = network()
+    plan = td.plan(model, ratio, methods=methods, layers=["3", "6"] if methods != ("svd",) else None)
+    size = dense_weights(plan, model)
+    assert kept(plan, model) == plan.cost[1] <= plan.budget
+    assert plan.budget == pytest.approx((1 - ratio) * size)
+    assert kept(plan, model) > 0.75 * plan.budget
+
+
+def test_multiply_adds_keep_to_their_budget():
+    model, example = network(), torch.zeros(2, 3, 8, 8)
+    plan = td.plan(model, 0.6, objective="macs", example_inputs=example, layers=["0", "3", "6"])
+    small = plan.apply(model)
+    dense, now = td.report(small, example, rounds=1).total.multiply_adds
+    fixed = dense - plan.cost[0]
+    assert now - fixed == plan.cost[1] <= plan.budget
+
+
+def test_with_latency_no_chosen_layer_was_slower_than_dense_when_measured():
+    plan = td.plan(
+        network(), 0.05, objective="latency", example_inputs=torch.zeros(4, 3, 32, 32), methods=("tucker",), layers="3"
+    )
+    assert plan.cost[1] <= plan.budget
+    assert all(entry.choice.cost <= entry.dense.cost for entry in plan.layers)
+
+
+def test_the_same_seed_gives_the_same_plan_and_leaves_the_model_and_the_generators_alone():
+    model = network()
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    first = td.plan(model, 0.7, data=images(), metric="relative_features")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first == td.plan(network(), 0.7, data=images(), metric="relative_features")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_an_impossible_budget_says_what_is_possible():
+    with pytest.raises(td.CompressionError, match="smallest possible is") as caught:
+        td.plan(network(), 0.999, methods=("tucker",), layers=["3", "6"])
+    largest = float(str(caught.value).split()[-1].rstrip("."))
+    assert td.plan(network(), largest - 1e-3, methods=("tucker",), layers=["3", "6"]).ratio >= largest - 1e-3
+
+
+def test_json_both_ways():
+    model = network()
+    plan = td.plan(model, 0.6)
+    again = td.Plan.from_json(plan.to_json())
+    assert again == plan
+    assert kept(again, model) == kept(plan, model)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", "null", '{"version": 1}', '{"version": 1, "layers": [{}], "objective": "macs"}'],
+)
+def test_damaged_json_is_refused(text):
+    with pytest.raises(td.CompressionError, match="no plan"):
+        td.Plan.from_json(text)
+
+
+def test_json_of_a_newer_version_is_refused():
+    found = json.loads(td.plan(network(), 0.5, methods=("svd",)).to_json())
+    with pytest.raises(td.CompressionError, match="newer"):
+        td.Plan.from_json(json.dumps({**found, "version": 99}))
+
+
+def test_another_model_is_refused_and_the_first_difference_named():
+    plan = td.plan(network(), 0.6, layers=["3", "6"])
+    other = network()
+    other[3] = nn.Conv2d(16, 24, 3, padding=1, stride=1)
+    with pytest.raises(td.CompressionError, match=r"layer '3' has stride=\(2, 2\), here \(1, 1\)"):
+        plan.apply(other)
+    with pytest.raises(td.CompressionError, match="no layer '3'"):
+        plan.apply(network()[:3])
+    with pytest.raises(td.CompressionError, match="layer '3' is dense, here it is a"):
+        plan.apply(plan.apply(network()))
+
+
+def test_a_plan_is_carried_out_in_place():
+    model = network()
+    plan = td.plan(model, 0.6, layers=["3", "6"], methods=("tucker",))
+    small = plan.apply(model)
+    assert plan.apply(model, inplace=True) is model
+    x = images()[0]
+    assert torch.equal(model(x), small(x))
+
+
+def test_editing_takes_from_the_curve_and_keeps_the_budget():
+    plan = td.plan(network(), 0.6, layers=["3", "6"])
+    edited = plan.edit("3", "tucker", ratio=0.9)
+    assert edited["3"].choice.method == "tucker"
+    assert edited["3"].choice.parameters <= 0.1 * plan["3"].spec.numel
+    assert edited["6"] == plan["6"]
+    with pytest.raises(td.CompressionError, match="the budget is"):
+        plan.edit("3", "dense").edit("6", "dense")
+    with pytest.raises(td.CompressionError, match="unknown method 'cpp'"):
+        plan.edit("3", "cpp", ratio=0.9)
+    with pytest.raises(td.CompressionError, match="layer '3': tucker reaches"):
+        plan.edit("3", "tucker", ratio=0.9999)
+    with pytest.raises(td.CompressionError, match="unknown layer"):
+        plan.edit("4", "dense")
+
+
+def test_a_layer_on_which_the_output_hangs_gets_more():
+    """Scaling the last layers' inputs down makes one of two parallel branches matter little."""
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loud, self.quiet = nn.Conv2d(8, 32, 3), nn.Conv2d(8, 32, 3)
+            self.head = nn.Linear(32, 5)
+
+        def forward(self, x):
+            return self.head((self.loud(x) + 1e-3 * self.quiet(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, x = Branches(), torch.randn(32, 8, 6, 6)
+    plan = td.plan(model, 0.7, layers=["loud", "quiet"], methods=("tucker",), data=[x])
+    assert plan["loud"].choice.parameters > 3 * plan["quiet"].choice.parameters
+    unweighted = td.plan(model, 0.7, layers=["loud", "quiet"], methods=("tucker",))
+    assert unweighted["loud"].choice.parameters < 3 * unweighted["quiet"].choice.parameters
+
+
+@pytest.mark.parametrize("metric", ["scaled_weights", "scaled_features", lambda w, v: (w - v).abs().max()])
+def test_any_metric_plugs_in(metric):
+    plan = td.plan(network(), 0.6, layers=["3", "6"], methods=("tucker",), metric=metric, data=images())
+    assert plan.cost[1] <= plan.budget
+    errors = [option.error for option in plan["3"].options if option.method == "tucker"]
+    assert all(error > 0 for error in errors)
+
+
+def test_registered_metrics_are_computed_as_they_are():
+    model = network()
+    plan = td.plan(model, 0.6, layers="3", methods=("tucker",), metric="absolute_weights")
+    choice = min((o for o in plan["3"].options if o.method == "tucker"), key=lambda option: option.parameters)
+    layer = td.TuckerConv.from_conv(model[3], rank=choice.rank)
+    true = METRICS["absolute_weights"].function(model[3].weight.detach().double(), layer.weight.detach().double())
+    assert choice.error == pytest.approx(float(true), rel=1e-6)
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(td.CompressionError, match="example_inputs"):
+        td.plan(network(), 0.5, objective="macs")
+    with pytest.raises(td.CompressionError, match="unknown objective 'flops'"):
+        td.plan(network(), 0.5, objective="flops")
+    with pytest.raises(td.CompressionError, match="unknown method"):
+        td.plan(network(), 0.5, methods=("cpd",))
+    with pytest.raises(td.CompressionError, match="unknown metric"):
+        td.plan(network(), 0.5, metric="weights")
+    with pytest.raises(td.CompressionError, match="needs inputs"):
+        td.plan(network(), 0.5, metric="relative_features")
+    with pytest.raises(td.CompressionError, match="spent after one pass"):
+        td.plan(network(), 0.5, data=(x for x in images()))
+    with pytest.raises(td.CompressionError, match="ratio must be"):
+        td.plan(network(), 1.5)
+
+
+def test_what_cannot_be_decomposed_is_passed_over_unless_it_is_named():
+    model = network()
+    model[3].register_forward_hook(lambda *_: None)
+    assert "3" not in [entry.layer for entry in td.plan(model, 0.5, methods=("tucker",)).layers]
+    with pytest.raises(td.CompressionError, match=r"layer '3'.*hooks"):
+        td.plan(model, 0.5, layers=["3", "6"])
+
+
+def test_the_table_and_the_picture(tmp_path):
+    plan = td.plan(network(), 0.6)
+    assert str(plan).splitlines()[0].split() == ["layer", "method", "rank", "relative_weights", "parameters"]
+    assert "removed; the budget is" in str(plan)
+    figure = plan.plot(str(tmp_path / "plan.png"))
+    assert (tmp_path / "plan.png").stat().st_size > 0
+    assert len([panel for panel in figure.axes if panel.get_visible()]) == len(plan.layers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_compress_keeps_the_type_and_the_mode(dtype):
+    model = network().to(dtype).train()
+    data = [batch.to(dtype) for batch in images()]
+    small = td.compress(model, 0.6, layers=["3", "6"], methods=("tucker",), data=data)
+    assert small.training
+    assert {value.dtype for value in small.parameters()} == {dtype}
+    assert small.eval()(data[0]).isfinite().all()
+
+
+def test_compress_with_data_is_nearer_to_the_original_than_without():
+    model, data = network(), images(64)
+    plain = td.compress(model, 0.8, layers=["3", "6"])
+    fitted = td.compress(model, 0.8, layers=["3", "6"], data=data)
+    x = images(16, seed=7)[0]
+    with torch.no_grad():
+        assert (fitted(x) - model(x)).norm() < (plain(x) - model(x)).norm()
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Conv2d(3, 16, 3), nn.Conv2d(3, 16, 3)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def test_a_layer_that_no_forward_reaches_is_passed_over_unless_it_is_named():
+    x = torch.randn(4, 3, 8, 8)
+    plan = td.plan(Unused(), 0.5, methods=("tucker",), metric="relative_features", data=x)
+    assert [entry.layer for entry in plan.layers] == ["used"]
+    with pytest.raises(td.CompressionError, match="never reached 'unused'"):
+        td.plan(Unused(), 0.5, layers="*", methods=("tucker",), data=x)
+
+
+def test_a_plan_that_leaves_all_dense_gives_a_copy():
+    model = network()
+    plan = td.plan(model, 0.05, layers=["3", "6"], methods=("tucker",))
+    for entry in plan.layers:
+        plan = dataclasses.replace(plan, budget=plan.cost[0]).edit(entry.layer, "dense")
+    copied = plan.apply(model)
+    assert copied is not model
+    assert copied[3].weight is not model[3].weight
+
+
+def test_a_module_in_two_places_is_replaced_in_both_in_place():
+    shared = nn.Conv2d(8, 8, 3, padding=1)
+    model = nn.Sequential(shared, nn.ReLU(), shared).eval()
+    td.plan(model, 0.5, methods=("tucker",)).apply(model, inplace=True)
+    assert isinstance(model[0], td.FactorizedConv)
+    assert model[0] is model[2]
+
+
+def test_an_exact_layer_is_no_reason_to_divide_by_zero():
+    model = network()
+    with torch.no_grad():
+        model[6].weight.zero_()
+    plan = td.plan(model, 0.6, layers=["3", "6"], data=images())
+    assert plan.cost[1] <= plan.budget
