@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
 from tdcompress.layers.base import arranged
