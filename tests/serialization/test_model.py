@@ -94,7 +94,7 @@ def test_there_and_back(method, inplace, tmp_path):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_layer_there_and_back_bit_for_bit(method, data, tmp_path_factory):
     dense = data.draw(layers(method, dtypes=(torch.float64, torch.float32, torch.bfloat16)))
