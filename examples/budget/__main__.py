@@ -20,6 +20,7 @@ from examples.paper.data import Splits
 from examples.paper.presets import PRESETS
 from examples.paper.recipes import Recipe
 from examples.paper.training import evaluate, train
+from examples.paper.work import Source
 from tdcompress.errors import CompressionError
 
 RATIOS = (0.5, 0.75, 0.9, 0.95, 0.98)
@@ -99,8 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     preset = replace(PRESETS[options.preset], seed=options.seed)
     folder = Path(options.output or f"results/budget/{preset.name}")
     folder.mkdir(parents=True, exist_ok=True)
-    splits = preset.setting.load(options.data)
-    model, _ = preset.trained(splits, folder / "weights.safetensors")
+    source = Source(preset.setting, options.data)
+    splits = source.splits()
+    model, _ = preset.trained(source, folder / "weights.safetensors")
     chosen = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(options.seed))[:_IMAGES]
     task = Task(model, preset.layer_names(), splits.train.images[chosen])
     dense = evaluate(model, splits.test.images, splits.test.labels).accuracy

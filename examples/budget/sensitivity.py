@@ -15,6 +15,7 @@ import tdcompress as td
 from examples.paper.data import Split
 from examples.paper.presets import PRESETS
 from examples.paper.training import evaluate
+from examples.paper.work import Source
 from tdcompress.errors import CompressionError
 
 METHODS = ("cp", "tucker", "tt")
@@ -58,8 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", help="folder of the data set; by default its usual place")
     options = parser.parse_args(arguments)
     preset = PRESETS[options.preset]
-    splits = preset.setting.load(options.data)
-    model, _ = preset.trained(splits, Path("results/budget") / preset.name / "weights.safetensors")
+    source = Source(preset.setting, options.data)
+    splits = source.splits()
+    model, _ = preset.trained(source, Path("results/budget") / preset.name / "weights.safetensors")
     chosen = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))[:_IMAGES]
     data = splits.train.images[chosen].split(100)
     table = list(trials(model, preset.layer_names(), data, splits.test.take(slice(options.images))))

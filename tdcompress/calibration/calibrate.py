@@ -49,7 +49,8 @@ def calibrate(
         original: the model before; without it there are only the statistics of BatchNorm.
         fit: what is fitted to the original's features: `"bias"`, by the mean error alone; `"last"`, the last stage of
             every layer by least squares in closed form; `"all"`, all stages together, from there to a local optimum.
-            A layer without bias leaves the mean to the BatchNorm. Of transposed layers only the bias is fitted.
+            A layer without bias leaves the mean to the BatchNorm behind it. Of transposed layers only the bias is
+            fitted.
         batch_norm: whether to estimate the statistics of BatchNorm.
         inplace: change `compressed` itself, when all is computed.
 
@@ -82,9 +83,11 @@ def calibrate(
             tail = [norm for step in steps for norm in step.norms] + tail
         else:
             _check_reached(matched, steps)
-            for step in steps:
+            behind = [*(step.norms for step in steps[1:]), tail]
+            for step, norms in zip(steps, behind, strict=True):
                 with estimating(step.norms):
-                    _fit_layer(model, original, step, matched[step.name][0], inputs, fit, centred=batch_norm)
+                    # Only a BatchNorm behind it makes up for a mean that a layer without bias cannot have.
+                    _fit_layer(model, original, step, matched[step.name][0], inputs, fit, centred=bool(norms))
         if tail:
             with estimating(tail):
                 for batch in inputs:

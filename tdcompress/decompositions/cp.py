@@ -101,8 +101,8 @@ def cp(
         CompressionError: the tensor is not finite or not floating point, or the rank not feasible.
 
     >>> result = cp(torch.ones(4, 3, 2), 2)
-    >>> [tuple(factor.shape) for factor in result.factors], round(result.solution.relative_error, 4)
-    ([(4, 2), (3, 2), (2, 2)], 0.0)
+    >>> [tuple(factor.shape) for factor in result.factors], result.solution.relative_error < 1e-3
+    ([(4, 2), (3, 2), (2, 2)], True)
     """
     check_tensor(tensor)
     tensor = tensor.detach()

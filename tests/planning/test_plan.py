@@ -10,6 +10,7 @@ from torch import nn
 
 import tdcompress as td
 from tdcompress.metrics import METRICS
+from tdcompress.report import count_multiply_adds
 
 METHODS = ("cp", "tucker", "tt", "svd")
 
@@ -69,12 +70,27 @@ def test_multiply_adds_keep_to_their_budget():
     assert now - fixed == plan.cost[1] <= plan.budget
 
 
-def test_with_latency_no_chosen_layer_was_slower_than_dense_when_measured():
+def test_with_latency_no_chosen_layer_was_slower_than_dense_when_measured(monkeypatch):
+    def by_work(before, after, rounds):  # what a clock would say of a machine without any overhead
+        return float(count_multiply_adds(before)), float(count_multiply_adds(after))
+
+    monkeypatch.setattr("tdcompress.planning.costs.median_milliseconds", by_work)
+    monkeypatch.setattr("tdcompress.planning.planner.median_milliseconds", by_work)
     plan = td.plan(
         network(), 0.05, objective="latency", example_inputs=torch.zeros(4, 3, 32, 32), methods=("tucker",), layers="3"
     )
     assert plan.cost[1] <= plan.budget
     assert all(entry.choice.cost <= entry.dense.cost for entry in plan.layers)
+    monkeypatch.setattr("tdcompress.planning.planner.median_milliseconds", lambda *runs, rounds: (1.0, 2.0))
+    with pytest.raises(td.CompressionError, match=r"the model would take 2 ms instead of 1"):
+        td.plan(
+            network(),
+            0.05,
+            objective="latency",
+            example_inputs=torch.zeros(4, 3, 32, 32),
+            methods=("tucker",),
+            layers="3",
+        )
 
 
 def test_the_same_seed_gives_the_same_plan_and_leaves_the_model_and_the_generators_alone():
