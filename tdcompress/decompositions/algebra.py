@@ -72,25 +72,28 @@ def leading_subspace(matrix: Tensor, rank: int) -> Tensor:
         # values into the null space, so that an exact decomposition would not be exact.
         vectors, _, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
         return vectors[:, :rank]
-    return eigenvectors(gram(matrix))[:, :rank]
+    _, vectors = eigh(gram(matrix))
+    return vectors.flip(-1)[:, :rank]
 
 
-def eigenvectors(symmetric: Tensor) -> Tensor:
-    """The eigenvectors of symmetric matrices, (…, size, size), as columns, largest eigenvalue first.
+def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues of symmetric matrices, (…, size, size), in ascending order, and the eigenvectors as columns.
 
     On the CPU by numpy: torch's threads meet so often in this one routine that it takes 3 to 8 times as long where
     they sleep while they wait (OMP_WAIT_POLICY=PASSIVE), or have to share their cores.
     """
     if symmetric.device.type == "cpu":
-        return torch.from_numpy(np.linalg.eigh(symmetric.numpy()).eigenvectors).flip(-1)
-    return torch.linalg.eigh(symmetric).eigenvectors.flip(-1)
+        values, vectors = np.linalg.eigh(symmetric.numpy())
+        return torch.from_numpy(values), torch.from_numpy(vectors)
+    found = torch.linalg.eigh(symmetric)
+    return found.eigenvalues, found.eigenvectors
 
 
 def squared_singular_values(matrix: Tensor) -> Tensor:  # (rows, columns) -> (smaller side,)
     """The squared singular values of `matrix` in float64, largest first."""
     small_side = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
     symmetric = gram(small_side)
-    on_cpu = symmetric.device.type == "cpu"  # by numpy for the reason that eigenvectors() gives
+    on_cpu = symmetric.device.type == "cpu"  # by numpy for the reason that eigh() gives
     values = torch.from_numpy(np.linalg.eigvalsh(symmetric.numpy())) if on_cpu else torch.linalg.eigvalsh(symmetric)
     return values.flip(-1).clamp(min=0)
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import eigenvectors, leading_subspace, mode_dot, unfold
+from tdcompress.decompositions.algebra import eigh, leading_subspace, mode_dot, unfold
 from tdcompress.decompositions.options import CPOptions, Start
 
 _MOMENTUM_LIMIT = 0.97
@@ -73,7 +73,7 @@ def _orthogonal_start(tensor: Tensor, rank: int) -> list[Tensor]:
     for mode, rotation in enumerate(rotations, start=2):
         rotated = mode_dot(rotated, rotation.mT, mode)
     slices = rotated.flatten(2).movedim(-1, 0)  # (positions, first, second)
-    right = eigenvectors(slices.mT @ slices)  # the second mode is the smaller one
+    _, right = eigh(slices.mT @ slices)  # the second mode is the smaller one
     left = slices @ right
     values = torch.linalg.vector_norm(left, dim=1)
     largest, index = values.flatten().topk(rank)

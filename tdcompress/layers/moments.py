@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tdcompress.decompositions.algebra import eigh
 from tdcompress.errors import CompressionError
 from tdcompress.layers.spec import Axes, ConvSpec
 
@@ -237,7 +238,7 @@ def takes_over_mean(spec: ConvSpec) -> bool:
 
 def _roots(moment: Tensor) -> tuple[Tensor, Tensor]:
     """The symmetric root of a second moment, at unit mean, and its inverse."""
-    values, vectors = torch.linalg.eigh(moment)
+    values, vectors = eigh(moment)
     mean = values.clamp(min=0).mean(-1, keepdim=True)
     scaled = torch.where(mean > 0, values.clamp(min=0) / mean.clamp(min=torch.finfo(mean.dtype).tiny), 1.0) + _RIDGE
     root = scaled.sqrt()
