@@ -14,7 +14,9 @@ from tdcompress.layers import ConvSpec, InputMoments
 from tdcompress.surgery import LayerSelector, select_layers
 
 
-def input_moments(model: nn.Module, data: Data, layer: LayerSelector | None = None) -> dict[str, InputMoments]:
+def input_moments(
+    model: nn.Module, data: Data, layer: LayerSelector | None = None, *, joint: bool = False
+) -> dict[str, InputMoments]:
     """Mean and second moment of the inputs of a model's convolutions and linear layers, for `whiten=` of `decompose`.
 
     One pass, in evaluation mode; the size does not depend on the data. The model is left as it was.
@@ -23,6 +25,9 @@ def input_moments(model: nn.Module, data: Data, layer: LayerSelector | None = No
         model: the model before it is compressed.
         data: batches of inputs, as for `approximation_errors`; what stands beside them is not looked at.
         layer: which layers, as for `decompose`; all by default.
+        joint: keep the second moment of whole patches as well, (in_channels · positions in the kernel)² numbers for
+            each group. From it the SVD that has all axes in its first stage gives the smallest error that the features
+            can have at its rank, whatever their distribution; the other methods have no use for it.
 
     Returns:
         `{layer name: moments}`.
@@ -39,8 +44,8 @@ def input_moments(model: nn.Module, data: Data, layer: LayerSelector | None = No
     >>> sorted(moments), moments["2"].count
     (['0', '2'], 288)
     """
-    selected = select_layers(model, layer or (lambda name, module: True), linear=True)
-    found = {name: InputMoments(ConvSpec.read(module)) for name, module in selected}
+    selected = select_layers(model, (lambda name, module: True) if layer is None else layer, linear=True)
+    found = {name: InputMoments(ConvSpec.read(module), joint=joint) for name, module in selected}
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

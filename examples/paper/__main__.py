@@ -21,7 +21,7 @@ import torch
 import tdcompress
 from examples.paper.presets import PRESETS, RANKS, Preset
 from examples.paper.recipes import STEPS
-from examples.paper.tables import as_markdown, as_text, differences, in_words, printed, rows_of
+from examples.paper.tables import as_markdown, as_text, between_states, differences, in_words, printed, rows_of
 from examples.paper.work import Source
 from tdcompress.errors import CompressionError
 from tdcompress.study import Study, Trial, export, processes
@@ -107,6 +107,9 @@ def _report(preset: Preset, output: Path, frame: pd.DataFrame, baseline: dict[st
     _write(output / "tau.md", f"{short}{as_markdown(rows, preset.published)}\n{words}\n")
     if preset.published.same_network:
         _write(output / "difference.md", f"{short}{differences(frame, preset.published)}\n")
+    states = between_states(frame)
+    if states:
+        _write(output / "states.md", f"{short}{states}")
     files = draw_all(
         output,
         frame,
@@ -143,7 +146,7 @@ def _remove(output: Path) -> None:
 def _chosen(options: argparse.Namespace) -> Preset:
     """The preset with what the command line changes in it."""
     preset = PRESETS[options.preset]
-    names = ("layers", "methods", "ratios", "runs", "ranks", "solver", "seed", "threads")
+    names = ("layers", "methods", "ratios", "runs", "ranks", "solver", "calibrated", "seed", "threads")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
     if options.images is not None or options.all_images:
@@ -167,6 +170,8 @@ def _check_device(name: str) -> None:
 def _plan(preset: Preset, every: Sequence[Trial], dataset: str, output: Path) -> str:
     distinct = len({trial.decomposition for trial in every})
     tuned = "without fine-tuning" if preset.fine_tuning is None else f"{len(every)} fine-tunings"
+    if preset.calibrated is not None:
+        tuned = f"each calibrated on {preset.calibrated} images, {tuned}"
     ranks = {"ours": "the ranks tdcompress chooses", "paper": "the paper's ranks"}[preset.ranks]
     lines = [
         f"{preset.name} on {dataset}: {len(preset.layers)} layers × {len(preset.methods)} methods × "
@@ -182,6 +187,8 @@ def _estimate(preset: Preset, study: Study, every: Sequence[Trial], splits: Any,
     error = study.evaluate(study.model)["test_error"]
     evaluation = time.perf_counter() - start
     seconds = evaluation * len({trial.decomposition for trial in every})
+    if preset.calibrated is not None:
+        seconds *= 2
     if preset.fine_tuning is not None:  # a training step costs about three evaluations
         trained = preset.fine_tuning.samples or len(splits.train)
         share = trained / (len(splits.validation) + len(splits.test))
@@ -215,6 +222,8 @@ def _parser() -> argparse.ArgumentParser:
     tuning = parser.add_mutually_exclusive_group()
     tuning.add_argument("--no-finetune", action="store_true", help="measure the compressed networks as they are")
     tuning.add_argument("--finetune-epochs", type=int, metavar="N", help="instead of the recipe's")
+    add("--calibrate", type=int, nargs="?", const=1000, dest="calibrated", metavar="N",
+        help="measure them after td.calibrate on N unlabelled training images, too (1000)")  # fmt: skip
     add("--step", choices=STEPS, help="how a step of fine-tuning runs; by default a CUDA graph on CUDA")
     add("--autocast", action="store_true", help="fine-tune in bfloat16 where PyTorch's autocast does")
     images = parser.add_mutually_exclusive_group()

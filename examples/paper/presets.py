@@ -18,7 +18,7 @@ from examples.paper.recipes import RECIPES, Recipe
 from examples.paper.reference import Published
 from examples.paper.train import SETTINGS, Setting, load_checkpoint, save_checkpoint
 from examples.paper.training import train
-from examples.paper.work import Evaluation, FineTuning, Source
+from examples.paper.work import Calibration, Evaluation, FineTuning, Source
 from tdcompress.errors import CompressionError
 from tdcompress.methods import get_method
 from tdcompress.study import Study
@@ -46,6 +46,8 @@ class Preset:
         ranks: "ours", what tdcompress chooses for a ratio, or "paper", what the paper printed.
         solver: None for tdcompress's own, "tensorly" for the paper's.
         fine_tuning: what follows each decomposition; None for nothing.
+        calibrated: on how many random training images, without their labels, every compressed network is
+            calibrated, to be measured after that, too; None to leave it out.
         images: how many random training images feature errors are means over; None for all.
         evaluated: how many random images of the validation and of the test part are used; None for all.
         seed: everything random depends on it.
@@ -68,6 +70,7 @@ class Preset:
     ranks: str = "ours"
     solver: str | None = None
     fine_tuning: Recipe | None = None
+    calibrated: int | None = None
     images: int | None = 1000
     evaluated: int | None = None
     seed: int = 0
@@ -77,7 +80,8 @@ class Preset:
     def __post_init__(self) -> None:
         for method in self.methods:
             get_method(method)
-        for name, value in (("images", self.images), ("evaluated", self.evaluated)):
+        for name in ("calibrated", "images", "evaluated"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise CompressionError(f"{name} must be at least 1, found {value}")
         if self.ranks not in RANKS:
@@ -90,7 +94,8 @@ class Preset:
 
     def choices(self) -> dict[str, Any]:
         """What the results depend on, as JSON has it."""
-        names = ("name", "setting", "layers", "methods", "ratios", "runs", "ranks", "solver", "images", "evaluated")
+        names = ["name", "setting", "layers", "methods", "ratios", "runs", "ranks", "solver"]
+        names += ["calibrated", "images", "evaluated"]
         recipe = None if self.fine_tuning is None else asdict(self.fine_tuning)
         chosen = {**{name: getattr(self, name) for name in names}, "seed": self.seed, "fine_tuning": recipe}
         return json.loads(json.dumps(chosen | {"short": self.short}))
@@ -136,7 +141,11 @@ class Preset:
         """
         recipe, splits = self.fine_tuning, source.splits()
         parts = [vars(part) for part in (splits.train, splits.validation, splits.test)]
-        depends = (data_digest(parts), None if recipe is None else asdict(recipe))
+        depends: list[Any] = [data_digest(parts), None if recipe is None else asdict(recipe)]
+        calibrate = None
+        if self.calibrated is not None:
+            calibrate = Calibration(model, source, self.calibrated, self.seed)
+            depends.append(self.calibrated)
         return Study(
             model,
             self.layer_names(),
@@ -149,6 +158,7 @@ class Preset:
             ranks=partial(self.rank_of, model),
             seed=self.seed,
             version=json.dumps(depends),
+            calibrate=calibrate,
         )
 
     def trained(self, source: Source, file: Path, progress: bool = True) -> tuple[nn.Module, float]:

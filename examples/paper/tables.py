@@ -9,7 +9,7 @@ import pandas as pd
 
 import tdcompress as td
 from examples.paper.reference import Published
-from tdcompress.study.views import Tau, View, performances_of, taus
+from tdcompress.study.views import STATES, Tau, View, errors_of, performances_of, taus, views
 
 MEASURES = {"error": "classification error", "cross_entropy": "cross-entropy"}
 _LEVELS = {0.5, 0.75, 0.9}  # those of the paper's figures 2 and 3
@@ -18,32 +18,21 @@ _PUBLISHED = {
     "layers": ("layers", "50-90%"),
     "methods": ("methods", "50-90%"),
 }  # how the paper's table calls a view: its columns `across` and `compression`
+_FINE_TUNED = {"test_error": False, "finetuned_test_error": True}  # the performances that the paper has
 
 
 def rows_of(frame: pd.DataFrame) -> list[Tau]:
-    """Every τ-a of the study's table: views × errors × measures × before and after fine-tuning."""
+    """Every τ-a of the study's table: views × errors × measures × states of the network."""
     columns = [column for measure in MEASURES for column in performances_of(frame, f"test_{measure}").values()]
     return taus(frame, columns)
 
 
-def phases(frame: pd.DataFrame) -> tuple[bool, ...]:
-    """Before fine-tuning and, if there was any, after: (False,) or (False, True)."""
-    return (False, True)[: len(performances_of(frame, "test_error"))]
-
-
-def performance_column(measure: str, fine_tuned: bool) -> str:
-    """The column of a table of results, such as `test_error` or `finetuned_test_cross_entropy`."""
-    return f"finetuned_test_{measure}" if fine_tuned else f"test_{measure}"
-
-
 def printed(row: Tau, published: Published) -> tuple[float, float] | None:
     """The paper's mean and standard deviation of the same τ; None where it has none."""
-    if not row.performance.endswith("test_error") or (
-        row.view.name in _PUBLISHED and not set(row.view.ratios) <= _LEVELS
-    ):
+    if row.performance not in _FINE_TUNED or (row.view.name in _PUBLISHED and not set(row.view.ratios) <= _LEVELS):
         return None
     across, levels = _PUBLISHED.get(row.view.name, ("layers and methods", row.view.name))
-    return published.tau(row.error, across, levels, fine_tuned=row.performance.startswith("finetuned_"))
+    return published.tau(row.error, across, levels, fine_tuned=_FINE_TUNED[row.performance])
 
 
 def as_text(rows: Sequence[Tau], published: Published) -> str:
@@ -80,17 +69,29 @@ def differences(frame: pd.DataFrame, published: Published) -> str:
         theirs = printed(row, published)
         if theirs is None or row.view.name not in _PUBLISHED:
             continue
-        cells = ["after" if row.performance.startswith("finetuned_") else "before", row.view.title, spoken(row.error)]
+        cells = ["after" if _FINE_TUNED[row.performance] else "before", row.view.title, spoken(row.error)]
         cells += [f"{theirs[0]:.3f}", f"{row.found.mean:.3f}", f"{row.found.mean - theirs[0]:+.3f}"]
         body.append(cells + [_less(frame, row, unit, theirs[0]) for unit in ("trials", "layers")])
     return "\n".join(_table(header, body, left=3)) if body else ""
 
 
 def in_words(frame: pd.DataFrame, published: Published) -> str:
-    """What came out at `all`, in plain words and with its uncertainty, one paragraph a phase."""
+    """What came out at `all`, in plain words and with its uncertainty, one paragraph a state of the network."""
     rows = [row for row in rows_of(frame) if row.view.name == "all"]
-    by_phase = [(phase, [row for row in rows if row.performance == _error(phase)]) for phase in phases(frame)]
-    return "\n".join(_sentences(frame, rows, published, phase) for phase, rows in by_phase if rows)
+    shown = {
+        state: [row for row in rows if row.performance == column]
+        for state, column in performances_of(frame, "test_error").items()
+    }
+    return "\n".join(_sentences(frame, rows, published, state) for state, rows in shown.items() if rows)
+
+
+def between_states(frame: pd.DataFrame) -> str:
+    """τ of every error in every state of the network, with 95 % intervals, as Markdown; empty if there is one state.
+
+    The intervals are by bootstrap over trials and over whole layers. The last columns are the paired bootstrap of how
+    much higher τ is in the last state than in the first.
+    """
+    return "\n".join(line for measure in MEASURES for line in _of_states(frame, measure))
 
 
 def spoken(error: str) -> str:
@@ -98,8 +99,26 @@ def spoken(error: str) -> str:
     return error.replace("_", " ")
 
 
-def _error(fine_tuned: bool) -> str:
-    return performance_column("error", fine_tuned)
+def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
+    states = performances_of(frame, f"test_{measure}")
+    if len(states) < 2:
+        return []
+    (before, first), *_, (after, last) = states.items()
+    units = ("trials", "layers") if frame["layer"].nunique() > 1 else ("trials",)
+    body = []
+    for view in (view for view in views(frame) if view.name in _PUBLISHED):
+        part = view.of(frame)
+        for error in errors_of(frame):
+            cells = [view.title, spoken(error)]
+            for column in states.values():
+                found = td.correlate(part, error, column, view.across, interval="trials")
+                cells.append(f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]")
+            rises = [td.compare(part, last, first, error, view.across, unit=unit) for unit in units]  # τ is symmetric
+            cells += [f"{rises[0].difference:+.2f}", *(f"{rise.low:+.2f} .. {rise.high:+.2f}" for rise in rises)]
+            body.append(cells)
+    header = ["across", "approximation error", *states, "rise", *(f"95 %, over {unit}" for unit in units)]
+    title = f"**τ-a with the test {MEASURES[measure]}, and its rise from {before} to {after}**"
+    return [title, "", *_table(header, body, left=2), ""]
 
 
 def _less(frame: pd.DataFrame, row: Tau, unit: str, theirs: float) -> str:
@@ -114,14 +133,13 @@ def _less(frame: pd.DataFrame, row: Tau, unit: str, theirs: float) -> str:
 
 
 def _blocks(rows: Sequence[Tau], published: Published) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, header and cells of one table before and one after fine-tuning."""
+    """Title, header and cells of one table a state of the network."""
     runs = max((len(row.found.per_run) for row in rows), default=0)
     beside = "the paper" if published.same_network else f"the paper's {published}"
-    for fine_tuned in (False, True):
-        shown = [row for row in rows if row.performance.startswith("finetuned_") == fine_tuned]
-        when = "after" if fine_tuned else "before"
-        over = f"mean ± std over {runs} runs" if runs > 1 else "one run"
-        title = f"Kendall's τ-a with the test performance {when} fine-tuning, {over}"
+    over = f"mean ± std over {runs} runs" if runs > 1 else "one run"
+    for state, prefix in STATES.items():
+        shown = [row for row in rows if row.performance in {f"{prefix}test_{measure}" for measure in MEASURES}]
+        title = f"Kendall's τ-a with the test performance {state}, {over}"
         if shown:
             yield title, ["across", "approximation error", *MEASURES.values(), beside], list(_cells(shown, published))
 
@@ -139,7 +157,7 @@ def _cells(rows: Iterable[Tau], published: Published) -> Iterator[list[str]]:
         before = view
 
 
-def _sentences(frame: pd.DataFrame, rows: Sequence[Tau], published: Published, fine_tuned: bool) -> str:
+def _sentences(frame: pd.DataFrame, rows: Sequence[Tau], published: Published, state: str) -> str:
     rows = sorted(rows, key=lambda row: -row.found.mean)
     top, view = rows[0], rows[0].view
     best = [row.error for row in rows if math.isclose(row.found.mean, top.found.mean)]
@@ -147,7 +165,7 @@ def _sentences(frame: pd.DataFrame, rows: Sequence[Tau], published: Published, f
     if len(best) > 1:
         errors = "the errors that order the test classification errors best, and equally well, are"
     text = (
-        f"{'After' if fine_tuned else 'Before'} fine-tuning, over all layers, methods and levels of {view.levels}, "
+        f"{state.capitalize()}, over all layers, methods and levels of {view.levels}, "
         f"{errors} {_listed(best)}: τ = {_over_runs(top.found)}, which is the right order of about "
         f"{50 * (1 + top.found.mean):.0f} in 100 pairs of compressions."
     )

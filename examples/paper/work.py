@@ -1,4 +1,4 @@
-"""What the study's engine calls for each trial: the evaluation and the fine-tuning of the paper's networks.
+"""What the study's engine calls for each trial: evaluation, calibration and fine-tuning of the paper's networks.
 
 Both are objects that other processes can be sent: the data travels as the name of its setting, and is read where it is
 needed, once in a process.
@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import tdcompress as td
 from examples.paper.data import Split, Splits
 from examples.paper.recipes import Recipe
 from examples.paper.train import SETTINGS
 from examples.paper.training import train
 from tdcompress.study import PrefixCache
+
+_AT_A_TIME = 100  # images of a calibration
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,28 @@ class FineTuning:
         """The same network, with the weights of its best epoch."""
         train(model, self.source.splits(), self.recipe, seed)
         return model
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Fits a compressed network to images without labels.
+
+    Attributes:
+        model: the network before any compression.
+        source: the data.
+        count: how many random training images are looked at.
+        seed: decides which.
+    """
+
+    model: nn.Module
+    source: Source
+    count: int
+    seed: int
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        """The same network, calibrated."""
+        images = self.source.feature_images(self.count, self.seed)
+        return td.calibrate(model, list(images.split(_AT_A_TIME)), self.model, inplace=True)
 
 
 def some(split: Split, count: int | None, seed: int) -> Split:

@@ -103,6 +103,11 @@ class FactorizedConv(nn.Sequential, ABC):
         return [tuple((axis,) for axis in long_axes)]
 
     @staticmethod
+    def takes_whole_patches(axes: Axes) -> bool:
+        """Whether the first stage works along all axes and the method tells channels and positions apart nowhere."""
+        return False
+
+    @staticmethod
     @abstractmethod
     def full_rank(modes: Sequence[int]) -> Rank:
         """The largest feasible rank, at which the decomposition is exact."""
@@ -226,7 +231,7 @@ class FactorizedConv(nn.Sequential, ABC):
         for stage, part, parts in zip(layer, layer.stage_specs, by_stage, strict=True):
             kernels = torch.cat([values.flatten() for values in parts]).view(part.groups, *part.kernel_shape)
             if whitening is not None:
-                kernels = whitening.undone(kernels, part, axes, first=stage is layer[0])
+                kernels = whitening.undone(kernels, part, axes, stage is layer[0], cls.takes_whole_patches(axes))
             stage.weight = parameter(part.to_weight(kernels).to(weight.dtype), like=weight)
         if bias is not None:
             layer[-1].bias = parameter(bias.detach().clone(), like=bias)
@@ -260,7 +265,8 @@ class FactorizedConv(nn.Sequential, ABC):
         for axes in arrangements if rank is None else arrangements[:1]:
             kernels = arranged(weight, spec, axes)
             if whitening is not None:
-                kernels = whitening.of_kernels(kernels, axes).to(torch.promote_types(weight.dtype, torch.float32))
+                kernels = whitening.of_kernels(kernels, axes, cls.takes_whole_patches(axes))
+                kernels = kernels.to(torch.promote_types(weight.dtype, torch.float32))
             for candidate in cls._resolve_ranks(spec, kernels, ratio, rank, solver):
                 found = [cls.solve(kernel, candidate, solver, generator) for kernel in kernels]
                 tried.append((axes, candidate, found, _solution(found, kernels)))

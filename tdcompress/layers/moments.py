@@ -70,6 +70,7 @@ class InputMoments:
 
     Args:
         spec: the layer.
+        joint: keep the whole second moment as well, (channels · positions)² numbers a group.
 
     Attributes:
         count: patches so far.
@@ -81,13 +82,16 @@ class InputMoments:
     (50, torch.Size([1, 4, 9]))
     """
 
-    def __init__(self, spec: ConvSpec) -> None:
+    def __init__(self, spec: ConvSpec, *, joint: bool = False) -> None:
         self.spec, self.count = spec, 0
         self._positions = 1 if spec.transposed else math.prod(spec.kernel_size)
         inputs = spec.in_channels // spec.groups
         self._sum = torch.zeros(spec.groups, inputs, self._positions, dtype=torch.float64)
         self._channels = torch.zeros(spec.groups, inputs, inputs, dtype=torch.float64)
         self._kernel = torch.zeros(spec.groups, self._positions, self._positions, dtype=torch.float64)
+        size = inputs * self._positions
+        # Of a transposed layer's inputs the channels are all that there is to know.
+        self._joint = torch.zeros(spec.groups, size, size, dtype=torch.float64) if joint and size > inputs else None
 
     def update(self, inputs: Tensor) -> None:
         """Take in what the layer is called with.
@@ -98,9 +102,12 @@ class InputMoments:
         for patch in patches(inputs, self.spec):
             by_channel = patch.permute(1, 2, 0, 3, 4).flatten(2)  # (groups, in, samples · positions · kernel)
             by_position = patch.permute(1, 4, 0, 2, 3).flatten(2)
-            found = (patch.sum((0, 3)), by_channel @ by_channel.mT, by_position @ by_position.mT)
+            found = [patch.sum((0, 3)), by_channel @ by_channel.mT, by_position @ by_position.mT]
+            if self._joint is not None:
+                whole = patch.permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)
+                found.append(whole @ whole.mT)
             check_finite(*found)
-            for total, one in zip((self._sum, self._channels, self._kernel), found, strict=True):
+            for total, one in zip(self._totals(), found, strict=True):
                 total += one.to(total)
             self.count += patch.shape[0] * patch.shape[3]
 
@@ -127,7 +134,13 @@ class InputMoments:
         sizes = self.spec.kernel_size
         # An input pixel of a transposed layer meets all of the kernel alike.
         kernel = torch.eye(math.prod(sizes)).double() if self.spec.transposed else kernel.sum(0)
-        return Whitening(channels, kernel.reshape((*sizes, *sizes)), mean)
+        joint = None if self._joint is None else self._joint / self.count
+        if joint is not None and centred:
+            joint = joint - mean.flatten(1)[:, :, None] * mean.flatten(1)[:, None]
+        return Whitening(channels, kernel.reshape((*sizes, *sizes)), mean, joint)
+
+    def _totals(self) -> list[Tensor]:
+        return [self._sum, self._channels, self._kernel, *([] if self._joint is None else [self._joint])]
 
     def _check(self) -> None:
         if not self.count:
@@ -139,20 +152,33 @@ class Whitening:
     """A kernel seen through the second moment of its inputs: its norm is then the norm of the features.
 
     The second moment is taken as a Kronecker product of channels and spatial axes, so that it acts on single modes of
-    the kernel; a method solves for the transformed kernel, and the inverse is put into its stages.
+    the kernel; a method solves for the transformed kernel, and the inverse is put into its stages. Where one stage
+    takes the whole patch, the second moment is taken as it is, if it is known.
 
     Attributes:
         channels: second moment over the input channels, (groups, in / groups, in / groups).
         kernel: second moment over the kernel's positions, (*kernel_size, *kernel_size).
         mean: the mean patch, (groups, in / groups, positions).
+        joint: second moment over whole patches, (groups, in / groups · positions, in / groups · positions), if known.
     """
 
     channels: Tensor
     kernel: Tensor
     mean: Tensor
+    joint: Tensor | None = None
 
-    def of_kernels(self, kernels: Tensor, axes: Axes) -> Tensor:
-        """Kernels (groups, *modes), arranged by `axes`, as a solver shall see them."""
+    def of_kernels(self, kernels: Tensor, axes: Axes, whole: bool = False) -> Tensor:
+        """Kernels (groups, *modes), arranged by `axes`, as a solver shall see them.
+
+        Args:
+            kernels: of the layer.
+            axes: its arrangement.
+            whole: whether the method takes the whole patch in its first stage, and tells channels and positions apart
+                nowhere.
+        """
+        if whole and self.joint is not None:
+            root, _ = _roots(self.joint)
+            return (kernels.double().flatten(2) @ root.to(kernels.device)).reshape(kernels.shape)
         root, _ = _roots(self.channels)
         kernels = torch.einsum("goi...,gij->goj...", kernels.double(), root.to(kernels.device))
         for mode, group in enumerate(axes, start=3):
@@ -162,7 +188,7 @@ class Whitening:
             kernels = torch.tensordot(kernels, root.to(kernels), dims=([mode], [0])).movedim(-1, mode)
         return kernels
 
-    def undone(self, kernels: Tensor, part: ConvSpec, axes: Axes, first: bool) -> Tensor:
+    def undone(self, kernels: Tensor, part: ConvSpec, axes: Axes, first: bool, whole: bool = False) -> Tensor:
         """A stage's kernels, (groups, out / groups, in / groups, *kernel_size), back in the layer's own coordinates.
 
         Args:
@@ -170,11 +196,17 @@ class Whitening:
             part: the stage.
             axes: the layer's arrangement.
             first: whether the stage takes the layer's inputs.
+            whole: as it was for `of_kernels`.
 
         Raises:
             CompressionError: the first stage splits the channels in another way than the layer.
         """
         dtype, kernels = kernels.dtype, kernels.double()
+        if whole and self.joint is not None:
+            if not first:
+                return kernels.to(dtype)
+            _, inverse = _roots(self.joint)
+            return (kernels.flatten(2) @ inverse.to(kernels.device)).reshape(kernels.shape).to(dtype)
         if first:
             if kernels.shape[0] != len(self.channels) or kernels.shape[2] != self.channels.shape[1]:
                 raise CompressionError("a method whose first stage splits the layer's groups cannot be whitened.")

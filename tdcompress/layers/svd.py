@@ -53,6 +53,11 @@ class SVDConv(FactorizedConv):
         return [(first, tuple(axis for axis in long_axes if axis not in first)) for first in firsts]
 
     @staticmethod
+    def takes_whole_patches(axes: Axes) -> bool:
+        """If no axis is left for the second stage."""
+        return not axes[1]
+
+    @staticmethod
     def deterministic(solver: Solver) -> bool:
         """Always: nothing is drawn."""
         return True

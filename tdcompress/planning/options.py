@@ -76,7 +76,8 @@ def _curve(
 ) -> list[Option]:
     kernels = arranged(weight.to(torch.promote_types(weight.dtype, torch.float32)), spec, axes)
     if moments is not None:
-        kernels = whitening_of(moments, spec).of_kernels(kernels, axes).to(kernels.dtype)
+        whitened = whitening_of(moments, spec).of_kernels(kernels, axes, kind.takes_whole_patches(axes))
+        kernels = whitened.to(kernels.dtype)
     modes = tuple(kernels.shape[1:])
     size = math.prod(modes)
     smallest = max(kind.parameters_at(modes, tuple(1 for _ in kind.full_rank(modes))), int(_SMALLEST * size))

@@ -118,7 +118,7 @@ def _example(objective: str, example_inputs: Any, inputs: Iterable[Any] | None) 
 
 def _convs(model: nn.Module, layers: LayerSelector | None, methods: Sequence[str]) -> dict[str, Any]:
     """The layers to plan, as plain convolutions and linear layers, in the model's order."""
-    selected = select_layers(model, layers or (lambda name, module: True), linear=True)
+    selected = select_layers(model, (lambda name, module: True) if layers is None else layers, linear=True)
     places = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     found = {}
     for name, module in sorted(selected, key=lambda one: places[one[0]]):

@@ -69,14 +69,14 @@ def fields_of(study: Study) -> dict[str, dict[str, Any]]:
     """What all trials of a study share: what their factors depend on, and what their measurements do besides."""
     metrics = study.chosen_metrics()
     on_features = any(metric.on == "features" for metric in metrics)
-    return {
-        "factors": {"format": FORMAT, "weights": model_digest(study.model)},
-        "measures": {
-            "metrics": metric_fields(metrics),
-            "data": data_digest(study.data) if on_features else None,
-            "version": study.version,
-        },
+    measures = {
+        "metrics": metric_fields(metrics),
+        "data": data_digest(study.data) if on_features else None,
+        "version": study.version,
     }
+    if study.calibrate is not None:  # only then, so that the trials of stores from before are still found
+        measures["calibrate"] = True
+    return {"factors": {"format": FORMAT, "weights": model_digest(study.model)}, "measures": measures}
 
 
 def baseline_key(study: Study) -> str:

@@ -1,4 +1,4 @@
-"""One trial: decompose, measure the errors, evaluate, fine-tune, evaluate again."""
+"""One trial: decompose, measure the errors, evaluate, and again after calibration and after fine-tuning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tdcompress.surgery import decompose
 if TYPE_CHECKING:
     from tdcompress.study.spec import Study
 
-FINETUNED = "finetuned_"
+CALIBRATED, FINETUNED = "calibrated_", "finetuned_"  # before the names of performances
 _CANNOT_BE_SENT = (pickle.PicklingError, TypeError, AttributeError, RuntimeError)
 _RESERVED = ("layer", "method", "ratio", "run", "rank", "kept", "sweeps", "seconds")
 
@@ -38,6 +38,7 @@ class Job:
     model: nn.Module
     evaluate: Callable[[nn.Module], Mapping[str, float]]
     finetune: Callable[[nn.Module, int], nn.Module] | None
+    calibrate: Callable[[nn.Module], nn.Module] | None
     data: Any
     metrics: tuple[Metric, ...]
     kinds: dict[str, type[FactorizedConv]]
@@ -46,7 +47,15 @@ class Job:
     def of(cls, study: Study) -> Job:
         """What the trials of this study need."""
         kinds = {name: get_method(name) for name in study.solvers()}
-        return cls(study.model, study.evaluate, study.finetune, study.data, tuple(study.chosen_metrics()), kinds)
+        return cls(
+            study.model,
+            study.evaluate,
+            study.finetune,
+            study.calibrate,
+            study.data,
+            tuple(study.chosen_metrics()),
+            kinds,
+        )
 
     def packed(self) -> bytes:
         """As bytes for other processes.
@@ -152,6 +161,7 @@ class Bench:
         layer = model.get_submodule(trial.layer)
         assert isinstance(layer, FactorizedConv)
         # Packed before `evaluate` sees it, so that what it may do to the model reaches no other trial.
+        pack = pack or job.calibrate is not None
         packed = pickle.dumps(copy.deepcopy(layer).cpu()) if pack else b""
         sweeps = 0 if layer.solution is None else layer.solution.sweeps
         found = {"rank": "x".join(map(str, layer.ranks)), "kept": 1 - layer.ratio, "sweeps": sweeps}
@@ -164,7 +174,8 @@ class Bench:
             "errors_seconds": measured - decomposed,
             "evaluate_seconds": evaluated - measured,
         }
-        return Compressed(packed, {**found, **errors, **performance, **seconds})
+        calibrated = {} if job.calibrate is None else self._calibrated(trial, packed)
+        return Compressed(packed, {**found, **errors, **performance, **calibrated, **seconds})
 
     def _errors(self, name: str, layer: FactorizedConv) -> dict[str, float]:
         metrics = self._job.metrics
@@ -181,15 +192,25 @@ class Bench:
             found = self._job.evaluate(model)
         return _checked(found, [metric.name for metric in self._job.metrics])
 
-    def _finetuned(self, trial: Trial, shared: Compressed) -> dict[str, Any]:
-        assert self._job.finetune is not None
+    def _calibrated(self, trial: Trial, packed: bytes) -> dict[str, float]:
+        calibrate = self._job.calibrate
+        assert calibrate is not None
+        return self._changed("calibrate", CALIBRATED, lambda: calibrate(self._with(trial.layer, packed)))
+
+    def _finetuned(self, trial: Trial, shared: Compressed) -> dict[str, float]:
+        finetune = self._job.finetune
+        assert finetune is not None
+        return self._changed("finetune", FINETUNED, lambda: finetune(self._with(trial.layer, shared.layer), trial.seed))
+
+    def _changed(self, verb: str, prefix: str, change: Callable[[], nn.Module]) -> dict[str, float]:
+        """The performances of a changed model, and the seconds that changing and evaluating it took."""
         began = time.perf_counter()
-        tuned = self._job.finetune(self._with(trial.layer, shared.layer), trial.seed)
-        if not isinstance(tuned, nn.Module):
-            raise CompressionError(f"finetune must return the model, and returned a {type(tuned).__name__}.")
-        trained = time.perf_counter()
-        row: dict[str, Any] = {f"{FINETUNED}{name}": value for name, value in self._performance(tuned).items()}
-        seconds = {"finetune_seconds": trained - began, "finetuned_evaluate_seconds": time.perf_counter() - trained}
+        model = change()
+        if not isinstance(model, nn.Module):
+            raise CompressionError(f"{verb} must return the model, and returned a {type(model).__name__}.")
+        changed = time.perf_counter()
+        row = {f"{prefix}{name}": value for name, value in self._performance(model).items()}
+        seconds = {f"{verb}_seconds": changed - began, f"{prefix}evaluate_seconds": time.perf_counter() - changed}
         return row | seconds
 
     def _with(self, name: str, packed: bytes) -> nn.Module:
@@ -214,7 +235,7 @@ def _checked(found: Any, metrics: list[str]) -> dict[str, float]:
     if not isinstance(found, Mapping) or not found:
         raise CompressionError(f"evaluate must return a dict of numbers by name, and returned {found!r}.")
     for name, value in found.items():
-        if not isinstance(name, str) or name in (*_RESERVED, *metrics) or name.startswith(FINETUNED):
+        if not isinstance(name, str) or name in (*_RESERVED, *metrics) or name.startswith((CALIBRATED, FINETUNED)):
             raise CompressionError(f"evaluate names a performance {name!r}, which is a column of another meaning.")
         value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
         if not isinstance(value, Real) or not abs(float(value)) < float("inf"):

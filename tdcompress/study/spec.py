@@ -34,8 +34,9 @@ Ranks = Callable[[str, str, float], "int | Sequence[int] | str | None"]
 class Study:
     """Decompose one layer at a time, in every way of a grid, and measure what it costs.
 
-    A trial decomposes one layer by one method to one ratio, measures the approximation errors, evaluates the
-    model, and, with `finetune`, fine-tunes it and evaluates it again. The grid is the product of layers,
+    A trial decomposes one layer by one method to one ratio, measures the approximation errors and evaluates the
+    model. With `finetune` the decomposed model is fine-tuned and evaluated again; so it is, on its own, with
+    `calibrate`. The grid is the product of layers,
     methods, ratios and runs; run number r has the seed `seed + r`.
 
     Args:
@@ -54,8 +55,11 @@ class Study:
         ranks: a function of layer, method and ratio that gives an exact rank, or None to let the ratio
             decide; or a rule for all, such as `"tensorly-torch"`.
         seed: of the first run.
-        version: anything that tells apart what hashing cannot see: `evaluate`, `finetune`, and data that is not
-            made of tensors. Change it when they change, and the trials are new ones.
+        version: anything that tells apart what hashing cannot see: `evaluate`, `finetune`, `calibrate`, and data
+            that is not made of tensors. Change it when they change, and the trials are new ones.
+        calibrate: a model of its own to the calibrated one, which may be the same object, and the same for equal
+            models, such as a function that calls `td.calibrate`; the performances after it have `calibrated_` in
+            front of their names. It is not fine-tuned.
 
     Raises:
         CompressionError: an unknown layer, method or metric, a number out of its range, or feature metrics
@@ -83,6 +87,7 @@ class Study:
     ranks: Ranks | str | None = None
     seed: int = 0
     version: str = ""
+    calibrate: Callable[[nn.Module], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -91,8 +96,11 @@ class Study:
             get_method(name)
         self._check_numbers()
         self.layer_names()
-        if not callable(self.evaluate) or not (self.finetune is None or callable(self.finetune)):
-            raise CompressionError("evaluate must be a function of a model, and finetune one of a model and a seed.")
+        optional = [given for given in (self.finetune, self.calibrate) if given is not None]
+        if not all(callable(given) for given in (self.evaluate, *optional)):
+            raise CompressionError(
+                "evaluate and calibrate must be functions of a model, and finetune one of a model and a seed."
+            )
         on_features = [metric.name for metric in self.chosen_metrics() if metric.on == "features"]
         if on_features and self.data is None:
             raise CompressionError(f"{', '.join(on_features)} need inputs; pass data=, an iterable of batches.")

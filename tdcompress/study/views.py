@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from tdcompress.correlation import Correlation, correlate
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import METRICS
+from tdcompress.study.measure import CALIBRATED, FINETUNED
 
 if TYPE_CHECKING:
     import pandas as pd
 
 HIGH = 0.5  # ratios from here on are those of the paper's figures 2 and 3
+STATES = {"before fine-tuning": "", "after calibration": CALIBRATED, "after fine-tuning": FINETUNED}
 _KEYS = ("layer", "method", "ratio")
 
 
@@ -77,14 +79,14 @@ def errors_of(table: pd.DataFrame) -> list[str]:
 
 
 def performances_of(table: pd.DataFrame, column: str) -> dict[str, str]:
-    """A performance before and, if there was any, after fine-tuning: the columns by what stands above them.
+    """A performance in every state that a table has: the columns by what stands above them.
 
     >>> import pandas
     >>> performances_of(pandas.DataFrame(columns=["test_error", "finetuned_test_error"]), "test_error")
     {'before fine-tuning': 'test_error', 'after fine-tuning': 'finetuned_test_error'}
     """
-    both = {"before fine-tuning": column, "after fine-tuning": f"finetuned_{column}"}
-    return {title: name for title, name in both.items() if name in table}
+    named = {title: f"{prefix}{column}" for title, prefix in STATES.items()}
+    return {title: name for title, name in named.items() if name in table}
 
 
 def views(table: pd.DataFrame) -> Iterator[View]:

@@ -15,7 +15,7 @@ from examples.paper.models import DigitsNet, GaripovNet, resnet18
 from examples.paper.presets import PRESETS
 from examples.paper.train import SETTINGS, load_checkpoint
 from examples.paper.training import evaluate
-from examples.paper.work import Evaluation, FineTuning, Source, some
+from examples.paper.work import Calibration, Evaluation, FineTuning, Source, some
 from tdcompress.metrics import METRICS
 
 ERRORS = tuple(METRICS)
@@ -239,6 +239,16 @@ class TestPresets:
         assert command.main([*quick, "--output", str(folder)]) == 0
         assert (folder / "tau.md").read_text().startswith("Shortened: one run.\n")
 
+    def test_calibrated_networks_are_measured_too(self, finished, folder, capsys):
+        shutil.copy(finished / "study.sqlite", folder)
+        options = [word for word in TINY if word not in ("--finetune-epochs", "1")]
+        assert command.main([*options, "--no-finetune", "--calibrate", "100", "--output", str(folder)]) == 0
+        assert "each calibrated on 100 images, without fine-tuning" in capsys.readouterr().out
+        frame = table(folder)
+        assert {"calibrated_test_error", "calibrated_validation_cross_entropy"} < set(frame)
+        assert "rise from before fine-tuning to after calibration" in (folder / "states.md").read_text()
+        assert json.loads((folder / "settings.json").read_text())["choices"]["calibrated"] == 100
+
 
 class TestEvaluation:
     """What is computed from the layer on equals a plain evaluation of the whole."""
@@ -259,6 +269,13 @@ class TestEvaluation:
         size = len(pickle.dumps((model, evaluation)))
         evaluation(model)
         assert len(pickle.dumps((model, evaluation))) == size < 1.2 * len(pickle.dumps(model))
+
+    def test_calibration_is_the_library_s_on_random_training_images(self, model, splits):
+        calibration = Calibration(model, Source("digits"), count=150, seed=3)
+        small = td.decompose(model, "conv3", "tt", 0.8)
+        images = some(splits.train, 150, seed=3).images
+        expected = td.calibrate(small, list(images.split(100)), model).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in calibration(small).state_dict().items())
 
     def test_fine_tuning_depends_on_the_seed_alone(self, model, splits):
         tuning = FineTuning(PRESETS["digits"].fine_tuning, Source("digits"))

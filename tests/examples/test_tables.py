@@ -6,7 +6,7 @@ import pytest
 
 import tdcompress as td
 from examples.paper.reference import Published
-from examples.paper.tables import as_markdown, as_text, differences, in_words, performance_column, printed, rows_of
+from examples.paper.tables import as_markdown, as_text, between_states, differences, in_words, printed, rows_of
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import METRICS
 
@@ -14,7 +14,9 @@ GARIPOV = Published("GaripovNet", "F-MNIST")
 ERRORS = tuple(METRICS)
 
 
-def synthetic(layers=("a", "b", "c"), methods=("cp", "tt"), ratios=(0.1, 0.5, 0.9), runs=3, fine_tuned=True):
+def synthetic(
+    layers=("a", "b", "c"), methods=("cp", "tt"), ratios=(0.1, 0.5, 0.9), runs=3, fine_tuned=True, calibrated=False
+):
     """A table as a study writes it, of random numbers; relative weights order the test errors perfectly."""
     generator = np.random.default_rng(0)
     frame = pd.DataFrame(product(layers, methods, ratios, range(runs)), columns=["layer", "method", "ratio", "run"])
@@ -25,27 +27,27 @@ def synthetic(layers=("a", "b", "c"), methods=("cp", "tt"), ratios=(0.1, 0.5, 0.
     if fine_tuned:
         frame["finetuned_test_error"] = generator.integers(3, size=len(frame)) / 100
         frame["finetuned_test_cross_entropy"] = generator.random(len(frame))
+    if calibrated:
+        frame["calibrated_test_error"] = frame["relative_weights"] / 3
+        frame["calibrated_test_cross_entropy"] = generator.random(len(frame))
     return frame
 
 
-def find(rows, name, error, measure="error", fine_tuned=False):
-    (row,) = (
-        row
-        for row in rows
-        if (row.view.name, row.error, row.performance) == (name, error, performance_column(measure, fine_tuned))
-    )
+def find(rows, name, error, measure="error", prefix=""):
+    wanted = (name, error, f"{prefix}test_{measure}")
+    (row,) = (row for row in rows if (row.view.name, row.error, row.performance) == wanted)
     return row
 
 
 class TestTaus:
-    frame = synthetic()
+    frame = synthetic(calibrated=True)
     rows = rows_of(frame)
 
     @pytest.mark.parametrize("error", ERRORS)
     @pytest.mark.parametrize("measure", ["error", "cross_entropy"])
-    @pytest.mark.parametrize("fine_tuned", [False, True])
-    def test_is_what_correlate_says(self, error, measure, fine_tuned):
-        column = f"{'finetuned_' if fine_tuned else ''}test_{measure}"
+    @pytest.mark.parametrize("prefix", ["", "calibrated_", "finetuned_"])
+    def test_is_what_correlate_says(self, error, measure, prefix):
+        column = f"{prefix}test_{measure}"
         high = self.frame[self.frame["ratio"] >= 0.5]
         level = self.frame[self.frame["ratio"] == 0.1]
         expected = {
@@ -55,7 +57,7 @@ class TestTaus:
             "10%": td.correlate(level, error, column, across=("layer", "method")),
         }
         for name, correlation in expected.items():
-            assert find(self.rows, name, error, measure, fine_tuned).found == correlation
+            assert find(self.rows, name, error, measure, prefix).found == correlation
 
     def test_by_hand(self):
         row = find(self.rows, "all", "absolute_features", "cross_entropy")
@@ -69,7 +71,8 @@ class TestTaus:
 
     def test_the_paper_stands_beside(self):
         assert printed(find(self.rows, "all", "relative_weights"), GARIPOV) == (0.7752, 0.0207)
-        assert printed(find(self.rows, "all", "relative_weights", fine_tuned=True), GARIPOV) == (0.6499, 0.0248)
+        assert printed(find(self.rows, "all", "relative_weights", prefix="finetuned_"), GARIPOV) == (0.6499, 0.0248)
+        assert printed(find(self.rows, "all", "relative_weights", prefix="calibrated_"), GARIPOV) is None
         assert printed(find(self.rows, "layers", "relative_weights"), GARIPOV) == (0.58, 0.0361)
         assert printed(find(self.rows, "90%", "relative_weights"), GARIPOV) == (0.8171, 0.0194)
 
@@ -102,6 +105,14 @@ class TestText:
         assert len({line.index(" ±") for line in lines[2:]}) == 1
         assert "before fine-tuning" in before
         assert "after fine-tuning" in after
+
+    def test_calibration_has_a_table_of_its_own(self):
+        titles = [line for line in as_text(rows_of(synthetic(calibrated=True)), GARIPOV).splitlines() if "τ-a" in line]
+        assert [title.split("performance ")[1].split(",")[0] for title in titles] == [
+            "before fine-tuning",
+            "after calibration",
+            "after fine-tuning",
+        ]
 
     def test_markdown_is_a_table(self):
         lines = as_markdown(rows_of(synthetic(fine_tuned=False)), GARIPOV).splitlines()
@@ -164,6 +175,30 @@ class TestWords:
 
     def test_nothing_to_compare(self):
         assert in_words(synthetic(ratios=(0.1,)), GARIPOV) == ""
+
+
+class TestBetweenStates:
+    def test_are_taus_with_intervals_and_the_paired_rise(self):
+        frame = synthetic(fine_tuned=False, calibrated=True)
+        frame["test_error"] = frame["relative_weights"] + frame["scaled_weights"]
+        lines = between_states(frame).splitlines()
+        assert "classification error, and its rise from before fine-tuning to after calibration" in lines[0]
+        assert len([line for line in lines if line.startswith("|")]) == 2 * (2 + 3 * len(ERRORS))
+        row = next(line for line in lines if line.startswith("| all, 50–90 % | relative weights |"))
+        high = frame[frame["ratio"] >= 0.5]
+        before = td.correlate(high, "relative_weights", "test_error", interval="trials")
+        rise = td.compare(high, "calibrated_test_error", "test_error", "relative_weights", unit="layers")
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[2] == f"{before.mean:.2f} [{before.low:.2f}, {before.high:.2f}]"
+        assert cells[3].startswith("1.00 [1.00, 1.00]")
+        assert cells[4] == f"{1 - before.mean:+.2f}"
+        assert cells[6] == f"{rise.low:+.2f} .. {rise.high:+.2f}"
+
+    def test_one_state_has_none(self):
+        assert between_states(synthetic(fine_tuned=False)) == ""
+
+    def test_one_layer_has_no_interval_over_layers(self):
+        assert "over layers" not in between_states(synthetic(layers=("a",)))
 
 
 class TestPublished:

@@ -19,8 +19,8 @@ pytestmark = [
 ]
 
 
-def seen(layer, x):
-    moments = td.InputMoments(td.ConvSpec.of(layer))
+def seen(layer, x, joint=False):
+    moments = td.InputMoments(td.ConvSpec.of(layer), joint=joint)
     moments.update(x)
     return moments
 
@@ -51,7 +51,7 @@ def test_patches_are_what_the_kernel_is_laid_over(data):
 
 def test_moments_stream_and_are_those_of_all_patches_at_once():
     conv, x = nn.Conv2d(6, 8, 3, groups=2), correlated(6, 9).double()
-    parts = td.InputMoments(td.ConvSpec.of(conv))
+    parts = td.InputMoments(td.ConvSpec.of(conv), joint=True)
     for part in x.split(5):
         parts.update(part)
     columns = F.unfold(x, 3).reshape(len(x), 2, 3, 9, -1)
@@ -61,6 +61,11 @@ def test_moments_stream_and_are_those_of_all_patches_at_once():
     torch.testing.assert_close(whitening.channels, expected)
     expected = torch.einsum("ngckl,ngcjl->kj", columns, columns) / (parts.count * 3)
     torch.testing.assert_close(whitening.kernel.reshape(9, 9), expected)
+    expected = torch.einsum("ngckl,ngdjl->gckdj", columns, columns).reshape(2, 27, 27) / parts.count
+    torch.testing.assert_close(whitening.joint, expected)
+    mean = parts.mean.flatten(1)
+    centred = expected - mean[:, :, None] * mean[:, None]
+    torch.testing.assert_close(parts.whitening(centred=True).joint, centred)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -71,7 +76,8 @@ def test_at_full_rank_whitening_changes_nothing(method, data):
         st.sampled_from([k for k, v in KINDS.items() if v is not nn.Linear or method == "svd"])
     )
     layer = fresh(data.draw(specs(ndim, transposed)))
-    found = METHODS[method].from_conv(layer, rank=full_rank(layer, method), whiten=seen(layer, an_input(layer)))
+    moments = seen(layer, an_input(layer), joint=data.draw(st.booleans()))
+    found = METHODS[method].from_conv(layer, rank=full_rank(layer, method), whiten=moments)
     torch.testing.assert_close(found.weight, layer.weight, rtol=1e-7, atol=1e-7)
     assert found.solution.relative_error < 1e-7
 
@@ -102,6 +108,35 @@ def test_svd_is_the_best_there_is_for_independent_positions():
     least = torch.linalg.svdvals(features)[3:].square().sum()
     lost = (rows @ (conv.weight - found.weight).flatten(1).T).square().sum()
     assert lost <= least * 1.02
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_svd_by_the_joint_moment_is_the_best_there_is(groups):
+    """The features are what they are: no assumption is left, and nothing of the rank loses less of them."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4 * groups, 10 * groups, 3, groups=groups).double()
+    x = torch.randn(64, 4 * groups, 14, 14).double()
+    # Smooth in some channels only, so that the moment is no Kronecker product.
+    x[:, ::2] = 3 * F.avg_pool2d(x[:, ::2], 3, stride=1, padding=1)
+    joint, kronecker = (td.SVDConv.from_conv(conv, rank=3, whiten=seen(conv, x, joint)) for joint in (True, False))
+    with torch.no_grad():
+        lost, more = ((layer(x) - conv(x)).square().sum() for layer in (joint, kronecker))
+        by_group = (conv(x) - conv.bias[:, None, None]).movedim(1, -1).reshape(-1, groups, 10).movedim(1, 0)
+        rows = by_group - by_group.mean(1, keepdim=True)
+    least = torch.linalg.svdvals(rows)[:, 3:].square().sum()
+    assert least <= lost <= 1.01 * least
+    assert more > 1.03 * least
+
+
+def test_other_methods_have_no_use_for_the_joint_moment():
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(6, 12, 3), correlated(6, 12)
+    for method, options in (("tucker", None), ("svd", td.SVDOptions(split="spatial"))):
+        first, second = (
+            METHODS[method].from_conv(conv, ratio=0.6, solver=options, whiten=seen(conv, x, joint)).weight
+            for joint in (True, False)
+        )
+        assert torch.equal(first, second)
 
 
 def test_the_bias_takes_over_the_mean_that_is_lost():

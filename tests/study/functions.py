@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import tdcompress as td
 from tdcompress.study import Study
 
 
@@ -40,6 +41,10 @@ def finetune(model: nn.Module, seed: int) -> nn.Module:
         for parameter in model.parameters():
             parameter -= 0.1 * parameter.grad
     return model
+
+
+def calibrate(model: nn.Module) -> nn.Module:
+    return td.calibrate(model, [images(8, seed=3)], network(), inplace=True)
 
 
 def slow(model: nn.Module, seconds: float) -> dict[str, float]:

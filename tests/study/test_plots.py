@@ -17,10 +17,10 @@ def _coarse(monkeypatch):
     monkeypatch.setattr(plots, "DPI", 60)
 
 
-@pytest.mark.parametrize("fine_tuned", [False, True])
+@pytest.mark.parametrize(("fine_tuned", "calibrated"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("reference", [None, FAINT])
-def test_every_figure_is_drawn(tmp_path, fine_tuned, reference):
-    frame = synthetic(fine_tuned=fine_tuned)
+def test_every_figure_is_drawn(tmp_path, fine_tuned, calibrated, reference):
+    frame = synthetic(fine_tuned=fine_tuned, calibrated=calibrated)
     shown = performances_of(frame, "test_error")
     files = plots.draw_all(tmp_path / "new", frame, shown, reference=reference, baseline=0.05)
     assert [file.stem for file in files] == NAMES

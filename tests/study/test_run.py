@@ -9,7 +9,7 @@ import torch
 import tdcompress as td
 from tdcompress.errors import CompressionError
 from tdcompress.study import Study, driver, export, processes, read
-from tests.study.functions import evaluate, failing, finetune, images, network, slowly, study
+from tests.study.functions import calibrate, evaluate, failing, finetune, images, network, slowly, study
 
 RANDOM = {"cp": td.CPOptions(starts=("random",)), "tucker": None}
 
@@ -100,6 +100,57 @@ class TestTable:
         conv = torch.nn.Conv2d(3, 8, 3)
         frame = Study(conv, "", ["tt"], [0.5], 1, evaluate, finetune, images()).run(store, progress=False)
         assert len(frame) == 1
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """The table of the finished study, with calibration as well."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = study(methods=RANDOM, finetune=finetune, calibrate=calibrate)
+    frame = whole.run(tmp_path_factory.mktemp("calibrated") / "study.sqlite", progress=False)
+    torch.set_num_threads(threads)
+    return frame
+
+
+class TestCalibration:
+    def test_equals_what_the_library_says(self, calibrated):
+        for row in calibrated.to_dict("records")[::3]:
+            small = td.decompose(
+                network(), row["layer"], row["method"], row["ratio"], solver=RANDOM[row["method"]], seed=row["run"]
+            )
+            with torch.no_grad():
+                assert row["norm"] == pytest.approx(evaluate(small)["norm"], rel=1e-5)
+                assert row["calibrated_norm"] == pytest.approx(evaluate(calibrate(small))["norm"], rel=1e-4)
+        assert (calibrated["calibrated_norm"] != calibrated["norm"]).all()
+
+    def test_what_else_is_measured_stays_as_it_is(self, calibrated, finished):
+        there = numbers(finished[2])
+        pd.testing.assert_frame_equal(numbers(calibrated)[list(there)], there)
+        added = set(calibrated) - set(finished[2])
+        assert added == {"calibrated_mean", "calibrated_norm", "calibrate_seconds", "calibrated_evaluate_seconds"}
+
+    def test_runs_that_cannot_differ_are_calibrated_once(self, store):
+        calls = []
+
+        def counted(model):
+            calls.append(model)
+            return calibrate(model)
+
+        whole = study(methods=["tucker"], layers="3", finetune=finetune, runs=3, calibrate=counted)
+        frame = whole.run(store, progress=False)
+        assert len(calls) == 2
+        assert frame.groupby("ratio")["calibrated_norm"].nunique().tolist() == [1, 1]
+
+    def test_trials_with_it_and_without_are_different_ones(self, store):
+        plain, more = (study(methods=["tt"], **options) for options in ({}, {"calibrate": calibrate}))
+        frame = plain.run(store, progress=False)
+        assert "calibrated_norm" in more.run(store, progress=False)
+        pd.testing.assert_frame_equal(plain.run(store, progress=False), frame)
+
+    def test_it_must_return_the_model(self, store):
+        with pytest.warns(UserWarning, match="calibrate must return the model, and returned a NoneType"):
+            study(calibrate=lambda model: None, layers="3").run(store, progress=False)
 
 
 class TestAgain:
@@ -217,6 +268,7 @@ class TestFailures:
             ({"layer": 1.0}, "'layer', which is a column of another meaning"),
             ({"relative_weights": 1.0}, "'relative_weights', which is a column"),
             ({"finetuned_norm": 1.0}, "'finetuned_norm', which is a column"),
+            ({"calibrated_norm": 1.0}, "'calibrated_norm', which is a column"),
         ],
     )
     def test_an_evaluation_that_is_none_is_refused_before_the_first_trial(self, store, returned, message):
@@ -263,7 +315,8 @@ class TestChecks:
             ({"metrics": ["relative_wieghts"]}, "unknown metric 'relative_wieghts'"),
             ({"metrics": ["relative_features"], "data": None}, "relative_features need inputs"),
             ({"data": iter([images()])}, "only once; pass a tensor"),
-            ({"evaluate": 3}, "evaluate must be a function"),
+            ({"evaluate": 3}, "evaluate and calibrate must be functions"),
+            ({"calibrate": 1000}, "evaluate and calibrate must be functions"),
             ({"model": "resnet18"}, "model must be an nn.Module, got a str"),
         ],
     )
