@@ -19,26 +19,40 @@ def is_estimated(module: nn.Module) -> bool:
 
 
 @contextmanager
-def estimating(norms: Iterable[nn.Module]) -> Iterator[None]:
+def estimating(model: nn.Module, names: Iterable[str], original: nn.Module | None = None) -> Iterator[None]:
     """Inside the block every forward adds to the statistics, from zero on, and is normalized by those so far.
 
     Nothing has to be in training mode for that, so that a batch of one sample will do. Mean and variance are pooled
     over all that was seen.
+
+    Args:
+        model: whose statistics are written.
+        names: of its norms.
+        original: the model before, whose forward has to come first on every batch. Its norms know their statistics
+            from far more data than this. So those are kept, and moved only by what the two models' differ by on the
+            same inputs: the means by the difference, the variances by the quotient.
     """
+    before = {} if original is None else {n: m for n, m in original.named_modules() if is_estimated(m)}
     with ExitStack() as stack:
-        for norm in norms:
-            stack.callback(norm.register_forward_pre_hook(_Estimate()).remove)
+        for name in names:
+            reference = None
+            if name in before:
+                pooled = _Pooled()
+                stack.callback(before[name].register_forward_pre_hook(pooled.update).remove)
+                reference = before[name], pooled
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(_Estimate(reference)).remove)
         yield
 
 
-class _Estimate:
-    """Pooled mean and variance of a norm's input (Chan, Golub & LeVeque 1979), written into it before it is used."""
+class _Pooled:
+    """Mean and squared deviations of a norm's input, pooled over all calls (Chan, Golub & LeVeque 1979)."""
 
     def __init__(self) -> None:
         self.count = 0
         self.mean = self.squares = torch.zeros(())
 
-    def __call__(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    def update(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        """Take in what a norm is called with."""
         values = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (channels, samples · positions)
         count = values.shape[1]
         mean = values.mean(1)
@@ -47,6 +61,25 @@ class _Estimate:
         squares = (values - mean[:, None]).square().sum(1) + apart.square() * self.count * count / total
         self.squares = self.squares.to(mean) + squares
         self.mean, self.count = self.mean.to(mean) + apart * count / total, total
-        if total > 1:
-            norm.running_mean.copy_(self.mean)
-            norm.running_var.copy_(self.squares / (total - 1))
+
+
+class _Estimate:
+    """The statistics of a norm's input, written into it before they are used."""
+
+    def __init__(self, reference: tuple[Any, _Pooled] | None) -> None:
+        self.pooled, self.reference = _Pooled(), reference
+
+    def __call__(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        self.pooled.update(norm, inputs)
+        mean, squares, count = self.pooled.mean, self.pooled.squares, self.pooled.count
+        if count < 2:
+            return
+        variance = squares / (count - 1)
+        if self.reference is not None:
+            original, before = self.reference
+            mean = original.running_mean.to(mean) + mean - before.mean
+            # Where the original's input is constant there is no quotient, and what is seen is all that is known.
+            known = original.running_var.to(mean) * squares / before.squares
+            variance = torch.where(before.squares > 0, known, variance)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)

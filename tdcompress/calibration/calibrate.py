@@ -36,8 +36,9 @@ def calibrate(
 
     With the original at hand every factorized layer, in the order of the forward, is fitted to the features that the
     original's layer has on the same data, with the inputs that the compressed model itself gives it, so that it makes
-    up for what was lost before. The statistics of the BatchNorms behind the first factorized layer are estimated
-    anew. All this is computed in evaluation mode; modes are restored, and the original is not changed. Deterministic.
+    up for what was lost before. The statistics of the BatchNorms behind the first factorized layer are moved by as much
+    as what enters them differs between the two models; without the original they are estimated anew, which needs more
+    data. All this is computed in evaluation mode; modes are restored, and the original is not changed. Deterministic.
 
     A BatchNorm that is in evaluation mode in a model in training mode counts as frozen and stays as it is, as do norms
     without running statistics.
@@ -85,12 +86,14 @@ def calibrate(
             _check_reached(matched, steps)
             behind = [*(step.norms for step in steps[1:]), tail]
             for step, norms in zip(steps, behind, strict=True):
-                with estimating(step.norms):
+                with estimating(model, step.norms, original):
                     # Only a BatchNorm behind it makes up for a mean that a layer without bias cannot have.
                     _fit_layer(model, original, step, matched[step.name][0], inputs, fit, centred=bool(norms))
         if tail:
-            with estimating(tail):
+            with estimating(model, tail, original):
                 for batch in inputs:
+                    if original is not None:
+                        forward(original, batch)
                     forward(model, batch)
     if not inplace:
         return model
@@ -98,8 +101,8 @@ def calibrate(
     return compressed
 
 
-def norms_behind(model: nn.Module, inputs: Iterable[Any]) -> list[nn.Module]:
-    """The BatchNorms behind the first factorized layer, in the order of a forward on the first batch."""
+def norms_behind(model: nn.Module, inputs: Iterable[Any]) -> list[str]:
+    """The names of the BatchNorms behind the first factorized layer, in the order of a forward on the first batch."""
     steps, tail = _steps(model, inputs, frozen=set())
     return [norm for step in steps for norm in step.norms] + tail
 
@@ -109,14 +112,14 @@ class _Step:
     """A factorized layer, how often a forward calls it, and the BatchNorms between the one before it and it."""
 
     name: str
-    norms: list[nn.Module]
+    norms: list[str]
     calls: int = 0
 
 
-def _steps(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> tuple[list[_Step], list[nn.Module]]:
+def _steps(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> tuple[list[_Step], list[str]]:
     """The factorized layers in the order of a forward, and the BatchNorms behind the last; `frozen` None for none."""
     steps: dict[str, _Step] = {}
-    norms: list[nn.Module] = []
+    norms: list[str] = []
     met: set[str] = set()
 
     def note(name: str) -> Callable[..., None]:
@@ -127,7 +130,7 @@ def _steps(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> 
                     norms.clear()
                 step.calls += 1
             elif steps and name not in met:  # what is before the first factorized layer sees what it always saw
-                norms.append(module)
+                norms.append(name)
                 met.add(name)
 
         return hook

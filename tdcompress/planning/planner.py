@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import Data, again, evaluating, forward
+from tdcompress.batches import Data, again, evaluating
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec, InputMoments
 from tdcompress.methods import get_method
@@ -20,7 +20,7 @@ from tdcompress.planning.allocation import allocate
 from tdcompress.planning.costs import costings, milliseconds_of, stand_in
 from tdcompress.planning.options import DENSE, Option, options_of, with_metric
 from tdcompress.planning.result import UNITS, LayerPlan, Plan
-from tdcompress.planning.sensitivity import loss_of, output_change, output_of
+from tdcompress.planning.sensitivity import loss_of, output_change
 from tdcompress.ranks import parameter_budget
 from tdcompress.report import as_call, layer_calls, median_milliseconds
 from tdcompress.surgery import LayerSelector, decompose, select_layers
@@ -31,6 +31,7 @@ from tdcompress.surgery.ties import cut_ties
 Objective = Literal["parameters", "macs", "latency"]
 Metric = str | Callable[[Tensor, Tensor], Any]
 _SAMPLES = 256  # that are enough to see how much the output changes
+_HARDER = 4  # times smaller than a layer's share of the budget is the second trial
 _EXACT = 1e-6  # an error that is none, and says nothing about what errors do
 _READ_OFF = {"relative_weights": False, "relative_features": True}  # metrics that curves have, and if by whitening
 
@@ -98,7 +99,7 @@ def plan(
     curves = _measured(model, convs, curves, metric, inputs)
     costs = costings(model, convs, objective, example)
     budget_share = 1 - float(ratio)
-    losses = _losses(model, curves, budget_share, inputs)
+    losses = _losses(model, curves, moments, budget_share, inputs)
     options = {
         name: [replace(one, loss=losses[name](one.error)) for one in costs[name](curve)]
         for name, curve in curves.items()
@@ -191,22 +192,26 @@ def _measured(
 
 
 def _losses(
-    model: nn.Module, curves: Mapping[str, list[Option]], share: float, inputs: Iterable[Any] | None
+    model: nn.Module,
+    curves: Mapping[str, list[Option]],
+    moments: Mapping[str, InputMoments],
+    share: float,
+    inputs: Iterable[Any] | None,
 ) -> dict[str, Callable[[float], float]]:
     """For every layer what an error counts: its square, or with data the change of the output that trials show."""
     if inputs is None:
         return {name: lambda error: error**2 for name in curves}
     few = list(_first(inputs))
-    with torch.no_grad(), evaluating(model):
-        outputs = [output_of(forward(model, batch)) for batch in few]
     losses = {}
     for name, curve in curves.items():
         trials = []
-        for size in (share, share / 2):
+        for size in (share, share / _HARDER):
             option = _near(curve, size)
             if option is not None and option.error > _EXACT:
-                trial = decompose(model, name, option.method, rank=option.rank, axes=option.axes)
-                trials.append((option.error, output_change(outputs, trial, few)))
+                trial = decompose(
+                    model, name, option.method, rank=option.rank, axes=option.axes, whiten=moments or None
+                )
+                trials.append((option.error, output_change(model, trial, few)))
         losses[name] = loss_of(trials) if trials else (lambda error: error**2)
     return losses
 

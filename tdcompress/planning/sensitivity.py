@@ -17,20 +17,20 @@ from tdcompress.errors import CompressionError
 _FLOOR = 1e-12
 
 
-def output_change(outputs: Sequence[Tensor], trial: nn.Module, inputs: Iterable[Any]) -> float:
+def output_change(model: nn.Module, trial: nn.Module, inputs: Iterable[Any]) -> float:
     """The mean change of the output: the KL divergence of logits, (samples, classes), else the relative squared change.
 
-    BatchNorms behind the compressed layer take the statistics of what they see meanwhile.
+    BatchNorms behind the compressed layer are calibrated meanwhile.
 
     Args:
-        outputs: of the original model, one a batch.
+        model: the original.
         trial: a compressed copy of it; its statistics are used up.
-        inputs: the same batches.
+        inputs: batches.
     """
     total, count = 0.0, 0
-    with torch.no_grad(), evaluating(trial), estimating(norms_behind(trial, inputs)):
-        for before, batch in zip(outputs, inputs, strict=True):
-            after = output_of(forward(trial, batch))
+    with torch.no_grad(), evaluating(model, trial), estimating(trial, norms_behind(trial, inputs), model):
+        for batch in inputs:
+            before, after = (output_of(forward(one, batch)) for one in (model, trial))
             total += float(_change(before.double(), after.double()).sum())
             count += len(before)
     return total / max(1, count)
@@ -63,7 +63,8 @@ def output_of(found: Any) -> Tensor:
 def loss_of(trials: Sequence[tuple[float, float]]) -> Callable[[float], float]:
     """The change of the output as a function of the error, through what trials have shown.
 
-    Quadratic up to the first trial; from there on, with two, the power that leads to the second, at least quadratic.
+    Quadratic up to the first trial; with two, the power that leads from one to the other between them, and from there
+    on the same or the square, whichever is higher.
 
     Args:
         trials: (error, change of the output), one or more.
@@ -74,11 +75,14 @@ def loss_of(trials: Sequence[tuple[float, float]]) -> Callable[[float], float]:
     """
     points = sorted((max(error, _FLOOR), max(change, _FLOOR)) for error, change in trials)
     (error, change), (error_2, change_2) = points[0], points[-1]
-    power = 2.0
-    if error_2 > error:
-        power = max(power, math.log(change_2 / change) / math.log(error_2 / error))
+    change_2 = max(change, change_2)
+    power = math.log(change_2 / change) / math.log(error_2 / error) if error_2 > error else 2.0
 
     def loss(value: float) -> float:
-        return change * (value / error) ** (2.0 if value <= error else power)
+        if value <= error:
+            return change * (value / error) ** 2
+        if value <= error_2:
+            return change * (value / error) ** power
+        return change_2 * (value / error_2) ** max(2.0, power)
 
     return loss

@@ -18,8 +18,8 @@ from tdcompress.ranks.budget import Rank, cp_ranks, svd_ranks, tt_parameters
 from tdcompress.ranks.tucker import best_block, core_energies, hosvd_core
 
 Point = tuple[Rank, float]
-_SOLVED = 4  # ranks at which CP is solved
-_LARGEST = 0.25  # of the kernel's size: a larger CP takes long, and is extrapolated
+_SOLVED = 6  # ranks at which CP is solved,
+_SMALLEST, _LARGEST = 1 / 160, 3 / 4  # from this share of the kernel's size to this one
 _BLOCKS = 12  # outer ranks of the tensor train that are tried
 
 
@@ -83,10 +83,9 @@ def cp_curve(kernels: Tensor, budgets: Sequence[int], solve: Callable[[Rank], fl
         solve: the squared relative error that a few sweeps reach at a rank.
     """
     modes = tuple(kernels.shape[1:])
-    largest = min(cp_limit(modes), max(1, int(_LARGEST * math.prod(modes)) // sum(modes)))
-    solved = np.unique(np.geomspace(1, largest, _SOLVED).round().astype(int))[-_SOLVED:]
-    if largest > 4 * _SOLVED:
-        solved = np.unique(np.geomspace(largest / 40 + 1, largest, _SOLVED).round().astype(int))
+    terms = math.prod(modes) / sum(modes)  # that take as much as the kernel itself
+    lowest, highest = (min(max(share * terms, 1), cp_limit(modes)) for share in (_SMALLEST, _LARGEST))
+    solved = np.unique(np.geomspace(lowest, highest, _SOLVED).round().astype(int))
     errors = np.maximum.accumulate([max(solve((int(rank),)), 1e-12) for rank in solved][::-1])[::-1]
     steps = np.log(solved), np.log(errors)
 

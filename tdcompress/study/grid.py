@@ -69,7 +69,7 @@ def fields_of(study: Study) -> dict[str, dict[str, Any]]:
     """What all trials of a study share: what their factors depend on, and what their measurements do besides."""
     metrics = study.chosen_metrics()
     on_features = any(metric.on == "features" for metric in metrics)
-    measures = {
+    measures: dict[str, Any] = {
         "metrics": metric_fields(metrics),
         "data": data_digest(study.data) if on_features else None,
         "version": study.version,

@@ -125,13 +125,43 @@ def test_statistics_are_those_of_all_that_a_norm_sees_and_of_no_norm_before_the_
 
 def test_statistics_pool_over_batches_of_any_size():
     norm = nn.BatchNorm1d(3)
+    model = nn.Sequential(norm).eval()
     x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)) * 2 + 1
-    with estimating([norm]):
+    with estimating(model, ["0"]):
         for part in x.split([1, 2, 7]):
-            norm.eval()(part)
+            model(part)
     torch.testing.assert_close(norm.running_mean, x.mean(0))
     torch.testing.assert_close(norm.running_var, x.var(0))
     assert not norm._forward_pre_hooks
+
+
+def test_with_the_original_statistics_move_by_what_differs_on_the_same_inputs():
+    model, data = network(), images(32)
+    found = td.calibrate(small_of(model), data, model)
+    with torch.no_grad():
+        before, after = (torch.cat([one[:4](x) for x in data]) for one in (model, found))
+    for name, moved in (
+        ("running_mean", model[4].running_mean + after.mean((0, 2, 3)) - before.mean((0, 2, 3))),
+        ("running_var", model[4].running_var * after.var((0, 2, 3)) / before.var((0, 2, 3))),
+    ):
+        torch.testing.assert_close(getattr(found[4], name), moved, rtol=1e-4, atol=1e-5)
+    with pytest.warns(UserWarning, match="larger"):
+        exact = td.calibrate(td.decompose(model, "3", "tucker", rank=(16, 12)), data, model)
+    torch.testing.assert_close(exact[4].running_var, model[4].running_var, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(exact[4].running_mean, model[4].running_mean, rtol=1e-4, atol=1e-5)
+
+
+def test_a_channel_that_is_constant_in_the_original_takes_what_is_seen():
+    model, data = network(), images(32)
+    with torch.no_grad():
+        model[3].weight[2] = 0
+    small = small_of(model)
+    with torch.no_grad():
+        small[3][-1].weight[2] += 0.1
+    found = td.calibrate(small, data, model, fit="bias")
+    with torch.no_grad():
+        seen = torch.cat([found[:4](x) for x in data])
+    torch.testing.assert_close(found[4].running_var[2], seen.var((0, 2, 3))[2], rtol=1e-4, atol=1e-6)
 
 
 def test_a_frozen_norm_and_one_without_statistics_stay_as_they_are():

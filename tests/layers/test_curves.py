@@ -64,10 +64,10 @@ def test_a_point_is_near_what_solving_gives_and_no_better(method, conv):
     for axes, budgets, curve in curves(method, smooth(conv)):
         for rank, lost in curve:
             cost = METHODS[method].parameters_at(td.ConvSpec.of(conv).modes(axes), rank)
-            if method == "cp" and cost > budgets[1]:
-                continue  # beyond a quarter of the kernel the curve of CP is extrapolated, and too high
             solved = METHODS[method].from_conv(conv, rank=rank, axes=axes).solution.relative_error
             assert solved <= math.sqrt(lost) * 1.15 + 1e-3
+            if method == "cp" and cost > budgets[2]:
+                continue  # where little is lost, the few sweeps behind CP's curve lose several times as much
             assert math.sqrt(lost) <= solved * 1.3 + 0.02
 
 
