@@ -25,10 +25,11 @@ from tdcompress.errors import CompressionError
 
 RATIOS = (0.5, 0.75, 0.9, 0.95, 0.98)
 _IMAGES = 1000
-# Short: from a hundredth of the training's highest learning rate, one epoch on the large data, a few on the small.
+# Short: one epoch on the large data, a few on the small. The learning rate is the best of 1e-2, 3e-3, 1e-3 and 3e-4 for
+# the validation images, at 90 % removed.
 _FINE_TUNING = {
     "garipov-fmnist": Recipe(
-        learning_rate=0.01,
+        learning_rate=1e-3,
         epochs=1,
         schedule="one-cycle",
         nesterov=True,

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tdcompress.ranks import cp_ranks, tensorly_torch_rank
 from tests.benchmarks.costs import Cost, cost, plain, reach
 from tests.benchmarks.forward import forward_tables
+from tests.benchmarks.planning import planning_tables
 from tests.benchmarks.sections import (
     LAYERS,
     RATIOS,
@@ -96,6 +97,11 @@ def forward(quick: bool) -> str:
     return "\n\n".join("\n".join([note, "", *_table(*table)]) for note, *table in forward_tables(quick))
 
 
+def planning(quick: bool) -> str:
+    """A whole network's plan, and plans for speed."""
+    return "\n\n".join("\n".join([note, "", *_table(*table)]) for note, *table in planning_tables(quick))
+
+
 SECTIONS: dict[str, Callable[[bool], str]] = {
     "trained": trained,
     "resnet": resnet,
@@ -104,6 +110,7 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
     "large": large,
     "growth": grown,
     "forward": forward,
+    "planning": planning,
 }
 
 

@@ -47,12 +47,16 @@ def reach(name: str, shape: Sequence[int], rank: int, kind: Start, error: float)
 
 
 def _in_a_process(name: str, rank: Sequence[int], task: str, *arguments: object) -> Cost:
-    code = (
-        "import json; from tests.benchmarks import costs; "
-        f"print(json.dumps(costs.{task}({', '.join(map(repr, arguments))})))"
-    )
+    return Cost(name, tuple(rank), **in_a_process("costs", task, *arguments))
+
+
+def in_a_process(module: str, task: str, *arguments: object) -> dict[str, float]:
+    """What a function of a module of this package returns in a process that does nothing else."""
+    call = f"{module}.{task}({', '.join(map(repr, arguments))})"
+    code = f"import json; from tests.benchmarks import {module}; print(json.dumps({call}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return Cost(name, tuple(rank), **json.loads(done.stdout.splitlines()[-1]))
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def _solve(method: str, solver: str, shape: Sequence[int], rank: Sequence[int]) -> dict[str, float]:
@@ -60,40 +64,40 @@ def _solve(method: str, solver: str, shape: Sequence[int], rank: Sequence[int]) 
     small = torch.randn(4, 4, 3, 3)
     measure(run, method, small, tuple(1 for _ in rank))  # imports and first-call costs
     kernel = decaying_kernel(shape)
-    before = _held()
+    before = start_of_peak()
     result = measure(run, method, kernel, rank)
-    return {"error": result.error, "seconds": result.seconds, "megabytes": _peak() - before}
+    return {"error": result.error, "seconds": result.seconds, "megabytes": peak_megabytes() - before}
 
 
 def _sweep(shape: Sequence[int], rank: int, sweeps: int) -> dict[str, float]:
     kernel = decaying_kernel(shape)
-    before, began = _held(), time.perf_counter()
+    before, began = start_of_peak(), time.perf_counter()
     sweep, factors = Sweep(kernel), start("random", kernel, rank, torch.Generator().manual_seed(0))
     for _ in range(sweeps):
         factors, _, _ = sweep(factors)
-    seconds, megabytes = time.perf_counter() - began, _peak() - before
+    seconds, megabytes = time.perf_counter() - began, peak_megabytes() - before
     return {"error": true_error(kernel, factors), "seconds": seconds, "megabytes": megabytes}
 
 
 def _reach(shape: Sequence[int], rank: int, kind: Start, goal: float) -> dict[str, float]:
     kernel = decaying_kernel(shape)
     kernel = kernel / kernel.abs().max()
-    before, began = _held(), time.perf_counter()
+    before, began = start_of_peak(), time.perf_counter()
     run = Run(Sweep(kernel, CPOptions().penalty), start(kind, kernel, rank, torch.Generator().manual_seed(0)))
     while float(run.error) > goal and run.sweeps < _ENDLESS:
         run.advance(5, 0.0)
-    seconds, megabytes = time.perf_counter() - began, _peak() - before
+    seconds, megabytes = time.perf_counter() - began, peak_megabytes() - before
     error = true_error(kernel, [rows.float() for rows in run.current])
     return {"error": error, "seconds": seconds, "megabytes": megabytes}
 
 
-def _held() -> float:
+def start_of_peak() -> float:
     """Megabytes held now; the peak starts anew from here (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
     return _megabytes("VmRSS")
 
 
-def _peak() -> float:
+def peak_megabytes() -> float:
     return _megabytes("VmHWM")
 
 
