@@ -6,7 +6,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,8 +18,9 @@ from tdcompress.decompositions import Solution, Solver
 from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error
 from tdcompress.errors import CompressionError
 from tdcompress.layers.moments import InputMoments, Whitening, takes_over_mean, whitening_of
+from tdcompress.layers.request import arrangements_to_try, as_rank, check_reachable, ranks_to_try
 from tdcompress.layers.spec import Axes, Convolution, ConvSpec, as_convolution
-from tdcompress.ranks import Point, Rank, parameter_budget, tensorly_torch_rank
+from tdcompress.ranks import Point, Rank
 
 
 class FactorizedConv(nn.Sequential, ABC):
@@ -73,7 +74,7 @@ class FactorizedConv(nn.Sequential, ABC):
     ) -> None:
         axes = self.arrangements(spec.long_axes, None)[0] if axes is None else axes
         full = self.full_rank(spec.modes(axes))
-        rank = _as_tuple(rank, len(full))
+        rank = as_rank(rank, len(full))
         check_rank(rank, full, self.method)
         stages = self.stages(spec, rank, axes)
         *_, last = stages  # only the last stage adds the bias
@@ -220,11 +221,11 @@ class FactorizedConv(nn.Sequential, ABC):
         """
         conv = as_convolution(conv)
         spec, weight, bias = ConvSpec.of(conv), conv.weight, conv.bias
-        cls.check_reachable(spec, None if isinstance(rank, str) else ratio, solver)
+        check_reachable(cls, spec, None if isinstance(rank, str) else ratio, solver)
         check_tensor(weight)
         generator = _generator(seed)
         whitening = None if whiten is None else whitening_of(whiten, spec)
-        asked = (cls._arrangements(spec, axes, solver), ratio, rank, solver, generator)
+        asked = (arrangements_to_try(cls, spec, axes, solver), ratio, rank, solver, generator)
         axes, rank, found, solution = cls._best(spec, weight.detach(), whitening, *asked)
         layer = cls(spec, rank, axes, device="meta")  # on meta: no fresh weights, no global generator
         by_stage = zip(*(cls.stage_weights(one) for one in found), strict=True)
@@ -267,7 +268,7 @@ class FactorizedConv(nn.Sequential, ABC):
             if whitening is not None:
                 kernels = whitening.of_kernels(kernels, axes, cls.takes_whole_patches(axes))
                 kernels = kernels.to(torch.promote_types(weight.dtype, torch.float32))
-            for candidate in cls._resolve_ranks(spec, kernels, ratio, rank, solver):
+            for candidate in ranks_to_try(cls, spec, kernels, ratio, rank, solver):
                 found = [cls.solve(kernel, candidate, solver, generator) for kernel in kernels]
                 tried.append((axes, candidate, found, _solution(found, kernels)))
         if not tried:  # the smallest rank would fit, but the method offers none
@@ -333,77 +334,6 @@ class FactorizedConv(nn.Sequential, ABC):
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
 
-    # --- ranks ------------------------------------------------------------------------------------------
-
-    @classmethod
-    def _resolve_ranks(
-        cls,
-        spec: ConvSpec,
-        kernels: Tensor,
-        ratio: float | None,
-        rank: int | Sequence[int] | str | None,
-        solver: Solver,
-    ) -> Sequence[Rank]:
-        """The ranks to try for what was asked; none if no rank is small enough."""
-        modes = tuple(kernels.shape[1:])
-        full = cls.full_rank(modes)
-        if isinstance(rank, str):
-            return [cls._rank_by_rule(spec, modes, ratio, rank)]
-        if (ratio is None) == (rank is None):
-            found = "neither" if ratio is None else f"both ratio={ratio} and rank={rank}"
-            raise CompressionError(f"give either a ratio or a rank, got {found}.")
-        if rank is not None:
-            rank = _as_tuple(rank, len(full))
-            check_rank(rank, full, cls.method)
-            return [rank]
-        assert ratio is not None
-        return cls.choose_ranks(kernels, parameter_budget(spec.numel, ratio) // spec.groups, solver)
-
-    @classmethod
-    def _arrangements(cls, spec: ConvSpec, axes: Axes | None, solver: Solver) -> Sequence[Axes]:
-        """All that are to be tried, or the one that was given."""
-        known = cls.arrangements(spec.long_axes, solver)
-        if axes is None:
-            return known
-        axes = tuple(tuple(group) for group in axes)
-        if axes not in known:
-            raise CompressionError(f"{cls.method} has no arrangement {axes} here; there are {known}.")
-        return [axes]
-
-    @classmethod
-    def check_reachable(cls, spec: ConvSpec, ratio: float | None, solver: Solver = None) -> None:
-        """Refuse, before any work, a layer that is not for this method or that no rank brings to `ratio`.
-
-        Raises:
-            CompressionError: it names the largest ratio that can be reached.
-        """
-        if spec.kind is nn.Linear and not cls.takes_linear:
-            raise CompressionError(
-                f"{cls.method} is for convolutions; a Linear's weight is a matrix, which method 'svd' factorizes best."
-            )
-        if ratio is not None:
-            budget = parameter_budget(spec.numel, ratio)
-            smallest = min(cls._smallest(spec, axes) for axes in cls.arrangements(spec.long_axes, solver))
-            if smallest > budget:
-                raise CompressionError(_unreachable(cls.method, ratio, smallest, spec.numel))
-
-    @classmethod
-    def _smallest(cls, spec: ConvSpec, axes: Axes) -> int:
-        """The parameters of rank 1."""
-        modes = spec.modes(axes)
-        return spec.groups * cls.parameters_at(modes, tuple(1 for _ in cls.full_rank(modes)))
-
-    @classmethod
-    def _rank_by_rule(cls, spec: ConvSpec, modes: Sequence[int], ratio: float | None, name: str) -> Rank:
-        if name != "tensorly-torch":
-            raise CompressionError(f"unknown rank rule {name!r}; the only rule is 'tensorly-torch'.")
-        if ratio is None:
-            raise CompressionError("rank='tensorly-torch' is a rule and needs a ratio to work from.")
-        separable = len(modes) - 2 == len(spec.long_axes)
-        # The rule counts spatial sizes of 1 as modes; a joint mode has nothing to do with them.
-        wanted = tensorly_torch_rank(cls.method, spec.kernel_shape if separable else modes, ratio)
-        return cls.nearest_feasible(modes, wanted)
-
 
 def arranged(weight: Tensor, spec: ConvSpec, axes: Axes) -> Tensor:
     """A dense weight as (groups, *modes): its groups apart, its spatial axes in the order of `axes`."""
@@ -444,22 +374,3 @@ def _generator(seed: int | torch.Generator) -> torch.Generator:
     if isinstance(seed, Integral):
         return torch.Generator().manual_seed(int(seed))
     raise CompressionError(f"seed must be a whole number or a torch.Generator, got {seed!r}.")
-
-
-def _as_tuple(rank: int | Sequence[int], length: int) -> Rank:
-    """One entry a rank, as plain ints where they are whole numbers; `check_rank` refuses the rest."""
-    entries = tuple(rank) if isinstance(rank, Iterable) else (rank,) * length
-    return tuple(int(r) if isinstance(r, Integral) and not isinstance(r, bool) else r for r in entries)
-
-
-def _unreachable(method: str, ratio: float, smallest: int, numel: int) -> str:
-    if smallest >= numel:
-        return (
-            f"{method} cannot make this layer smaller: rank 1 has {smallest} parameters, the dense weight "
-            f"{numel}. Leave it dense or use another method."
-        )
-    nearest = math.floor(1e4 * (1 - smallest / numel)) / 1e4
-    return (
-        f"{method} cannot reach ratio={ratio}: rank 1, the smallest, keeps {smallest} of {numel} parameters. "
-        f"The largest ratio that can be reached is {nearest:.4f}."
-    )

@@ -13,6 +13,7 @@ from torch import nn
 from tdcompress.decompositions import Solver
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
+from tdcompress.layers.request import check_reachable
 from tdcompress.layers.spec import Axes, as_convolution
 from tdcompress.methods import get_method
 from tdcompress.surgery.plain import Policy, check_forward, check_hooks, check_wrapper, plain
@@ -138,7 +139,7 @@ def refusals(
     for name, module in candidates:
         try:
             check_wrapper(model, name)
-            kind.check_reachable(ConvSpec.of(plain(module, policy)), ratio, solver)
+            check_reachable(kind, ConvSpec.of(plain(module, policy)), ratio, solver)
         except CompressionError as error:
             found.setdefault(name, error)
     return {name: str(found[name]) for name, _ in candidates if name in found}

@@ -8,6 +8,7 @@ from examples.budget.__main__ import main
 from examples.budget.procedures import PROCEDURES, Task
 from examples.budget.vbmf import vbmf_rank
 from tdcompress import FactorizedConv
+from tdcompress.report import short_count
 
 
 def network():
@@ -51,6 +52,11 @@ def test_one_run_writes_table_and_picture_and_goes_on(tmp_path, capsys):
     first = (tmp_path / "results.csv").read_text()
     main([*command, "uniform CP", "plan"])
     assert (tmp_path / "results.csv").read_text().startswith(first)
-    assert "| plan |" in (tmp_path / "table.md").read_text()
+    accuracies, costs = (tmp_path / "table.md").read_text().split("\n\nParameters of the whole network")
+    assert "| plan |" in accuracies
+    (line,) = (line for line in costs.splitlines() if line.startswith("| plan |"))
+    rows = [line.split(",") for line in (tmp_path / "results.csv").read_text().splitlines()]
+    parameters = dict(zip(rows[0], rows[2], strict=True))["parameters"]
+    assert line.startswith(f"| plan | {short_count(int(parameters))}, ")
     assert (tmp_path / "accuracy.png").stat().st_size > 0
     assert "dense: " in capsys.readouterr().out
