@@ -1,4 +1,8 @@
-"""Do trial compressions help to compare errors across layers? `python -m examples.budget.sensitivity digits`."""
+"""Do trial compressions help to compare errors across layers? `python -m examples.budget.sensitivity garipov-fmnist`.
+
+Takes the table of a study, gives each of its trials the change of the output that `td.plan` foresees for its layer
+at its relative error, and asks which of the two, error or change, orders the performances better.
+"""
 
 from __future__ import annotations
 
@@ -6,74 +10,69 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
+import numpy as np
+import pandas as pd
 
 import tdcompress as td
-from examples.paper.data import Split
 from examples.paper.presets import PRESETS
-from examples.paper.training import evaluate
+from examples.paper.tables import MEASURES
 from examples.paper.work import Source
 from tdcompress.errors import CompressionError
+from tdcompress.planning import DENSE
+from tdcompress.study.views import performances_of, views
 
-METHODS = ("cp", "tucker", "tt")
-RATIOS = (0.5, 0.75, 0.9)
+RATIO = 0.75  # of the plan: its trial compressions leave a quarter of a layer, and a sixteenth
 _IMAGES = 1000
-ERRORS = ("relative_weights", "weighted")
-STATES = ("decomposed", "calibrated")
 
 
-def trials(
-    model: nn.Module, layers: Sequence[str], data: Sequence[torch.Tensor], test: Split
-) -> Iterator[dict[str, Any]]:
-    """One layer at a time: its error, what `td.plan` makes of it, and the cross-entropy before and after calibration.
-
-    Args:
-        model: the trained network.
-        layers: names of the layers.
-        data: unlabelled training images in batches.
-        test: what the performance is measured on.
-    """
-    plan = td.plan(model, 0.9, methods=METHODS, layers=list(layers), data=data)
+def weighted(table: pd.DataFrame, plan: td.Plan) -> pd.Series[float]:
+    """For every trial of a study what a plan minimizes: the loss of its layer at its relative weight error."""
+    found = pd.Series(np.nan, index=table.index)
     for entry in plan.layers:
-        for method in METHODS:
-            for ratio in RATIOS:
-                most = (1 - ratio) * entry.spec.numel
-                fitting = [one for one in entry.options if one.method == method and one.parameters <= most]
-                option = min(fitting, key=lambda one: one.error)
-                row: dict[str, Any] = {"layer": entry.layer, "method": method, "ratio": ratio}
-                row |= {"relative_weights": option.error, "weighted": option.loss}
-                small = td.decompose(model, entry.layer, method, rank=option.rank, axes=option.axes)
-                for state, one in zip(STATES, (small, td.calibrate(small, data, model)), strict=True):
-                    row[state] = evaluate(one, test.images, test.labels).cross_entropy
-                yield row
+        points = sorted({(option.error, option.loss) for option in entry.options if option.method != DENSE})
+        errors, losses = np.log(np.maximum(points, 1e-12)).T
+        trials = table["layer"] == entry.layer
+        found[trials] = np.exp(np.interp(np.log(table.loc[trials, "relative_weights"]), errors, losses))
+    return found
+
+
+def compared(table: pd.DataFrame) -> Iterator[str]:
+    """A Markdown table: τ of the plain and of the weighted error, and the paired bootstrap of the difference."""
+    yield "| performance | across | plain | weighted | difference | 95 %, over trials | 95 %, over layers |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    for measure, spoken in MEASURES.items():
+        for state, column in performances_of(table, f"test_{measure}").items():
+            for view in (view for view in views(table) if view.name in ("layers", "all")):
+                found = [
+                    td.compare(view.of(table), "weighted", "relative_weights", column, view.across, unit=unit)
+                    for unit in ("trials", "layers")
+                ]
+                cells = [f"{spoken} {state}", view.title, f"{found[0].second:.3f}", f"{found[0].first:.3f}"]
+                cells += [f"{found[0].difference:+.3f}", *(f"{one.low:+.2f} .. {one.high:+.2f}" for one in found)]
+                yield f"| {' | '.join(cells)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; see `--help`."""
-    parser = argparse.ArgumentParser(prog="python -m examples.budget.sensitivity", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.budget.sensitivity", description=__doc__.splitlines()[0])
     parser.add_argument("preset", choices=PRESETS, help="the network and its data")
-    parser.add_argument("--images", type=int, help="how many test images; by default all")
+    parser.add_argument("--results", help="folder of its study; by default results/PRESET")
     parser.add_argument("--data", help="folder of the data set; by default its usual place")
     options = parser.parse_args(arguments)
     preset = PRESETS[options.preset]
+    folder = Path(options.results or f"results/{preset.name}")
+    results = folder / "results.csv"
+    if not results.exists():
+        raise CompressionError(f"{results} is missing; run python -m examples.paper {preset.name} first.")
     source = Source(preset.setting, options.data)
-    splits = source.splits()
-    model, _ = preset.trained(source, Path("results/budget") / preset.name / "weights.safetensors")
-    chosen = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))[:_IMAGES]
-    data = splits.train.images[chosen].split(100)
-    table = list(trials(model, preset.layer_names(), data, splits.test.take(slice(options.images))))
-    print("| error | " + " | ".join(f"{state}, across {what}" for state in STATES for what in ("layers", "all")) + " |")
-    print("| --- |" + " --- |" * 2 * len(STATES))
-    for error in ERRORS:
-        cells = []
-        for state in STATES:
-            across = td.correlate(table, error, state, across="layer", run=None)
-            everything = td.correlate(table, error, state, run=None)
-            cells += [f"{across.mean:.3f}", f"{everything.mean:.3f}"]
-        print(f"| {error} | " + " | ".join(cells) + " |", flush=True)
+    model, _ = preset.trained(source, folder / "model.safetensors")
+    data = source.feature_images(_IMAGES, preset.seed).split(100)
+    table = pd.read_csv(results)
+    layers = list(dict.fromkeys(table["layer"]))
+    plan = td.plan(model, RATIO, methods=tuple(dict.fromkeys(table["method"])), layers=layers, data=data)
+    for line in compared(table.assign(weighted=weighted(table, plan))):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

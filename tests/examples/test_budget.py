@@ -1,14 +1,19 @@
 """The comparison of ways to spend a budget."""
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
+import tdcompress as td
 from examples.budget.__main__ import main
 from examples.budget.procedures import PROCEDURES, Task
+from examples.budget.sensitivity import compared, weighted
+from examples.budget.sensitivity import main as sensitivity
 from examples.budget.vbmf import vbmf_rank
 from tdcompress import FactorizedConv
 from tdcompress.report import short_count
+from tests.examples.test_tables import synthetic
 
 
 def network():
@@ -60,3 +65,29 @@ def test_one_run_writes_table_and_picture_and_goes_on(tmp_path, capsys):
     assert line.startswith(f"| plan | {short_count(int(parameters))}, ")
     assert (tmp_path / "accuracy.png").stat().st_size > 0
     assert "dense: " in capsys.readouterr().out
+
+
+class TestSensitivity:
+    def test_a_trial_is_weighted_by_its_layer(self):
+        model = network()
+        plan = td.plan(model, 0.5, methods=("tucker",), layers=["3", "5"], data=[torch.randn(32, 3, 9, 9)])
+        table = pd.DataFrame([{"layer": "3", "relative_weights": 0.2}, {"layer": "5", "relative_weights": 0.2}])
+        for entry in plan.layers:
+            option = next(one for one in entry.options if 0.1 < one.error < 0.9)
+            table["relative_weights"] = option.error
+            found = weighted(table, plan)[table["layer"] == entry.layer]
+            assert found.item() == pytest.approx(option.loss, rel=1e-6)
+
+    def test_the_better_one_is_seen_to_be_better(self):
+        frame = synthetic(fine_tuned=False, calibrated=True)
+        frame["weighted"] = frame["test_error"] = frame["relative_weights"] + frame["scaled_weights"]
+        header, _, *lines = compared(frame)
+        assert header.count("|") == 8
+        assert len(lines) == 2 * 2 * 2
+        (line,) = (line for line in lines if line.startswith("| classification error before fine-tuning | all"))
+        plain = td.correlate(frame[frame["ratio"] >= 0.5], "relative_weights", "test_error").mean
+        assert line.startswith(f"| classification error before fine-tuning | all, 50–90 % | {plain:.3f} | 1.000 | +")
+
+    def test_without_a_study_the_command_says_what_to_run(self, tmp_path):
+        with pytest.raises(td.CompressionError, match=r"results\.csv is missing; run python -m examples\.paper digits"):
+            sensitivity(["digits", "--results", str(tmp_path)])
