@@ -139,6 +139,15 @@ def test_other_methods_have_no_use_for_the_joint_moment():
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_memory_format_is_kept(method, layout):
+    conv, x = nn.Conv2d(16, 24, 3).to(memory_format=layout), correlated(16, 12)
+    layer = METHODS[method].from_conv(conv, ratio=0.7, whiten=seen(conv, x))
+    out = layer(x.contiguous(memory_format=layout))
+    assert out.stride() == conv(x.contiguous(memory_format=layout)).stride()
+
+
 def test_the_bias_takes_over_the_mean_that_is_lost():
     torch.manual_seed(0)
     conv, x = nn.Conv2d(8, 16, 3), correlated(8, 12)
