@@ -175,7 +175,7 @@ def _plan(preset: Preset, every: Sequence[Trial], dataset: str, output: Path) ->
     ranks = {"ours": "the ranks tdcompress chooses", "paper": "the paper's ranks"}[preset.ranks]
     lines = [
         f"{preset.name} on {dataset}: {len(preset.layers)} layers × {len(preset.methods)} methods × "
-        f"{len(preset.ratios)} levels × {preset.runs} runs = {len(every)} trials",
+        f"{len(preset.ratios)} levels × {preset.runs} run{'s' * (preset.runs > 1)} = {len(every)} trials",
         f"at {ranks}: {distinct} distinct decompositions, {tuned}; results go to {output}",
     ]
     return "\n".join([*lines, preset.short] if preset.short else lines)

@@ -224,7 +224,7 @@ _RESNET18_FMNIST = _paper("resnet18-fmnist", _BLOCKS, Published("ResNet-18", "CI
 
 _SHORT_GARIPOV = {
     "ratios": (0.5, 0.75, 0.9),
-    "runs": 2,
+    "runs": 1,
     "images": 1000,
     "evaluated": 5000,
     "training": RECIPES["garipov-short"],
@@ -240,7 +240,7 @@ _SHORT_RESNET18 = {
 }
 _LESS_TRAINED = "the network is trained for 6 passes over 10 000 images, "
 _GARIPOV_CUTS = (
-    "3 of 5 levels, 2 of 5 runs, fine-tuned on 2 000 images once instead of on all of them 10 times, in bfloat16, "
+    "3 of 5 levels, 1 of 5 runs, fine-tuned on 2 000 images once instead of on all of them 10 times, in bfloat16, "
     "and 5 000 test images instead of 10 000."
 )
 _RESNET18_CUTS = (
