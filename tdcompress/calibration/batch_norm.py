@@ -75,11 +75,11 @@ class _Estimate:
         if count < 2:
             return
         variance = squares / (count - 1)
-        if self.reference is not None:
+        if self.reference is not None and self.reference[1].count:
             original, before = self.reference
-            mean = original.running_mean.to(mean) + mean - before.mean
+            spread = before.squares.to(mean)
+            mean = original.running_mean.to(mean) + mean - before.mean.to(mean)
             # Where the original's input is constant there is no quotient, and what is seen is all that is known.
-            known = original.running_var.to(mean) * squares / before.squares
-            variance = torch.where(before.squares > 0, known, variance)
+            variance = torch.where(spread > 0, original.running_var.to(mean) * squares / spread, variance)
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
