@@ -93,22 +93,29 @@ class Workplace:
         self._file.unlink(missing_ok=True)
 
     def baseline(self) -> dict[str, float]:
-        """What the model itself reaches, measured where the trials will be.
+        """What the model itself reaches, measured where the trials will be; tried again if a worker dies of it.
 
         Raises:
             CompressionError: workers do not start, or `evaluate` is not what it must be.
         """
         if self._bench is not None:
             return self._bench.baseline()
-        assert self._current is not None
         try:
-            answer = self._answered(self._current.submit(_baseline, self._ticket()))
-            return answer or self._answered(self._current.submit(_baseline, self._ticket(heavy=True)))
+            return self._measured_baseline()
+        except BrokenExecutor:
+            self.rebuild()
+        try:
+            return self._measured_baseline()
         except BrokenExecutor as error:
             raise CompressionError(
                 f"the executor's workers die before the first trial ({error}); does the script keep what it runs under "
                 'if __name__ == "__main__", and does evaluate work alone?'
             ) from error
+
+    def _measured_baseline(self) -> Any:
+        assert self._current is not None
+        answer = self._answered(self._current.submit(_baseline, self._ticket()))
+        return answer or self._answered(self._current.submit(_baseline, self._ticket(heavy=True)))
 
     def submit(self, trial: Trial, shared: Compressed | None, share: bool, heavy: bool = False) -> Future[Any]:
         """Begin a trial; the future's result is an `Outcome`, or None if the worker lacks the job.

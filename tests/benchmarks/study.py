@@ -117,7 +117,9 @@ def killed_and_resumed(folder: Path, kills: int, seed: int) -> str:
         if driver is None or driver.poll() is not None:
             driver = _driver(store, runs)
         if not _at_work(driver, store):
-            break  # it has ended before it could be killed
+            if driver.returncode == 0:
+                break  # it has ended before it could be killed
+            continue  # workers died before the first trial, and it said so
         time.sleep(moments.uniform(0, 1))
         hit["worker" if sum(hit.values()) % 2 and _kill_worker(driver, moments) else _kill_driver(driver)] += 1
     if driver is not None and driver.poll() is None:

@@ -67,6 +67,14 @@ def deadly_once(model: nn.Module, file: str) -> dict[str, float]:
     return evaluate(model)
 
 
+def deadly_at_first(model: nn.Module, file: str) -> dict[str, float]:
+    """Kills its process if nobody did before, whatever the model."""
+    if not Path(file).exists():
+        Path(file).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(model)
+
+
 def failing(model: nn.Module, layer: str) -> dict[str, float]:
     if "input" in dict(model.get_submodule(layer).named_children()):
         raise ZeroDivisionError(f"not with {layer}")

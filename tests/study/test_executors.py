@@ -15,7 +15,7 @@ import tdcompress as td
 from tdcompress.errors import CompressionError
 from tdcompress.study import executors, processes
 from tests.benchmarks.study import killed_and_resumed
-from tests.study.functions import Counted, deadly, deadly_once, finetune, study
+from tests.study.functions import Counted, deadly, deadly_at_first, deadly_once, finetune, study
 from tests.study.test_run import RANDOM, same
 
 
@@ -96,6 +96,12 @@ class TestDeath:
         mortal = study(evaluate=partial(deadly_once, file=str(folder / "dead")))
         with processes(2) as executor:
             assert len(mortal.run(store, executor, progress=False)) == 24
+        assert (folder / "dead").exists()
+
+    def test_a_worker_that_is_killed_before_the_first_trial_costs_nothing(self, store, folder):
+        mortal = study(layers="3", evaluate=partial(deadly_at_first, file=str(folder / "dead")))
+        with processes(2) as executor:
+            assert len(mortal.run(store, executor, progress=False)) == 12
         assert (folder / "dead").exists()
 
     def test_workers_that_cannot_start_are_no_failed_trials(self, store):
