@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from tdcompress.report import short_count
 
 
 def draw(rows: Sequence[Mapping[str, str]], dense: float, path: str | Path) -> None:
@@ -27,6 +30,9 @@ def draw(rows: Sequence[Mapping[str, str]], dense: float, path: str | Path) -> N
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=procedure)
         axes.axhline(dense, color="grey", linewidth=0.8, linestyle="--")
         axes.set_xscale("log")
+        sizes = sorted({float(row["ratio"]): int(row["parameters"]) for row in rows}.values())
+        axes.set_xticks(sizes, [short_count(size) for size in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("parameters of the whole network")
         axes.set_ylabel("test accuracy")
         axes.set_title(title)
