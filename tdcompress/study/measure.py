@@ -137,7 +137,7 @@ class Bench:
             began = time.perf_counter()
             try:
                 if shared is None:
-                    shared = self._compressed(trial, pack=share or self._job.finetune is not None)
+                    shared = self._compressed(trial, share)
                 row = dict(shared.row)
                 if self._job.finetune is not None:
                     row |= self._finetuned(trial, shared)
@@ -145,7 +145,7 @@ class Bench:
                 return Outcome(None, traceback.format_exc())
             return Outcome({**row, "seconds": time.perf_counter() - began}, None, shared if share else None)
 
-    def _compressed(self, trial: Trial, pack: bool) -> Compressed:
+    def _compressed(self, trial: Trial, share: bool) -> Compressed:
         job, began = self._job, time.perf_counter()
         exact = not isinstance(trial.rank, str | None)
         model = decompose(
@@ -161,8 +161,8 @@ class Bench:
         layer = model.get_submodule(trial.layer)
         assert isinstance(layer, FactorizedConv)
         # Packed before `evaluate` sees it, so that what it may do to the model reaches no other trial.
-        pack = pack or job.calibrate is not None
-        packed = pickle.dumps(copy.deepcopy(layer).cpu()) if pack else b""
+        needed = share or job.calibrate is not None or job.finetune is not None
+        packed = pickle.dumps(copy.deepcopy(layer).cpu()) if needed else b""
         sweeps = 0 if layer.solution is None else layer.solution.sweeps
         found = {"rank": "x".join(map(str, layer.ranks)), "kept": 1 - layer.ratio, "sweeps": sweeps}
         errors = self._errors(trial.layer, layer)
