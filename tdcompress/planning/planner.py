@@ -20,7 +20,7 @@ from tdcompress.planning.allocation import allocate
 from tdcompress.planning.costs import costings, milliseconds_of, stand_in
 from tdcompress.planning.options import DENSE, Option, options_of, with_metric
 from tdcompress.planning.result import UNITS, LayerPlan, Plan
-from tdcompress.planning.sensitivity import loss_of, output_change
+from tdcompress.planning.trials import loss_of
 from tdcompress.ranks import parameter_budget
 from tdcompress.report import as_call, layer_calls, median_milliseconds
 from tdcompress.surgery import LayerSelector, decompose, select_layers
