@@ -5,19 +5,26 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
 
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.surgery.left import keep_left
 from tdcompress.surgery.plain import HOOK_TABLES, kept_hooks
 
 Swap = tuple[str, nn.Module, nn.Module]  # the layer's name, the old layer, the new one
 
 
 def swapped(
-    model: nn.Module, swaps: Sequence[Swap], *, inplace: bool, copies: Mapping[int, Any] | None = None
+    model: nn.Module,
+    swaps: Sequence[Swap],
+    *,
+    inplace: bool,
+    copies: Mapping[int, Any] | None = None,
+    left: Mapping[str, str] | None = None,
 ) -> nn.Module:
     """The model with every old layer replaced wherever it stands, shared uses included.
 
@@ -26,18 +33,55 @@ def swapped(
     Args:
         model: the model.
         swaps: names, old layers and new ones.
-        inplace: change the model itself; else it is copied, and the copy shares no memory with it.
+        inplace: change the model itself, all or nothing; else it is copied, and the copy shares no memory with it.
         copies: what else the copy has in place of what, by its id.
+        left: what the model shall say that was left dense, see `left_dense`; None for no change.
 
     Raises:
         CompressionError: the model cannot be copied, or holds a layer where a swap in place does not reach. Nothing is
             changed then.
     """
-    if inplace:
-        return _in_place(model, swaps)
+    with ExitStack() as undo:
+        target = swap_in_place(model, swaps, undo) if inplace else _in_a_copy(model, swaps, copies or {})
+        if left is not None:
+            keep_left(target, left, undo)
+        undo.pop_all()  # all went well
+    return target
+
+
+def swap_in_place(model: nn.Module, swaps: Sequence[Swap], undo: ExitStack) -> nn.Module:
+    """The model itself with every old layer replaced; what is registered with `undo` puts the old ones back.
+
+    Raises:
+        CompressionError: see `swapped`.
+    """
+    replacements = {id(old): (name, new) for name, old, new in swaps}
+    _check_reach(model, replacements)
+    for _, old, new in swaps:
+        for table in HOOK_TABLES:
+            hooks, kept = getattr(old, table), kept_hooks(old, table)
+            # The very same table, where nothing was taken out: a handle that removes from it goes on doing so.
+            _hang(new, table, hooks if kept == hooks else kept, hooks)
+        vars(new).update(_attributes(old, new))
+    for _, _, new in swaps:
+        for wrapped in new._load_state_dict_pre_hooks.values():
+            if getattr(wrapped, "with_module", False):
+                bound: Any = wrapped
+                state = bound.__getstate__()
+                undo.callback(bound.__setstate__, state)
+                bound.__setstate__({**state, "module": new})
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():  # named_children would skip a second use
+            if id(child) in replacements:
+                undo.callback(parent._modules.__setitem__, name, child)
+                parent._modules[name] = replacements[id(child)][1]
+    return replacements[id(model)][1] if id(model) in replacements else model
+
+
+def _in_a_copy(model: nn.Module, swaps: Sequence[Swap], copies: Mapping[int, Any]) -> nn.Module:
     # A copy that is told the new layers are the copies of the old ones puts them wherever those stood,
     # and never copies a dense weight that would be thrown away.
-    memo: dict[int, Any] = {**(copies or {}), **{id(old): new for _, old, new in swaps}}
+    memo: dict[int, Any] = {**copies, **{id(old): new for _, old, new in swaps}}
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
         for _, old, new in swaps:
@@ -49,26 +93,6 @@ def swapped(
             f"the model cannot be copied ({error}); pass inplace=True to change it itself."
         ) from error
     return copied
-
-
-def _in_place(model: nn.Module, swaps: Sequence[Swap]) -> nn.Module:
-    replacements = {id(old): (name, new) for name, old, new in swaps}
-    _check_reach(model, replacements)
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():  # named_children would skip a second use
-            if id(child) in replacements:
-                parent._modules[name] = replacements[id(child)][1]
-    for _, old, new in swaps:
-        for table in HOOK_TABLES:
-            hooks, kept = getattr(old, table), kept_hooks(old, table)
-            # The very same table, where nothing was taken out: a handle that removes from it goes on doing so.
-            _hang(new, table, hooks if kept == hooks else kept, hooks)
-        for wrapped in new._load_state_dict_pre_hooks.values():
-            if getattr(wrapped, "with_module", False):
-                bound: Any = wrapped
-                bound.__setstate__({**bound.__getstate__(), "module": new})
-        vars(new).update(_attributes(old, new))
-    return replacements[id(model)][1] if id(model) in replacements else model
 
 
 def _hang(new: nn.Module, table: str, hooks: Any, old: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
@@ -11,6 +11,8 @@ from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
 from tdcompress.surgery.selection import Named
 from tdcompress.surgery.swap import Swap
+
+Place = tuple[nn.Module, str]  # a stage, and its weight or its bias
 
 _OWN_COPY = "give the layer a copy of its own first: layer.weight = nn.Parameter(layer.weight.detach().clone())"
 
@@ -42,33 +44,49 @@ def cut_ties(model: nn.Module, selected: Sequence[Named]) -> dict[str, Compressi
     return found
 
 
+def misfits(swaps: Sequence[Swap]) -> dict[str, CompressionError]:
+    """The new layers that cannot share what the old ones shared, by name: their factors differ in shape."""
+    found = {}
+    for name, local, ours, first, theirs in _shared(swaps):
+        if [_form(*place) for place in ours] != [_form(*place) for place in theirs]:
+            found[name] = CompressionError(
+                f"it shares its {local} with {first!r}, but their factors differ in shape; {_OWN_COPY}."
+            )
+    return found
+
+
 def retie(swaps: Sequence[Swap]) -> None:
     """Let new layers share the parameters that stand for those that the old ones shared.
 
     Raises:
         CompressionError: the new layers are too different for that.
     """
-    firsts: dict[tuple[int, ...], tuple[str, list[tuple[nn.Module, str]]]] = {}
+    for name, error in misfits(swaps).items():
+        raise error.at(name)
+    for _, _, ours, _, theirs in _shared(swaps):
+        for (module, entry), (source, _) in zip(ours, theirs, strict=True):
+            setattr(module, entry, getattr(source, entry))
+
+
+def _shared(swaps: Sequence[Swap]) -> Iterator[tuple[str, str, list[Place], str, list[Place]]]:
+    """Every layer that shares its weight or bias with one before: its name, which, its places, and the other's."""
+    firsts: dict[tuple[int, ...], tuple[str, list[Place]]] = {}
     for name, old, new in swaps:
         for local in ("weight", "bias"):
             shared = tuple(id(module._parameters.get(entry)) for module, entry in _places(old, local))
             if shared == (id(None),):
                 continue
-            first, theirs = firsts.setdefault(shared, (name, _places(new, local)))
-            ours = _places(new, local)
-            if [_form(*place) for place in ours] != [_form(*place) for place in theirs]:
-                raise CompressionError(
-                    f"it shares its {local} with {first!r}, but their factors differ in shape; {_OWN_COPY}."
-                ).at(name)
-            for (module, entry), (source, _) in zip(ours, theirs, strict=True):
-                setattr(module, entry, getattr(source, entry))
+            if shared in firsts:
+                yield (name, local, _places(new, local), *firsts[shared])
+            else:
+                firsts[shared] = name, _places(new, local)
 
 
 def _stages(layer: nn.Module) -> list[nn.Module]:
     return list(layer) if isinstance(layer, FactorizedConv) else [layer]
 
 
-def _places(layer: nn.Module, local: str) -> list[tuple[nn.Module, str]]:
+def _places(layer: nn.Module, local: str) -> list[Place]:
     """The modules that hold what stands for a layer's weight or bias."""
     stages = _stages(layer)
     return [(stage, local) for stage in (stages if local == "weight" else stages[-1:])]
