@@ -17,7 +17,7 @@ from tdcompress.calibration.regression import (
     fit_last,
     fit_low_rank,
     fits_all,
-    fits_low_rank,
+    has_closed_form,
 )
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
@@ -52,7 +52,7 @@ class LayerFit:
         centred = centred or layer.bias is not None
         if fit == "bias" or layer.transposed or _is_shared(model, layer):
             pass
-        elif fit == "all" and fits_low_rank(layer):
+        elif fit == "all" and has_closed_form(type(layer), layer.spec, layer.axes):
             self._settle = lambda seen: fit_low_rank(layer, seen, dense.weight)
         elif fit == "all" and fits_all(layer):
             self._settle = lambda seen: fit_all(layer, seen, dense.weight)

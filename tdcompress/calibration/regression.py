@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.moments import check_finite, patches
+from tdcompress.layers.spec import Axes
 
 _POSITIONS = 256  # of one output at the most: neighbours see nearly the same
 _RIDGE = 1e-3  # of the mean diagonal, towards the weight that is there
@@ -126,10 +127,9 @@ def columns(spec: ConvSpec) -> int:
     return math.prod(spec.kernel_shape[1:])
 
 
-def fits_low_rank(layer: FactorizedConv) -> bool:
-    """Whether all stages together have a closed form: two of them, the first of which takes whole patches."""
-    whole = type(layer).takes_whole_patches(layer.axes)
-    return whole and not layer.transposed and columns(layer.spec) <= _LARGEST
+def has_closed_form(kind: type[FactorizedConv], spec: ConvSpec, axes: Axes) -> bool:
+    """Whether all stages of a layer together have one: two of them, the first of which takes whole patches."""
+    return kind.takes_whole_patches(axes) and not spec.transposed and columns(spec) <= _LARGEST
 
 
 def fits_all(layer: FactorizedConv) -> bool:

@@ -218,13 +218,13 @@ class FactorizedConv(nn.Sequential, ABC):
         Raises:
             CompressionError: what was given cannot be factorized as asked; the message says why.
         """
-        layer = cls._factorized(conv, ratio, rank, solver, seed, axes, whiten)
+        layer = cls.factorized(conv, ratio, rank, solver, seed, axes, whiten)
         if layer.growth:
             warn(layer.growth)
         return layer
 
     @classmethod
-    def _factorized(
+    def factorized(
         cls,
         conv: nn.Module,
         ratio: float | None,
@@ -232,7 +232,7 @@ class FactorizedConv(nn.Sequential, ABC):
         solver: Solver,
         seed: int | torch.Generator,
         axes: Axes | None,
-        whiten: InputMoments | None,
+        whiten: InputMoments | Whitening | None,
     ) -> FactorizedConv:
         """What `from_conv` gives, without its warning, which must not be lost on another process."""
         conv = as_convolution(conv)

@@ -368,6 +368,13 @@ def whitening_of(moments: InputMoments | Whitening, spec: ConvSpec) -> Whitening
     return moments.whitening(centred=takes_over_mean(spec))
 
 
+def moment_bytes(spec: ConvSpec) -> int:
+    """What the moments of a layer's inputs take, but for the whole second moment."""
+    inputs = spec.in_channels // spec.groups
+    positions = 1 if spec.transposed else math.prod(spec.kernel_size)
+    return spec.groups * inputs**2 * (4 if inputs > _WIDE else 8) + 8 * (positions**2 + spec.in_channels * positions)
+
+
 def check_finite(*features: Tensor) -> None:
     """Refuse to learn from features, or sums of them, that are NaN or infinite.
 

@@ -17,6 +17,50 @@ from tdcompress.calibration.batch_norm import Estimate, Pooled, is_estimated
 from tdcompress.errors import CompressionError
 
 _FLOOR = 1e-12
+_SAMPLES = 256  # that are enough to see how much the output changes,
+_FEWEST = 8  # and that are too few
+_ROWS = 2048  # outputs, one a sample or one a token, times layers that are tried
+
+
+def few_of(model: nn.Module, inputs: Iterable[Any], layers: int) -> list[Any]:
+    """The first inputs, as many as trials of so many layers need and can afford.
+
+    Args:
+        model: in evaluation mode; what its output has a row for is counted, samples or tokens.
+        inputs: the batches.
+        layers: how many there are.
+    """
+    first = next(iter(inputs), None)
+    if first is None:
+        return []
+    start, count = _cut(first, _FEWEST)
+    with torch.no_grad():
+        output = output_of(forward(model, start))
+    rows = output.numel() / count / output.shape[-1 if output.ndim == 3 else min(1, output.ndim - 1)]
+    wanted = min(max(_ROWS // max(1, layers), 32), _SAMPLES)
+    missing = min(max(math.ceil(wanted / max(1.0, rows)), _FEWEST), _SAMPLES)
+    few = []
+    for batch in inputs:
+        piece, count = _cut(batch, missing)
+        few.append(piece)
+        missing -= count
+        if missing <= 0:
+            break
+    return few
+
+
+def _cut(batch: Any, most: int) -> tuple[Any, int]:
+    """The first samples of a batch, and how many there are; all of one whose tensors do not agree on that."""
+    tensors = [batch] if isinstance(batch, Tensor) else list(batch.values() if isinstance(batch, Mapping) else batch)
+    counts = {len(one) for one in tensors if isinstance(one, Tensor) and one.ndim}
+    if isinstance(batch, Tensor) and batch.ndim:
+        return batch[:most], min(most, len(batch))
+    if isinstance(batch, Mapping) and len(counts) == 1:
+        cut = {key: one[:most] if isinstance(one, Tensor) and one.ndim else one for key, one in batch.items()}
+        return cut, min(most, *counts)
+    if not isinstance(batch, Mapping) and tensors and isinstance(tensors[0], Tensor):
+        return [tensors[0][:most]], min(most, len(tensors[0]))
+    return batch, max(counts, default=1)
 
 
 class Trials:
@@ -69,9 +113,7 @@ class Trials:
             layer: what runs there instead.
         """
         replay, place = self._replay, self._replay.modules[name]
-        estimates = {
-            norm: Estimate(None) for norm in self._met[self._met.index(name) + 1 :] if norm in self._originals
-        }
+        estimates = {norm: Estimate(None) for norm in self._met[self._met.index(name) + 1 :] if norm in self._originals}
         mode, total, count = layer.training, 0.0, 0
         with torch.no_grad(), ExitStack() as stack:
             for number, (batch, goal) in enumerate(zip(self._batches, self._outputs, strict=True)):

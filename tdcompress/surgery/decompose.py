@@ -119,12 +119,43 @@ def decompose(
         with refused.of(name):
             check_wrapper(model, name)
             conv, moments = plain(module, policy), _of_layer(whiten, name)
-            problem = _Problem(kind, conv, ratio, rank, solver, seed, axes, moments)
+            problem = Problem(kind, conv, ratio, rank, solver, seed, axes, moments)
             problem.check()
             problems[name] = problem
+    return replaced(
+        model, selected, problems, refused, skipped=skipped, inplace=inplace, executor=executor, progress=progress
+    )
+
+
+def replaced(
+    model: nn.Module,
+    selected: Sequence[Named],
+    problems: Mapping[str, Problem],
+    refused: Refusals,
+    *,
+    skipped: Mapping[str, str],
+    inplace: bool,
+    executor: Executor | None,
+    progress: Progress,
+) -> nn.Module:
+    """The model with layers factorized, each as its own problem says.
+
+    Args:
+        model: see `decompose`.
+        selected: the layers.
+        problems: what is asked of each of them that is not refused yet.
+        refused: where refusals are noted or raised.
+        skipped: the layers that were left out, and why.
+        inplace: see `decompose`.
+        executor: see `decompose`.
+        progress: see `decompose`.
+
+    Raises:
+        CompressionError: see `decompose`.
+    """
     remaining = _untied(model, selected, refused)
     layers = solved(
-        _Problem.solution,
+        Problem.solution,
         {name: problems[name] for name, _ in remaining},
         title="decompose",
         executor=executor,
@@ -239,7 +270,7 @@ def restore(
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """A layer to factorize and what was asked of it; what goes to a worker."""
 
     kind: type[FactorizedConv]
@@ -264,7 +295,7 @@ class _Problem:
 
     def solution(self) -> FactorizedConv:
         """The factorized layer."""
-        return self.kind._factorized(self.conv, self.ratio, self.rank, self.solver, self.seed, self.axes, self.whiten)
+        return self.kind.factorized(self.conv, self.ratio, self.rank, self.solver, self.seed, self.axes, self.whiten)
 
 
 def _of_layer(whiten: Mapping[str, InputMoments] | None, name: str) -> InputMoments | None:
