@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tdcompress.batches import Data, batches, evaluating, forward
+from tdcompress.batches import Data, batches, evaluating
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, InputMoments
 from tdcompress.surgery import LayerSelector, select_layers
+from tdcompress.watching import Call, run, watching
 
 
 def input_moments(
@@ -47,20 +45,12 @@ def input_moments(
     selected = select_layers(model, (lambda name, module: True) if layer is None else layer, linear=True)
     found = {name: InputMoments(ConvSpec.read(module), joint=joint) for name, module in selected}
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            try:
-                found[name].update(inputs[0])
-            except CompressionError as error:
-                raise error.at(name) from None
+    def note(name: str, call: Call) -> None:
+        found[name].update(call.input)
 
-        return hook
-
-    with torch.no_grad(), evaluating(model), ExitStack() as stack:
-        for name, module in selected:
-            stack.callback(module.register_forward_pre_hook(note(name)).remove)
+    with torch.no_grad(), evaluating(model), watching(dict(selected), note, outputs=False):
         for batch in batches(data):
-            forward(model, batch)
+            run(model, batch)
     unseen = [name for name, moments in found.items() if not moments.count]
     if len(unseen) == len(found):
         raise CompressionError("the data is empty, or the forward reaches none of the layers.")

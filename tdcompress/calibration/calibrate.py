@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.moments import check_finite
 from tdcompress.metrics.approximation import pairs
+from tdcompress.watching import Call, calls_of, run, watching
 
 Fit = Literal["bias", "last", "all"]
 _FITS = ("bias", "last", "all")
@@ -122,27 +122,24 @@ def _steps(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> 
     norms: list[str] = []
     met: set[str] = set()
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            if isinstance(module, FactorizedConv):
-                step = steps.setdefault(name, _Step(name, norms.copy()))
-                if not step.calls:
-                    norms.clear()
-                step.calls += 1
-            elif steps and name not in met:  # what is before the first factorized layer sees what it always saw
-                norms.append(name)
-                met.add(name)
+    def note(name: str, call: Call) -> None:
+        if isinstance(watched[name], FactorizedConv):
+            step = steps.setdefault(name, _Step(name, norms.copy()))
+            if not step.calls:
+                norms.clear()
+            step.calls += 1
+        elif steps and name not in met:  # what is before the first factorized layer sees what it always saw
+            norms.append(name)
+            met.add(name)
 
-        return hook
-
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if isinstance(module, FactorizedConv) or (
-                is_estimated(module) and frozen is not None and name not in frozen
-            ):
-                stack.callback(module.register_forward_pre_hook(note(name)).remove)
+    watched = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, FactorizedConv) or (is_estimated(module) and frozen is not None and name not in frozen)
+    }
+    with watching(watched, note, outputs=False):
         for batch in inputs:
-            forward(model, batch)
+            run(model, batch)
             break
         else:
             raise CompressionError("the data is empty; calibration needs at least one batch of inputs.")
@@ -202,24 +199,6 @@ class _MeanError:
             layer.bias.add_((self.total / self.count).to(layer.bias))
 
 
-class _Reached(Exception):  # noqa: N818, it is no error
-    """Ends a forward when all that is needed of it has been seen."""
-
-
 def _calls(model: nn.Module, layer: nn.Module, batch: Any, count: int) -> list[tuple[Tensor, Tensor]]:
     """What a layer is called with and says, in the first `count` calls of a forward; the rest is not computed."""
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((args[0], output))
-        if len(seen) == count:
-            raise _Reached
-
-    handle = layer.register_forward_hook(hook)
-    try:
-        forward(model, batch)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    return seen
+    return [(call.input, call.first_output) for call in calls_of(model, {"": layer}, batch, most=count)[""]]
