@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tdcompress.batches import Data, batches, evaluating, forward
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, InputMoments
+from tdcompress.layers.kinds import reads_features
 from tdcompress.surgery import LayerSelector, select_layers
 
 
@@ -19,7 +20,8 @@ def input_moments(
 ) -> dict[str, InputMoments]:
     """Mean and second moment of the inputs of a model's convolutions and linear layers, for `whiten=` of `decompose`.
 
-    One pass, in evaluation mode; the size does not depend on the data. The model is left as it was.
+    One pass, in evaluation mode; the size does not depend on the data. The model is left as it was. Embeddings are left
+    out: they take numbers of rows, which have no moments.
 
     Args:
         model: the model before it is compressed.
@@ -45,6 +47,7 @@ def input_moments(
     (['0', '2'], 288)
     """
     selected = select_layers(model, (lambda name, module: True) if layer is None else layer, linear=True)
+    selected = [(name, module) for name, module in selected if reads_features(module)]
     found = {name: InputMoments(ConvSpec.read(module), joint=joint) for name, module in selected}
 
     def note(name: str) -> Any:

@@ -16,6 +16,7 @@ from tdcompress.calibration.batch_norm import estimating, is_estimated
 from tdcompress.calibration.regression import Regression, fit_all, fit_last
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.layers.kinds import weight_of
 from tdcompress.layers.moments import check_finite
 from tdcompress.metrics.approximation import pairs
 
@@ -164,7 +165,9 @@ def _fit_layer(
     layer = model.get_submodule(step.name)
     assert isinstance(layer, FactorizedConv)
     last = layer.stage_specs[-1]
-    fit = "bias" if layer.transposed else fit
+    fit = "bias" if layer.transposed or _is_shared(model, layer) else fit
+    if not layer.spec.adapter.reads_features or (fit == "bias" and layer.bias is None):
+        return  # an embedding is left as it is: for numbers of rows the SVD of its weight is the best there is
     watched = layer[-1] if fit == "last" else layer
     spec = last if fit == "last" else layer.spec
     centred = centred or layer.bias is not None
@@ -179,9 +182,16 @@ def _fit_layer(
         elif fit == "last":
             fit_last(layer, seen)
         else:
-            fit_all(layer, seen, dense.weight)
+            fit_all(layer, seen, weight_of(dense))
     except CompressionError as error:
         raise error.at(step.name) from None
+
+
+def _is_shared(model: nn.Module, layer: FactorizedConv) -> bool:
+    """Whether another layer has the same factors, which must not be fitted to what this one alone sees."""
+    own, inside = {id(stage.weight) for stage in layer}, set(map(id, layer.modules()))
+    others = (module for module in model.modules() if id(module) not in inside)
+    return any(id(parameter) in own for module in others for parameter in module._parameters.values())
 
 
 class _MeanError:

@@ -13,13 +13,14 @@ from torch import nn
 from tdcompress.decompositions import Solver
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
+from tdcompress.layers.kinds import as_dense
 from tdcompress.layers.request import check_reachable
-from tdcompress.layers.spec import Axes, as_convolution
+from tdcompress.layers.spec import Axes
 from tdcompress.methods import get_method
 from tdcompress.surgery.plain import Policy, check_forward, check_hooks, check_wrapper, plain
 from tdcompress.surgery.selection import LayerSelector, Named, dense_layers, select_factorized, select_layers
 from tdcompress.surgery.swap import Swap, swapped
-from tdcompress.surgery.ties import cut_ties, retie
+from tdcompress.surgery.ties import cut_ties, follower, retie, tied_groups
 
 Hooks = Literal["refuse", "keep"]
 Parametrized = Literal["refuse", "bake"]
@@ -47,14 +48,14 @@ def decompose(
     its random start from a numeric seed anew, so it does not matter which others are decomposed with it.
     Training mode, dtype, device, memory format, requires_grad and the order of the names are kept. A module that
     stands in several places is replaced in all of them, by one; layers that share their weight and are decomposed
-    together share their factors.
+    together share their factors, also an embedding and the head that is tied to it.
 
     Args:
         model: any module. It is left alone unless `inplace`; the new one shares no memory with it.
         layer: a name as in `model.named_modules()` (`""` is the model itself, for a model that is one
             layer), a glob such as `"layer4.*"`, a list of those, or a predicate on name and module.
             Globs and predicates pick the convolutions among what they match, and for a method that takes
-            them the linear layers too.
+            a matrix the linear layers and embeddings too.
         method: `"cp"`, `"tucker"`, `"tt"`, `"svd"`, or a registered one.
         ratio: the share of each layer's weight parameters to remove, in (0, 1): `ratio=0.9` keeps at most
             a tenth. What was reached is the new layer's `ratio`.
@@ -69,11 +70,12 @@ def decompose(
             the new layer as their module; a hook that needs a plain convolution is the user's business.
         parametrized: what to do with a layer whose weight or bias is computed (`nn.utils.parametrize`, weight and
             spectral norm of either kind, pruning): `"refuse"`, or `"bake"` to decompose the value of this moment.
-        allow_subclasses: whether a subclass of a convolution is treated as the convolution. Its own forward is lost.
+        allow_subclasses: whether a subclass of a layer is treated as that layer. Its own forward is lost.
         axes: the arrangement of the spatial axes that a rank is meant for, as in a factorized layer's `axes`; by
             default the method's own.
         whiten: moments of the layers' inputs by name, from `input_moments`: the features, not the weights, are then
-            approximated best, and the bias takes over the mean of what is lost.
+            approximated best, and the bias takes over the mean of what is lost. Embeddings have none, and neither need
+            layers that are tied to one.
 
     Returns:
         The model with the layers replaced.
@@ -90,11 +92,15 @@ def decompose(
     kind, policy = get_method(method), Policy(hooks, parametrized, allow_subclasses)
     selected = select_layers(model, layer, linear=kind.takes_linear)
 
-    def factorize(name: str, module: nn.Module) -> FactorizedConv:
-        if whiten is not None and name not in whiten:
-            raise CompressionError("whiten= has no moments of its inputs; see td.input_moments.")
-        moments = None if whiten is None else whiten[name]
+    def factorize(name: str, module: nn.Module, first: nn.Module | None) -> FactorizedConv:
         conv = plain(module, policy)
+        if isinstance(first, FactorizedConv):
+            return follower(first, conv)
+        moments = None
+        if whiten is not None and ConvSpec.of(conv).adapter.reads_features:
+            if name not in whiten:
+                raise CompressionError("whiten= has no moments of its inputs; see td.input_moments.")
+            moments = whiten[name]
         return kind.from_conv(conv, ratio=ratio, rank=rank, solver=solver, seed=seed, axes=axes, whiten=moments)
 
     return swapped(model, _new_layers(model, selected, factorize), inplace=inplace)
@@ -176,28 +182,42 @@ def restore(
     policy = Policy(hooks=hooks)
     selected = select_factorized(model, (lambda name, module: True) if layer is None else layer)
 
-    def dense(_: str, module: nn.Module) -> nn.Module:
+    def dense(_name: str, module: nn.Module, _first: nn.Module | None) -> nn.Module:
         assert isinstance(module, FactorizedConv)
         check_forward(module)
         check_hooks(module, policy)
         for stage_name, stage in module.named_children():
             with _naming(stage_name):
-                as_convolution(stage)
-        return module.to_conv()
+                as_dense(stage)
+        restored: nn.Module = module.to_conv()
+        return restored
 
     return swapped(model, _new_layers(model, selected, dense), inplace=inplace)
 
 
-def _new_layers(model: nn.Module, selected: Sequence[Named], make: Callable[[str, nn.Module], nn.Module]) -> list[Swap]:
-    """The old layers with their new ones; the model is not touched."""
+Make = Callable[[str, nn.Module, nn.Module | None], nn.Module]
+
+
+def _new_layers(model: nn.Module, selected: Sequence[Named], make: Make) -> list[Swap]:
+    """The old layers with their new ones; the model is not touched.
+
+    Args:
+        model: it has the layers.
+        selected: them.
+        make: from a layer's name, the layer, and what the first layer with the same weight has become, to the new one.
+    """
     cut = cut_ties(model, selected)
-    swaps = []
-    for name, old in selected:
-        with _naming(name):
-            check_wrapper(model, name)
-            if name in cut:
-                raise cut[name]
-            swaps.append((name, old, make(name, old)))
+    swaps: list[Swap] = []
+    for group in tied_groups(selected):
+        first = None
+        for name, old in group:
+            with _naming(name):
+                check_wrapper(model, name)
+                if name in cut:
+                    raise cut[name]
+                new = make(name, old, first)
+            swaps.append((name, old, new))
+            first = new if first is None else first
     retie(swaps)
     return swaps
 

@@ -7,10 +7,12 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.surgery.holders import biases, held
 from tdcompress.surgery.plain import HOOK_TABLES, kept_hooks
 
 Swap = tuple[str, nn.Module, nn.Module]  # the layer's name, the old layer, the new one
@@ -21,7 +23,8 @@ def swapped(
 ) -> nn.Module:
     """The model with every old layer replaced wherever it stands, shared uses included.
 
-    The new layers take over hooks and what other attributes a user hung on the old ones.
+    The new layers take over hooks and what other attributes a user hung on the old ones. What else holds an old layer's
+    bias holds the new layer's, in place the very same parameter.
 
     Args:
         model: the model.
@@ -37,7 +40,8 @@ def swapped(
         return _in_place(model, swaps)
     # A copy that is told the new layers are the copies of the old ones puts them wherever those stood,
     # and never copies a dense weight that would be thrown away.
-    memo: dict[int, Any] = {**(copies or {}), **{id(old): new for _, old, new in swaps}}
+    new_biases = {id(bias): new for _, old, layer in swaps for bias, new in _biases(old, layer)}
+    memo: dict[int, Any] = {**(copies or {}), **{id(old): new for _, old, new in swaps}, **new_biases}
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
         for _, old, new in swaps:
@@ -54,6 +58,7 @@ def swapped(
 def _in_place(model: nn.Module, swaps: Sequence[Swap]) -> nn.Module:
     replacements = {id(old): (name, new) for name, old, new in swaps}
     _check_reach(model, replacements)
+    outside = _held_outside(model, [old for _, old, _ in swaps])
     for parent in list(model.modules()):
         for name, child in parent._modules.items():  # named_children would skip a second use
             if id(child) in replacements:
@@ -68,7 +73,26 @@ def _in_place(model: nn.Module, swaps: Sequence[Swap]) -> nn.Module:
                 bound: Any = wrapped
                 bound.__setstate__({**bound.__getstate__(), "module": new})
         vars(new).update(_attributes(old, new))
+        for bias, fresh in _biases(old, new):
+            if id(bias) in outside:
+                with torch.no_grad():
+                    bias.copy_(fresh)
+                for module, local in biases(new):
+                    setattr(module, local, bias)
     return replacements[id(model)][1] if id(model) in replacements else model
+
+
+def _biases(old: nn.Module, new: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+    """The bias of an old layer and that of the new one, if they have one."""
+    for before, after in zip(held(biases(old)), held(biases(new)), strict=True):
+        if before is not None and after is not None:
+            yield before, after
+
+
+def _held_outside(model: nn.Module, layers: Sequence[nn.Module]) -> set[int]:
+    """The ids of the parameters that modules hold which are no part of these layers."""
+    inside = {id(part) for layer in layers for part in layer.modules()}
+    return {id(one) for module in model.modules() if id(module) not in inside for one in module._parameters.values()}
 
 
 def _hang(new: nn.Module, table: str, hooks: Any, old: Any) -> None:
