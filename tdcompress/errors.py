@@ -1,9 +1,12 @@
-"""The one exception that tdcompress raises for what it was given."""
+"""The one exception that tdcompress raises for what it was given, and the layer's name on it and on warnings."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class CompressionError(ValueError):
@@ -27,3 +30,34 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> CompressionError:
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return CompressionError(f"unknown {kind} {name!r}; known are {', '.join(known)}.{hint}")
+
+
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Put the layer's name in front of every error and warning of the block.
+
+    >>> with naming("conv1"):
+    ...     raise CompressionError("its weight is empty.")
+    Traceback (most recent call last):
+        ...
+    tdcompress.errors.CompressionError: layer 'conv1': its weight is empty.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except CompressionError as error:
+            raise error.at(layer) from None
+    for warning in caught:
+        warn(f"layer {layer!r}: {warning.message}", warning.category)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line that called this package, however deep inside it the reason was found."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        "tdcompress",
+        "contextlib",
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

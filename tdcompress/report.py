@@ -18,6 +18,7 @@ from tdcompress.batches import evaluating
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
 from tdcompress.surgery import restore
+from tdcompress.surgery.left import grouped, left_dense
 
 if TYPE_CHECKING:
     import pandas
@@ -74,10 +75,12 @@ class Report:
     Attributes:
         layers: one entry a factorized layer, in the model's order.
         total: the whole model.
+        left: the layers that `decompose` was asked for and left dense, each with the reason.
     """
 
     layers: tuple[LayerReport, ...]
     total: Cost
+    left: tuple[tuple[str, str], ...] = ()
 
     @property
     def slower(self) -> tuple[str, ...]:
@@ -101,17 +104,21 @@ class Report:
         return pandas.DataFrame([_flat(entry) for entry in self.layers], columns=columns)
 
     def to_markdown(self) -> str:
-        """The table as Markdown, and the sentences of `slower` below it."""
+        """The table as Markdown, and below it what was left dense and the sentences of `slower`."""
         header, *rows = self._cells()
         rule = ["---"] * len(header)
         lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
-        return "\n".join(lines + [""] * bool(self.slower) + list(self.slower))
+        # A blank line before each, or Markdown would make one paragraph of them.
+        return "\n".join(lines + [line for remark in self._remarks() for line in ("", remark)])
 
     def __str__(self) -> str:
         rows = self._cells()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], *self.slower])
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], *self._remarks()])
+
+    def _remarks(self) -> list[str]:
+        return [f"left dense: {line}" for line in grouped(dict(self.left))] + list(self.slower)
 
     def _cells(self) -> list[list[str]]:
         header = ["layer", "method", "rank", "ratio asked", "reached", "error", "solver"]
@@ -167,7 +174,8 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
     costs = {name: Cost(counts) for name, counts in parameters.items()}
     if example_inputs is not None:
         total, costs = _measured(model, layers, as_call(example_inputs), total, costs, rounds)
-    return Report(tuple(_entry(name, layer, costs[name]) for name, layer in layers.items()), total)
+    entries = tuple(_entry(name, layer, costs[name]) for name, layer in layers.items())
+    return Report(entries, total, tuple(left_dense(model).items()))
 
 
 def _entry(name: str, layer: FactorizedConv, cost: Cost) -> LayerReport:

@@ -37,14 +37,14 @@ def estimating(model: nn.Module, names: Iterable[str], original: nn.Module | Non
         for name in names:
             reference = None
             if name in before:
-                pooled = _Pooled()
+                pooled = Pooled()
                 stack.callback(before[name].register_forward_pre_hook(pooled.update).remove)
                 reference = before[name], pooled
-            stack.callback(model.get_submodule(name).register_forward_pre_hook(_Estimate(reference)).remove)
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(Estimate(reference)).remove)
         yield
 
 
-class _Pooled:
+class Pooled:
     """Mean and squared deviations of a norm's input, pooled over all calls (Chan, Golub & LeVeque 1979)."""
 
     def __init__(self) -> None:
@@ -63,13 +63,19 @@ class _Pooled:
         self.mean, self.count = self.mean.to(mean) + apart * count / total, total
 
 
-class _Estimate:
-    """The statistics of a norm's input, written into it before they are used."""
+class Estimate:
+    """The statistics of a norm's input, written into it before they are used.
 
-    def __init__(self, reference: tuple[Any, _Pooled] | None) -> None:
-        self.pooled, self.reference = _Pooled(), reference
+    Attributes:
+        pooled: what was seen so far.
+        reference: the original's norm and what it has seen of the same inputs; None where there is no original.
+    """
+
+    def __init__(self, reference: tuple[Any, Pooled] | None) -> None:
+        self.pooled, self.reference = Pooled(), reference
 
     def __call__(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        """A forward pre-hook of the norm."""
         self.pooled.update(norm, inputs)
         mean, squares, count = self.pooled.mean, self.pooled.squares, self.pooled.count
         if count < 2:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from tdcompress.decompositions import Solution, Solver
 from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error
-from tdcompress.errors import CompressionError
+from tdcompress.errors import CompressionError, warn
 from tdcompress.layers.kinds import Convolution, bias_of, kind_of, weight_of
 from tdcompress.layers.moments import InputMoments, Whitening, takes_over_mean, whitening_of
 from tdcompress.layers.request import arrangements_to_try, as_rank, check_asked, check_reachable, ranks_to_try
@@ -222,6 +221,23 @@ class FactorizedConv(nn.Sequential, ABC):
         Raises:
             CompressionError: what was given cannot be factorized as asked; the message says why.
         """
+        layer = cls.factorized(conv, ratio, rank, solver, seed, axes, whiten)
+        if layer.growth:
+            warn(layer.growth)
+        return layer
+
+    @classmethod
+    def factorized(
+        cls,
+        conv: nn.Module,
+        ratio: float | None,
+        rank: int | Sequence[int] | str | None,
+        solver: Solver,
+        seed: int | torch.Generator,
+        axes: Axes | None,
+        whiten: InputMoments | Whitening | None,
+    ) -> FactorizedConv:
+        """What `from_conv` gives, without its warning, which must not be lost on another process."""
         spec, weight, bias = ConvSpec.of(conv), weight_of(conv), bias_of(conv)
         check_asked(ratio, rank)
         check_reachable(cls, spec, None if isinstance(rank, str) else ratio, solver)
@@ -242,13 +258,6 @@ class FactorizedConv(nn.Sequential, ABC):
         layer.solution, layer.ratio_asked = solution, None if ratio is None else float(ratio)
         if whitening is not None:
             layer.solution = _settled(layer, conv, whitening)
-        if layer.ratio < 0:
-            parameters = round((1 - layer.ratio) * spec.numel)
-            warnings.warn(
-                f"{cls.method} rank {rank[0] if len(rank) == 1 else rank} makes the layer larger: {parameters} "
-                f"parameters instead of {spec.numel}.",
-                stacklevel=2,
-            )
         return layer.train(conv.training)
 
     @classmethod
@@ -337,6 +346,17 @@ class FactorizedConv(nn.Sequential, ABC):
     def ratio(self) -> float:
         """The share of the dense weight's parameters that was removed; negative if the layer grew."""
         return 1 - sum(stage.weight.numel() for stage in self) / self.spec.numel
+
+    @property
+    def growth(self) -> str | None:
+        """A sentence to warn by, if the layer has more parameters than the dense one."""
+        if self.ratio >= 0:
+            return None
+        parameters = round((1 - self.ratio) * self.spec.numel)
+        rank = self.ranks[0] if len(self.ranks) == 1 else self.ranks
+        return (
+            f"{self.method} rank {rank} makes the layer larger: {parameters} parameters instead of {self.spec.numel}."
+        )
 
     def to_conv(self) -> Any:
         """The dense layer, of the original's kind, that does what this layer does, with its own copy of the weights."""

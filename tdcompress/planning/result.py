@@ -6,18 +6,22 @@ import copy
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from tdcompress.errors import CompressionError, unknown
+from tdcompress.errors import CompressionError, naming, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
 from tdcompress.layers.kinds import kind_of
+from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option
+from tdcompress.progress import Progress
 from tdcompress.report import short_count
-from tdcompress.surgery import decompose
-from tdcompress.surgery.swap import swapped
+from tdcompress.surgery.decompose import Problem, replaced
+from tdcompress.surgery.left import Refusals, grouped
+from tdcompress.surgery.plain import Policy, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +67,7 @@ class Plan:
         metric: the name of the error.
         budget: the most that the layers may cost together.
         seed: what random starts are drawn from.
+        left: the layers that are not planned for, and why.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -70,6 +75,7 @@ class Plan:
     metric: str
     budget: float
     seed: int = 0
+    left: tuple[tuple[str, str], ...] = ()
 
     def __getitem__(self, layer: str) -> LayerPlan:
         """The entry of a layer, by its name."""
@@ -124,39 +130,49 @@ class Plan:
         return plan
 
     def apply(
-        self, model: nn.Module, *, whiten: Mapping[str, InputMoments] | None = None, inplace: bool = False
+        self,
+        model: nn.Module,
+        *,
+        whiten: Mapping[str, InputMoments] | None = None,
+        inplace: bool = False,
+        executor: Executor | None = None,
+        progress: Progress = None,
     ) -> nn.Module:
-        """Carry the plan out: `decompose` for every layer that is not left dense.
+        """Carry the plan out: what `decompose` does, for every layer that is not left dense.
 
         Args:
             model: the model that was planned for, or one of the same layers.
-            whiten: as for `decompose`.
+            whiten: moments of inputs by the layers' names, as for `decompose`; layers that it lacks are not whitened.
             inplace: change `model` itself.
+            executor: as for `decompose`.
+            progress: as for `decompose`.
 
         Raises:
             CompressionError: the model is another one; the first difference is named, and it is as it was.
         """
         self.check(model)
-        target = model
-        chosen = [entry for entry in self.layers if entry.choice.method != DENSE]
-        for entry in chosen:
-            choice = entry.choice
-            target = decompose(
-                target,
-                entry.layer,
-                choice.method,
-                rank=choice.rank,
-                axes=choice.axes,
-                seed=self.seed,
-                whiten=whiten,
-                inplace=target is not model,  # all but the first change what the first has copied
-            )
-        if inplace:
-            new = [
-                (entry.layer, model.get_submodule(entry.layer), target.get_submodule(entry.layer)) for entry in chosen
-            ]
-            return swapped(model, new, inplace=True)
-        return target if chosen else copy.deepcopy(model)
+        selected, problems = [], {}
+        for entry in self.layers:
+            choice, module = entry.choice, model.get_submodule(entry.layer)
+            if choice.method == DENSE:
+                continue
+            with naming(entry.layer):
+                conv, moments = plain(module, Policy()), (whiten or {}).get(entry.layer)
+                kind = get_method(choice.method)
+                problems[entry.layer] = Problem(kind, conv, None, choice.rank, None, self.seed, choice.axes, moments)
+            selected.append((entry.layer, module))
+        if not selected:
+            return model if inplace else copy.deepcopy(model)
+        return replaced(
+            model,
+            selected,
+            problems,
+            Refusals("raise"),
+            skipped=dict(self.left),
+            inplace=inplace,
+            executor=executor,
+            progress=progress,
+        )
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model that was not planned for.
@@ -195,7 +211,8 @@ class Plan:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         total = f"{self._amount(*self.cost)} {unit}, {self.ratio:.1%} removed; the budget is {self._one(self.budget)}"
-        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], total])
+        left = [f"left dense: {line}" for line in grouped(dict(self.left))]
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], total, *left])
 
     def _amount(self, before: float, after: float) -> str:
         return f"{self._one(before)} → {self._one(after)}"
@@ -221,7 +238,7 @@ class Plan:
             version = found.pop("version")
             if version > FORMAT_VERSION:
                 raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
-            plan = Plan(**{**found, "layers": tuple(map(_layer_from, found["layers"]))})
+            plan = Plan(**{**found, "layers": tuple(map(_layer_from, found["layers"])), "left": _left_from(found)})
             for entry in plan.layers:
                 _ = entry.choice, entry.dense, entry.spec.adapter
             _ = UNITS[plan.objective], float(plan.budget), plan.cost
@@ -243,6 +260,10 @@ class Plan:
         if path is not None:
             figure.savefig(path)
         return figure
+
+
+def _left_from(found: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name), str(reason)) for name, reason in found.get("left", ()))
 
 
 def _layer_from(found: Mapping[str, Any]) -> LayerPlan:

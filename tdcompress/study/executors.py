@@ -21,6 +21,7 @@ import torch
 from tdcompress.errors import CompressionError
 from tdcompress.study.grid import Trial
 from tdcompress.study.measure import Bench, Compressed, Job, Outcome
+from tdcompress.work import check_executor
 
 _UNKNOWN_WIDTH = 256  # trials under way on an executor that does not say how many workers it has
 
@@ -75,7 +76,7 @@ class Workplace:
             return
         if under_way is not None and under_way < 1:
             raise CompressionError(f"under_way must be at least 1, found {under_way}.")
-        _check_spawned(executor)
+        check_executor(executor)
         workers = getattr(executor, "_max_workers", None)
         self.width = under_way or (workers + 1 if workers else _UNKNOWN_WIDTH)
         self._packed = job.packed()
@@ -232,12 +233,3 @@ def _end_with(wait: Callable[[], None]) -> None:
     """A worker whose driver was killed would wait for its next trial for ever, and keep its GPU memory."""
     wait()
     os._exit(1)
-
-
-def _check_spawned(executor: Executor) -> None:
-    context = getattr(executor, "_mp_context", None)
-    if isinstance(executor, ProcessPoolExecutor) and context is not None and context.get_start_method() == "fork":
-        raise CompressionError(
-            "a forked PyTorch may hang and has no CUDA; make the pool with tdcompress.study.processes(workers), or "
-            'with mp_context=multiprocessing.get_context("spawn").'
-        )

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
 from tdcompress.decompositions import Solver
-from tdcompress.errors import CompressionError
+from tdcompress.decompositions.algebra import check_tensor
+from tdcompress.errors import CompressionError, naming, warn
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
-from tdcompress.layers.kinds import as_dense
-from tdcompress.layers.request import check_reachable
+from tdcompress.layers.kinds import as_dense, reads_features, weight_of
+from tdcompress.layers.request import check_asked, check_reachable
 from tdcompress.layers.spec import Axes
 from tdcompress.methods import get_method
+from tdcompress.progress import Progress
+from tdcompress.surgery.left import OnRefusal, Refusals, left_dense, without
 from tdcompress.surgery.plain import Policy, check_forward, check_hooks, check_wrapper, plain
 from tdcompress.surgery.selection import LayerSelector, Named, dense_layers, select_factorized, select_layers
 from tdcompress.surgery.swap import Swap, swapped
-from tdcompress.surgery.ties import cut_ties, follower, retie, tied_groups
+from tdcompress.surgery.ties import cut_ties, follower, misfits, retie, tied_groups
+from tdcompress.work import solved
 
 Hooks = Literal["refuse", "keep"]
 Parametrized = Literal["refuse", "bake"]
@@ -41,14 +45,20 @@ def decompose(
     allow_subclasses: bool = False,
     axes: Axes | None = None,
     whiten: Mapping[str, InputMoments] | None = None,
+    skip: LayerSelector | None = None,
+    on_refusal: OnRefusal = "raise",
+    executor: Executor | None = None,
+    progress: Progress = None,
 ) -> nn.Module:
     """Replace convolutions and linear layers of a model by factorized ones.
 
-    All or nothing: if one of several layers cannot be replaced, the model is as it was. Every layer draws
-    its random start from a numeric seed anew, so it does not matter which others are decomposed with it.
+    All or nothing: if one of several layers cannot be replaced, or Ctrl-C is pressed, the model is as it was. With
+    `on_refusal="skip"` what can be replaced is, and the rest is left dense; `report` says what and why.
+
+    Every layer draws its random start from a numeric seed anew, so it does not matter which others go with it.
     Training mode, dtype, device, memory format, requires_grad and the order of the names are kept. A module that
     stands in several places is replaced in all of them, by one; layers that share their weight and are decomposed
-    together share their factors, also an embedding and the head that is tied to it.
+    together are decomposed once and share their factors, an embedding and the head that is tied to it as well.
 
     Args:
         model: any module. It is left alone unless `inplace`; the new one shares no memory with it.
@@ -74,15 +84,25 @@ def decompose(
         axes: the arrangement of the spatial axes that a rank is meant for, as in a factorized layer's `axes`; by
             default the method's own.
         whiten: moments of the layers' inputs by name, from `input_moments`: the features, not the weights, are then
-            approximated best, and the bias takes over the mean of what is lost. Embeddings have none, and neither need
-            layers that are tied to one.
+            approximated best, and the bias takes over the mean of what is lost. Embeddings have none, and are not
+            whitened, nor is what is tied to them.
+        skip: layers to leave as they are, of those that `layer` means. A name or glob means a module with all that is
+            in it, so `"head"` and `"encoder.0"` do; it must exist. Or a list of those, or a predicate.
+        on_refusal: what to do with a layer that cannot be replaced: `"raise"`, or `"skip"` to leave it, and those that
+            share a parameter with it. If nothing is left to be done, as where one name was asked for, it is an
+            error all the same.
+        executor: where layers are solved side by side: any `concurrent.futures.Executor`, such as
+            `tdcompress.study.processes(4)`. Bits are those of a process with as many threads as a worker has. The seed
+            must be a number then.
+        progress: None shows a bar where tqdm is installed and standard error is a terminal, True in any case, False
+            never; a function is called as `progress(done, total, what)` after every layer.
 
     Returns:
         The model with the layers replaced.
 
     Raises:
-        CompressionError: nothing was matched or a layer cannot be replaced; it names the layer, what was
-            found, and what to do.
+        CompressionError: nothing was matched, a layer cannot be replaced, or the executor broke down; it names the
+            layer, what was found, and what to do.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1))
     >>> small = decompose(model, "2", method="tucker", ratio=0.9)
@@ -90,20 +110,78 @@ def decompose(
     (torch.Size([1, 64, 8, 8]), True)
     """
     kind, policy = get_method(method), Policy(hooks, parametrized, allow_subclasses)
-    selected = select_layers(model, layer, linear=kind.takes_linear)
+    refused = Refusals(on_refusal)
+    if executor is not None and isinstance(seed, torch.Generator):
+        raise CompressionError(
+            "seed is a torch.Generator, which the layers draw from one after the other; with executor= give a number."
+        )
+    selected, skipped = without(model, select_layers(model, layer, linear=kind.takes_linear), skip)
+    following = {name for _, *others in tied_groups(selected) for name, _ in others}
+    problems = {}
+    for name, module in selected:
+        with refused.of(name):
+            check_wrapper(model, name)
+            conv = plain(module, policy)
+            moments = None if name in following else _of_layer(whiten, name, conv)
+            problem = Problem(kind, conv, ratio, rank, solver, seed, axes, moments)
+            problem.check()
+            problems[name] = problem
+    return replaced(
+        model, selected, problems, refused, skipped=skipped, inplace=inplace, executor=executor, progress=progress
+    )
 
-    def factorize(name: str, module: nn.Module, first: nn.Module | None) -> FactorizedConv:
-        conv = plain(module, policy)
-        if isinstance(first, FactorizedConv):
-            return follower(first, conv)
-        moments = None
-        if whiten is not None and ConvSpec.of(conv).adapter.reads_features:
-            if name not in whiten:
-                raise CompressionError("whiten= has no moments of its inputs; see td.input_moments.")
-            moments = whiten[name]
-        return kind.from_conv(conv, ratio=ratio, rank=rank, solver=solver, seed=seed, axes=axes, whiten=moments)
 
-    return swapped(model, _new_layers(model, selected, factorize), inplace=inplace)
+def replaced(
+    model: nn.Module,
+    selected: Sequence[Named],
+    problems: Mapping[str, Problem],
+    refused: Refusals,
+    *,
+    skipped: Mapping[str, str],
+    inplace: bool,
+    executor: Executor | None,
+    progress: Progress,
+) -> nn.Module:
+    """The model with layers factorized, each as its own problem says.
+
+    Args:
+        model: see `decompose`.
+        selected: the layers.
+        problems: what is asked of each of them that is not refused yet. Of layers that share their weight it counts for
+            the first of their group, see `tied_groups`.
+        refused: where refusals are noted or raised.
+        skipped: the layers that were left out, and why.
+        inplace: see `decompose`.
+        executor: see `decompose`.
+        progress: see `decompose`.
+
+    Raises:
+        CompressionError: see `decompose`.
+    """
+    remaining = _untied(model, selected, refused)
+    groups = tied_groups(remaining)
+    layers = solved(
+        Problem.solution,
+        {name: problems[name] for (name, _), *_ in groups},
+        title="decompose",
+        executor=executor,
+        progress=progress,
+        refused=refused.noted,
+    )
+    for (first, _), *others in groups:
+        for name, _ in others if first in layers else []:
+            with refused.of(name):
+                layers[name] = follower(first, layers[first], problems[name].conv)
+    swaps = [(name, old, layers[name]) for name, old in _untied(model, remaining, refused, layers)]
+    retie(swaps)
+    for name, _, new in swaps:
+        if isinstance(new, FactorizedConv) and new.growth:
+            warn(f"layer {name!r}: {new.growth}")
+    left = {**left_dense(model), **skipped, **refused.texts}
+    done = {name for name, _, _ in swaps}
+    return swapped(
+        model, swaps, inplace=inplace, left={name: reason for name, reason in left.items() if name not in done}
+    )
 
 
 def refusals(
@@ -182,54 +260,82 @@ def restore(
     policy = Policy(hooks=hooks)
     selected = select_factorized(model, (lambda name, module: True) if layer is None else layer)
 
-    def dense(_name: str, module: nn.Module, _first: nn.Module | None) -> nn.Module:
-        assert isinstance(module, FactorizedConv)
-        check_forward(module)
-        check_hooks(module, policy)
-        for stage_name, stage in module.named_children():
-            with _naming(stage_name):
-                as_dense(stage)
-        restored: nn.Module = module.to_conv()
-        return restored
-
-    return swapped(model, _new_layers(model, selected, dense), inplace=inplace)
-
-
-Make = Callable[[str, nn.Module, nn.Module | None], nn.Module]
-
-
-def _new_layers(model: nn.Module, selected: Sequence[Named], make: Make) -> list[Swap]:
-    """The old layers with their new ones; the model is not touched.
-
-    Args:
-        model: it has the layers.
-        selected: them.
-        make: from a layer's name, the layer, and what the first layer with the same weight has become, to the new one.
-    """
     cut = cut_ties(model, selected)
     swaps: list[Swap] = []
-    for group in tied_groups(selected):
-        first = None
-        for name, old in group:
-            with _naming(name):
-                check_wrapper(model, name)
-                if name in cut:
-                    raise cut[name]
-                new = make(name, old, first)
-            swaps.append((name, old, new))
-            first = new if first is None else first
+    for name, module in selected:
+        with naming(name):
+            check_wrapper(model, name)
+            if name in cut:
+                raise cut[name]
+            check_forward(module)
+            check_hooks(module, policy)
+            for stage_name, stage in module.named_children():
+                with naming(stage_name):
+                    as_dense(stage)
+            swaps.append((name, module, module.to_conv()))
     retie(swaps)
-    return swaps
+    every = sum(isinstance(module, FactorizedConv) for module in model.modules())
+    # Once all is dense again, nothing was left so.
+    return swapped(model, swaps, inplace=inplace, left={} if len(swaps) == every else None)
 
 
-@contextmanager
-def _naming(layer: str) -> Iterator[None]:
-    """Put the layer's name in front of every error and warning."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            yield
-        except CompressionError as error:
-            raise error.at(layer) from None
-    for warning in caught:
-        warnings.warn(f"layer {layer!r}: {warning.message}", warning.category, stacklevel=5)
+@dataclass(frozen=True)
+class Problem:
+    """A layer to factorize and what was asked of it; what goes to a worker."""
+
+    kind: type[FactorizedConv]
+    conv: nn.Module
+    ratio: float | None
+    rank: int | Sequence[int] | str | None
+    solver: Solver
+    seed: int | torch.Generator
+    axes: Axes | None
+    whiten: InputMoments | None
+
+    def check(self) -> None:
+        """Refuse at once what would be refused after the work on other layers.
+
+        Raises:
+            CompressionError: the layer cannot be factorized like that.
+        """
+        check_asked(self.ratio, self.rank)
+        check_reachable(
+            self.kind, ConvSpec.of(self.conv), None if isinstance(self.rank, str) else self.ratio, self.solver
+        )
+        check_tensor(weight_of(self.conv))
+
+    def solution(self) -> FactorizedConv:
+        """The factorized layer."""
+        return self.kind.factorized(self.conv, self.ratio, self.rank, self.solver, self.seed, self.axes, self.whiten)
+
+
+def _of_layer(whiten: Mapping[str, InputMoments] | None, name: str, conv: nn.Module) -> InputMoments | None:
+    if whiten is None or not reads_features(conv):
+        return None
+    if name not in whiten:
+        raise CompressionError("whiten= has no moments of its inputs; see td.input_moments.")
+    return whiten[name]
+
+
+def _untied(
+    model: nn.Module, layers: Sequence[Named], refused: Refusals, new: Mapping[str, nn.Module] | None = None
+) -> list[Named]:
+    """The layers that are not refused and share no parameter with a layer that stays as it is.
+
+    Args:
+        model: the model.
+        layers: which it is about.
+        refused: where those are noted that share one.
+        new: what shall take the layers' places; refused is then, too, what cannot share what the old ones shared.
+    """
+    while True:
+        remaining = refused.remaining(layers)
+        tied = cut_ties(model, remaining)
+        if new is not None:
+            tied = {**misfits([(name, old, new[name]) for name, old in remaining if name in new]), **tied}
+        if not tied:
+            return remaining
+        for name, _ in remaining:
+            if name in tied:
+                with refused.of(name):
+                    raise tied[name]

@@ -81,9 +81,37 @@ def _named(modules: Mapping[str, nn.Module], text: str, noun: str, candidates: S
         if found:
             return found
         raise CompressionError(f"the glob {text!r} matches no {noun}; there are {_listed(candidates)}.")
+    raise _nowhere(text, modules, candidates)
+
+
+def names_of(modules: Mapping[str, nn.Module], wanted: LayerSelector, argument: str) -> list[str]:
+    """The names of all modules, layers or not, that a name, a glob or a list of those means.
+
+    Args:
+        modules: by all their names.
+        wanted: what is meant; no predicate.
+        argument: what an error calls it.
+
+    Raises:
+        CompressionError: a name does not exist (close ones are suggested), or a glob matches nothing.
+    """
+    if isinstance(wanted, nn.Module) or not isinstance(wanted, Iterable):
+        raise CompressionError(
+            f"{argument} must be a name, a glob, a list of those, or a predicate, got a {type(wanted).__name__}."
+        )
+    found: list[str] = []
+    for text in [wanted] if isinstance(wanted, str) else wanted:
+        matched = [text] if text in modules else [name for name in modules if fnmatch.fnmatchcase(name, text)]
+        if not matched:
+            raise CompressionError(f"{argument}: {_nowhere(text, modules, [one for one in modules.items() if one[0]])}")
+        found += matched
+    return found
+
+
+def _nowhere(text: str, modules: Mapping[str, nn.Module], candidates: Sequence[Named]) -> CompressionError:
     close = difflib.get_close_matches(text, modules, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {_listed(candidates)}."
-    raise CompressionError(f"the model has no layer {text!r}; {hint}")
+    return CompressionError(f"the model has no layer {text!r}; {hint}")
 
 
 def ancestors(name: str) -> list[str]:
@@ -116,8 +144,15 @@ def dense_layers(model: nn.Module, linear: bool) -> Iterator[Named]:
             yield name, module
 
 
-def _listed(candidates: Sequence[Named], at_most: int = 8) -> str:
-    names = [repr(name) for name, _ in candidates]
-    if not names:
-        return "none in it"
-    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")
+def _listed(candidates: Sequence[Named]) -> str:
+    return listed([name for name, _ in candidates]) or "none in it"
+
+
+def listed(names: Sequence[str], at_most: int = 8) -> str:
+    """The first names, and how many more there are.
+
+    >>> listed(["conv1", "conv2", "conv3"], at_most=2)
+    "'conv1', 'conv2' and 1 more"
+    """
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(map(repr, names[:at_most])) + more

@@ -5,43 +5,91 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import nn
 
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.surgery.holders import biases, held
+from tdcompress.surgery.left import keep_left
 from tdcompress.surgery.plain import HOOK_TABLES, kept_hooks
 
 Swap = tuple[str, nn.Module, nn.Module]  # the layer's name, the old layer, the new one
 
 
 def swapped(
-    model: nn.Module, swaps: Sequence[Swap], *, inplace: bool, copies: Mapping[int, Any] | None = None
+    model: nn.Module,
+    swaps: Sequence[Swap],
+    *,
+    inplace: bool,
+    copies: Mapping[int, Any] | None = None,
+    left: Mapping[str, str] | None = None,
 ) -> nn.Module:
     """The model with every old layer replaced wherever it stands, shared uses included.
 
     The new layers take over hooks and what other attributes a user hung on the old ones. What else holds an old layer's
-    bias holds the new layer's, in place the very same parameter.
+    bias holds the new layer's.
 
     Args:
         model: the model.
         swaps: names, old layers and new ones.
-        inplace: change the model itself; else it is copied, and the copy shares no memory with it.
+        inplace: change the model itself, all or nothing; else it is copied, and the copy shares no memory with it.
         copies: what else the copy has in place of what, by its id.
+        left: what the model shall say that was left dense, see `left_dense`; None for no change.
 
     Raises:
         CompressionError: the model cannot be copied, or holds a layer where a swap in place does not reach. Nothing is
             changed then.
     """
-    if inplace:
-        return _in_place(model, swaps)
+    with ExitStack() as undo:
+        target = swap_in_place(model, swaps, undo) if inplace else _in_a_copy(model, swaps, copies or {})
+        if left is not None:
+            keep_left(target, left, undo)
+        undo.pop_all()  # all went well
+    return target
+
+
+def swap_in_place(model: nn.Module, swaps: Sequence[Swap], undo: ExitStack) -> nn.Module:
+    """The model itself with every old layer replaced; what is registered with `undo` puts the old ones back.
+
+    Raises:
+        CompressionError: see `swapped`.
+    """
+    replacements = {id(old): (name, new) for name, old, new in swaps}
+    _check_reach(model, replacements)
+    for _, old, new in swaps:
+        for table in HOOK_TABLES:
+            hooks, kept = getattr(old, table), kept_hooks(old, table)
+            # The very same table, where nothing was taken out: a handle that removes from it goes on doing so.
+            _hang(new, table, hooks if kept == hooks else kept, hooks)
+        vars(new).update(_attributes(old, new))
+    for _, _, new in swaps:
+        for wrapped in new._load_state_dict_pre_hooks.values():
+            if getattr(wrapped, "with_module", False):
+                bound: Any = wrapped
+                state = bound.__getstate__()
+                undo.callback(bound.__setstate__, state)
+                bound.__setstate__({**state, "module": new})
+    new_biases, inside = _new_biases(swaps), {id(part) for _, old, _ in swaps for part in old.modules()}
+    for parent in list(model.modules()):
+        if id(parent) not in inside:
+            for name, one in parent._parameters.items():
+                if id(one) in new_biases:
+                    undo.callback(parent._parameters.__setitem__, name, one)
+                    parent._parameters[name] = new_biases[id(one)]
+        for name, child in parent._modules.items():  # named_children would skip a second use
+            if id(child) in replacements:
+                undo.callback(parent._modules.__setitem__, name, child)
+                parent._modules[name] = replacements[id(child)][1]
+    return replacements[id(model)][1] if id(model) in replacements else model
+
+
+def _in_a_copy(model: nn.Module, swaps: Sequence[Swap], copies: Mapping[int, Any]) -> nn.Module:
     # A copy that is told the new layers are the copies of the old ones puts them wherever those stood,
     # and never copies a dense weight that would be thrown away.
-    new_biases = {id(bias): new for _, old, layer in swaps for bias, new in _biases(old, layer)}
-    memo: dict[int, Any] = {**(copies or {}), **{id(old): new for _, old, new in swaps}, **new_biases}
+    memo: dict[int, Any] = {**copies, **{id(old): new for _, old, new in swaps}, **_new_biases(swaps)}
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
         for _, old, new in swaps:
@@ -55,44 +103,10 @@ def swapped(
     return copied
 
 
-def _in_place(model: nn.Module, swaps: Sequence[Swap]) -> nn.Module:
-    replacements = {id(old): (name, new) for name, old, new in swaps}
-    _check_reach(model, replacements)
-    outside = _held_outside(model, [old for _, old, _ in swaps])
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():  # named_children would skip a second use
-            if id(child) in replacements:
-                parent._modules[name] = replacements[id(child)][1]
-    for _, old, new in swaps:
-        for table in HOOK_TABLES:
-            hooks, kept = getattr(old, table), kept_hooks(old, table)
-            # The very same table, where nothing was taken out: a handle that removes from it goes on doing so.
-            _hang(new, table, hooks if kept == hooks else kept, hooks)
-        for wrapped in new._load_state_dict_pre_hooks.values():
-            if getattr(wrapped, "with_module", False):
-                bound: Any = wrapped
-                bound.__setstate__({**bound.__getstate__(), "module": new})
-        vars(new).update(_attributes(old, new))
-        for bias, fresh in _biases(old, new):
-            if id(bias) in outside:
-                with torch.no_grad():
-                    bias.copy_(fresh)
-                for module, local in biases(new):
-                    setattr(module, local, bias)
-    return replacements[id(model)][1] if id(model) in replacements else model
-
-
-def _biases(old: nn.Module, new: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-    """The bias of an old layer and that of the new one, if they have one."""
-    for before, after in zip(held(biases(old)), held(biases(new)), strict=True):
-        if before is not None and after is not None:
-            yield before, after
-
-
-def _held_outside(model: nn.Module, layers: Sequence[nn.Module]) -> set[int]:
-    """The ids of the parameters that modules hold which are no part of these layers."""
-    inside = {id(part) for layer in layers for part in layer.modules()}
-    return {id(one) for module in model.modules() if id(module) not in inside for one in module._parameters.values()}
+def _new_biases(swaps: Sequence[Swap]) -> dict[int, nn.Parameter]:
+    """The new layers' biases by the ids of those whose places they take."""
+    pairs = [pair for _, old, new in swaps for pair in zip(held(biases(old)), held(biases(new)), strict=True)]
+    return {id(old): new for old, new in pairs if old is not None and new is not None}
 
 
 def _hang(new: nn.Module, table: str, hooks: Any, old: Any) -> None:

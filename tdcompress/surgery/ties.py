@@ -7,7 +7,7 @@ and the head that is tied to it, the stages of the one are those of the other in
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -77,18 +77,22 @@ def cut_ties(model: nn.Module, selected: Sequence[Named]) -> dict[str, Compressi
     return found
 
 
-def follower(first: FactorizedConv, conv: nn.Module) -> FactorizedConv:
+def follower(name: str, first: FactorizedConv, conv: nn.Module) -> FactorizedConv:
     """What `conv` becomes if it has the weight that `first` was made from: its stages, for `retie` to fill.
 
     Args:
-        first: what the layer that was decomposed has become.
+        name: of the layer that was decomposed.
+        first: what it has become.
         conv: a plain layer that has the same weight.
 
     Raises:
         CompressionError: the two do not make the same of that weight.
     """
     spec, bias = ConvSpec.of(conv), bias_of(conv)
-    _is_mirrored(first.spec, spec)
+    try:
+        _is_mirrored(first.spec, spec)
+    except CompressionError as error:
+        raise _misfit(name, error) from None
     layer = type(first)(spec, first.ranks, first.axes, device="meta")
     for stage, weight in zip(layer, held(weights(first)), strict=True):
         stage.weight.requires_grad_(weight is not None and weight.requires_grad)
@@ -98,41 +102,71 @@ def follower(first: FactorizedConv, conv: nn.Module) -> FactorizedConv:
     return layer.train(conv.training)
 
 
+def misfits(swaps: Sequence[Swap]) -> dict[str, CompressionError]:
+    """The new layers that cannot share what the old ones shared, by name."""
+    found = {}
+    for first, leader, name, layer in _sharing(swaps):
+        try:
+            _exchange(leader, layer)
+        except CompressionError as error:
+            found[name] = _misfit(first, error)
+    return found
+
+
 def retie(swaps: Sequence[Swap]) -> None:
     """Let new layers share the parameters that stand for those that the old ones shared.
 
     Raises:
         CompressionError: the new layers are too different for that.
     """
-    new = {id(old): layer for _, old, layer in swaps}
-    for (first, leader), *others in tied_groups([(name, old) for name, old, _ in swaps]):
-        for name, old in others:
-            try:
-                _share_weight(new[id(leader)], new[id(old)])
-            except CompressionError as error:
-                raise CompressionError(f"it shares its weight with {first!r}, but {error}; {_OWN_COPY}.").at(
-                    name
-                ) from None
+    for name, error in misfits(swaps).items():
+        raise error.at(name)
+    for _, leader, _, layer in _sharing(swaps):
+        for place, (values, turn) in enumerate(_exchange(leader, layer)):
+            if turn and isinstance(layer, FactorizedConv):
+                layer[place] = _turned(layer[place])
+            setattr(*weights(layer)[place], values)
     taken: dict[int, tuple[nn.Module, str]] = {}
     for _, old, layer in swaps:
-        for bias, (module, name) in zip(held(biases(old)), biases(layer), strict=True):
+        for bias, (module, local) in zip(held(biases(old)), biases(layer), strict=True):
             if bias is not None:
-                first_module, first_name = taken.setdefault(id(bias), (module, name))
-                setattr(module, name, getattr(first_module, first_name))
+                setattr(module, local, getattr(*taken.setdefault(id(bias), (module, local))))
 
 
-def _share_weight(first: nn.Module, layer: nn.Module) -> None:
-    """Put the parameters of `first` into `layer`, whose old weight was the same."""
+def _sharing(swaps: Sequence[Swap]) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
+    """The new layers in pairs, by name: one that goes first, and one that shares the weight with it."""
+    new = {name: layer for name, _, layer in swaps}
+    for (first, _), *others in tied_groups([(name, old) for name, old, _ in swaps]):
+        for name, _ in others:
+            yield first, new[first], name, new[name]
+
+
+def _exchange(first: nn.Module, layer: nn.Module) -> list[tuple[nn.Parameter, bool]]:
+    """What `first` has for every weight of `layer`, and whether the stage there has to be turned for it.
+
+    Raises:
+        CompressionError: it does not fit.
+    """
     mirrored = _is_mirrored(_spec(first), _spec(layer))
     theirs = list(zip(weights(first), _parts(first), strict=True))
-    for place, ((source, entry), part) in enumerate(reversed(theirs) if mirrored else theirs):
-        values = getattr(source, entry)
-        if _parts(layer)[place].input_first == (part.input_first == mirrored) and isinstance(layer, FactorizedConv):
-            layer[place] = _turned(layer[place])
-        module, local = weights(layer)[place]
-        if getattr(module, local).shape != values.shape:
+    ours = list(zip(weights(layer), _parts(layer), strict=True))
+    if len(theirs) != len(ours):
+        raise CompressionError("their factors differ in number")
+    found = []
+    for (source, before), (target, now) in zip(theirs[::-1] if mirrored else theirs, ours, strict=True):
+        values: nn.Parameter = getattr(*source)
+        turn = (before.input_first == now.input_first) is mirrored
+        shape = getattr(*target).shape
+        if turn and type(target[0]) not in (nn.Linear, TransposedLinear):
+            raise CompressionError(f"a {type(target[0]).__name__} cannot take its factor")
+        if (shape[::-1] if turn else shape) != values.shape:
             raise CompressionError("their factors differ in shape")
-        setattr(module, local, values)
+        found.append((values, turn))
+    return found
+
+
+def _misfit(first: str, error: CompressionError) -> CompressionError:
+    return CompressionError(f"it shares its weight with {first!r}, but {error}; {_OWN_COPY}.")
 
 
 def _is_mirrored(first: ConvSpec, spec: ConvSpec) -> bool:
@@ -150,8 +184,6 @@ def _is_mirrored(first: ConvSpec, spec: ConvSpec) -> bool:
 
 def _turned(stage: Any) -> nn.Module:
     """A linear stage whose weight lies the other way round, for another's parameter to be put into."""
-    if type(stage) not in (nn.Linear, TransposedLinear):
-        raise CompressionError(f"a {type(stage).__name__} cannot take its factor")
     kind: type[Any] = TransposedLinear if isinstance(stage, nn.Linear) else nn.Linear
     turned: nn.Module = kind(stage.in_features, stage.out_features, bias=False, device="meta")
     turned.bias = stage.bias

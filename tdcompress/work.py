@@ -1,0 +1,184 @@
+"""The work of many layers: one after the other in this process, or side by side on an executor."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+
+from tdcompress.errors import CompressionError, naming
+from tdcompress.progress import Progress, following
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+
+def solved(
+    function: Callable[[_Task], _Result],
+    tasks: Mapping[str, _Task],
+    *,
+    title: str,
+    executor: Executor | None = None,
+    progress: Progress = None,
+    refused: dict[str, CompressionError] | None = None,
+) -> dict[str, _Result]:
+    """What `function` makes of every layer's task.
+
+    On an executor the results have the same bits as in a process with as many threads as a worker has. Tensors
+    are sent by value, without the rest of the memory that they are a view of. Whatever goes wrong, or Ctrl-C,
+    cancels what has not begun.
+
+    Args:
+        function: for an executor it must stand at the top level of a module.
+        tasks: what it is called with, by the layer's name.
+        title: what the work is called, see `following`.
+        executor: any `concurrent.futures.Executor`; None for this process.
+        progress: see `following`; pieces are done in the order of the tasks.
+        refused: where to note a `CompressionError` of the function, by the layer's name, instead of raising it.
+
+    Returns:
+        The results by name, in the order of the tasks.
+
+    Raises:
+        CompressionError: the first in the order of the tasks, with the layer's name; or the executor is forked or
+            breaks down.
+
+    >>> solved(len, {"conv1": "abc", "conv2": "de"}, title="count")
+    {'conv1': 3, 'conv2': 2}
+    """
+    found: dict[str, _Result] = {}
+    with following(progress, len(tasks), title) as step, _results(function, tasks, executor) as results:
+        for name, result in results.items():
+            outcome = result()
+            if not isinstance(outcome, CompressionError):
+                found[name] = outcome
+            elif refused is None:
+                raise outcome.at(name)
+            else:
+                refused[name] = outcome
+            step(name)
+    return found
+
+
+def check_executor(executor: Executor) -> None:
+    """Refuse what takes no work, and forked processes.
+
+    Raises:
+        CompressionError: it says how to make a pool.
+    """
+    if not callable(getattr(executor, "submit", None)):
+        raise CompressionError(
+            f"executor must be a concurrent.futures.Executor or None, got a {type(executor).__name__}; "
+            "tdcompress.study.processes(workers) makes one."
+        )
+    context = getattr(executor, "_mp_context", None)
+    if isinstance(executor, ProcessPoolExecutor) and context is not None and context.get_start_method() == "fork":
+        raise CompressionError(
+            "a forked PyTorch may hang and has no CUDA; make the pool with tdcompress.study.processes(workers), or "
+            'with mp_context=multiprocessing.get_context("spawn").'
+        )
+
+
+@contextmanager
+def _results(
+    function: Callable[[_Task], _Result], tasks: Mapping[str, _Task], executor: Executor | None
+) -> Iterator[dict[str, Callable[[], Any]]]:
+    """For every task a call that waits for its result; a `CompressionError` is a result, too."""
+    if executor is None:
+        yield {name: partial(_named, name, function, task) for name, task in tasks.items()}
+        return
+    check_executor(executor)
+    futures: list[Future[Any]] = []
+    try:
+        for task in tasks.values():
+            futures.append(_submitted(executor, function, task))
+        yield {name: partial(_waited, executor, name, future) for name, future in zip(tasks, futures, strict=True)}
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _named(name: str, function: Callable[[_Task], _Result], task: _Task) -> _Result | CompressionError:
+    with naming(name):  # for the warnings
+        return _attempted(function, task)
+
+
+def _attempted(function: Callable[[_Task], _Result], task: _Task) -> _Result | CompressionError:
+    try:
+        return function(task)
+    except CompressionError as error:  # returned, because not every executor keeps an exception's type
+        return error
+
+
+# --- on an executor -------------------------------------------------------------------------------------
+
+
+def _submitted(executor: Executor, function: Callable[[_Task], _Result], task: _Task) -> Future[Any]:
+    try:
+        return executor.submit(_carried_out, _Parcel((function, task)))
+    except RuntimeError as error:  # a broken pool among them
+        raise _broken(executor, error) from error
+
+
+def _waited(executor: Executor, name: str, future: Future[Any]) -> Any:
+    try:
+        outcome = future.result()
+    except CompressionError as error:  # of what could not be sent
+        raise error.at(name) from None
+    except (BrokenExecutor, CancelledError) as error:
+        raise _broken(executor, error).at(name) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] == "distributed":  # Dask's word for a broken pool
+            raise _broken(executor, error).at(name) from error
+        raise
+    return outcome.content if isinstance(outcome, _Parcel) else outcome
+
+
+def _broken(executor: Executor, error: BaseException) -> CompressionError:
+    return CompressionError(
+        f"the {type(executor).__name__} broke down ({str(error) or type(error).__name__}), and nothing was changed. "
+        'A worker that dies may lack memory, or its script the guard if __name__ == "__main__". Make a new executor, '
+        "with fewer workers, or leave executor=None."
+    )
+
+
+class _Parcel:
+    """Something that travels by value: PyTorch would let processes share its memory, and with it the model's."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __reduce__(self) -> tuple[Callable[[bytes], _Parcel], tuple[bytes]]:
+        file = io.BytesIO()
+        try:
+            _Packer(file).dump(self.content)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise CompressionError(
+                f"it cannot be sent to another process ({error}); functions and classes must stand at the top level of "
+                "a module. In this process, executor=None, anything goes."
+            ) from None
+        return _unpacked, (file.getvalue(),)
+
+
+class _Packer(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        """A view goes without the rest of the memory that it looks at."""
+        if type(value) is torch.Tensor and value.untyped_storage().nbytes() > value.nbytes:
+            return value.clone().__reduce_ex__(pickle.DEFAULT_PROTOCOL)  # type: ignore[no-untyped-call]
+        return NotImplemented
+
+
+def _unpacked(packed: bytes) -> _Parcel:
+    return _Parcel(pickle.loads(packed))
+
+
+def _carried_out(parcel: _Parcel) -> Any:
+    function, task = parcel.content
+    outcome = _attempted(function, task)
+    return outcome if isinstance(outcome, CompressionError) else _Parcel(outcome)
