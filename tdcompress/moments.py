@@ -11,6 +11,7 @@ from torch import nn
 from tdcompress.batches import Data, batches, evaluating
 from tdcompress.errors import CompressionError, naming
 from tdcompress.layers import ConvSpec, InputMoments
+from tdcompress.layers.kinds import reads_features
 from tdcompress.progress import Progress, following
 from tdcompress.surgery import LayerSelector, select_layers
 from tdcompress.watching import Call, Reached, run, watching
@@ -21,7 +22,8 @@ def input_moments(
 ) -> dict[str, InputMoments]:
     """Mean and second moment of the inputs of a model's convolutions and linear layers, for `whiten=` of `decompose`.
 
-    One pass, in evaluation mode; the size does not depend on the data. The model is left as it was.
+    One pass, in evaluation mode; the size does not depend on the data. The model is left as it was. Embeddings are left
+    out: they take numbers of rows, which have no moments.
 
     Args:
         model: the model before it is compressed.
@@ -48,6 +50,9 @@ def input_moments(
     (['0', '2'], 288)
     """
     selected = select_layers(model, (lambda name, module: True) if layer is None else layer, linear=True)
+    selected = [(name, module) for name, module in selected if reads_features(module)]
+    if not selected:
+        return {}
     found = {}
     for name, module in selected:
         with naming(name):

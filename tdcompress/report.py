@@ -167,7 +167,7 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
     after = sum(parameter.numel() for parameter in model.parameters())
     # Layers with shared factors were one dense weight together.
     once = {
-        id(layer[0].weight): before - now
+        frozenset(id(stage.weight) for stage in layer): before - now
         for layer, (before, now) in zip(layers.values(), parameters.values(), strict=True)
     }
     total = Cost((after + sum(once.values()), after))

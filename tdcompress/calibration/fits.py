@@ -21,6 +21,7 @@ from tdcompress.calibration.regression import (
 )
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.layers.kinds import weight_of
 from tdcompress.layers.moments import check_finite
 from tdcompress.watching import Call
 
@@ -53,9 +54,9 @@ class LayerFit:
         if fit == "bias" or layer.transposed or _is_shared(model, layer):
             pass
         elif fit == "all" and has_closed_form(type(layer), layer.spec, layer.axes):
-            self._settle = lambda seen: fit_low_rank(layer, seen, dense.weight)
+            self._settle = lambda seen: fit_low_rank(layer, seen, weight_of(dense))
         elif fit == "all" and fits_all(layer):
-            self._settle = lambda seen: fit_all(layer, seen, dense.weight)
+            self._settle = lambda seen: fit_all(layer, seen, weight_of(dense))
         else:
             self.watched, spec = layer[-1], layer.stage_specs[-1]
             self._settle = lambda seen: fit_last(layer, seen)

@@ -369,7 +369,9 @@ def whitening_of(moments: InputMoments | Whitening, spec: ConvSpec) -> Whitening
 
 
 def moment_bytes(spec: ConvSpec) -> int:
-    """What the moments of a layer's inputs take, but for the whole second moment."""
+    """What the moments of a layer's inputs take, but for the whole second moment; an embedding's have none."""
+    if not spec.adapter.reads_features:
+        return 0
     inputs = spec.in_channels // spec.groups
     positions = 1 if spec.transposed else math.prod(spec.kernel_size)
     return spec.groups * inputs**2 * (4 if inputs > _WIDE else 8) + 8 * (positions**2 + spec.in_channels * positions)

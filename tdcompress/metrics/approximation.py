@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from tdcompress.batches import batches, evaluating
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
+from tdcompress.layers.kinds import weight_of
 from tdcompress.metrics.features import FeatureMean
 from tdcompress.metrics.registry import METRICS, Metric, get_metrics
+from tdcompress.surgery.holders import kind_at
 from tdcompress.watching import Call, run, watching
 
 
@@ -73,7 +75,7 @@ def weight_errors(original: Any, approximation: Any, metrics: Sequence[Metric]) 
     if not on_weights:
         return {}
     with torch.no_grad():
-        before, after = original.weight.double(), approximation.weight.double()
+        before, after = weight_of(original).double(), weight_of(approximation).double()
         return {metric.name: float(metric.function(before, after)) for metric in on_weights}
 
 
@@ -88,7 +90,7 @@ def pairs(original: nn.Module, compressed: nn.Module) -> Iterator[tuple[str, tup
     if not found:
         raise CompressionError("no layer of the compressed model is factorized; decompose() it first.")
     for name, layer in found:
-        weight = getattr(before.get(name), "weight", None)
+        weight = weight_of(before[name]) if name in before and kind_at(before[name]) is not None else None
         if weight is None or weight.shape != layer.weight.shape:
             seen = "nothing" if name not in before else f"a {type(before[name]).__name__}"
             seen += "" if weight is None else f" with a weight of {tuple(weight.shape)}"

@@ -13,6 +13,7 @@ from torch import nn
 
 from tdcompress.batches import evaluating
 from tdcompress.layers import ConvSpec
+from tdcompress.layers.kinds import weight_of
 from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option
 from tdcompress.report import as_call, count_multiply_adds, layer_calls, median_milliseconds
@@ -53,7 +54,7 @@ def stand_in(conv: Any, option: Option) -> nn.Module:
     if option.method == DENSE:
         return copy.deepcopy(conv)
     kind = get_method(option.method)
-    weight = conv.weight
+    weight = weight_of(conv)
     layer = kind(ConvSpec.of(conv), option.rank, option.axes, device="meta").to_empty(device=weight.device)
     for parameter in layer.parameters():
         parameter.detach().zero_()
@@ -73,6 +74,7 @@ def _multiply_adds(conv: Any, calls: Sequence[Call]) -> Costing:
     """Counted on the meta device, so that nothing is computed."""
     shapes = [call.changed(lambda tensor: tensor.to("meta")) for call in calls]
     spec, dtype = ConvSpec.of(conv), conv.weight.dtype
+    spec, dtype = ConvSpec.of(conv), weight_of(conv).dtype
 
     def counted(option: Option) -> Option:
         if option.method == DENSE:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
 from tdcompress.layers.moments import whitening_of
-from tdcompress.layers.spec import Convolution
 from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option, options_of
 
@@ -27,7 +28,7 @@ class LayerCurve:
         seed: of random starts.
     """
 
-    conv: Convolution
+    conv: nn.Module
     methods: tuple[str, ...]
     moments: InputMoments | None
     tried: float | None

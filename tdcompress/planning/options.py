@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.base import arranged
+from tdcompress.layers.kinds import weight_of
 from tdcompress.layers.moments import Whitening
 from tdcompress.layers.spec import Axes
 from tdcompress.methods import get_method
@@ -51,7 +51,7 @@ def options_of(conv: Any, methods: Sequence[str], whitening: Whitening | None) -
     """Every method's curve of relative error against parameters, and dense as the last.
 
     Args:
-        conv: a plain convolution or linear layer.
+        conv: a plain layer of any kind.
         methods: registered names; those that do not take such a layer are passed over.
         whitening: by its inputs, for the error of its features; None for that of its weight.
     """
@@ -59,9 +59,9 @@ def options_of(conv: Any, methods: Sequence[str], whitening: Whitening | None) -
     found = []
     for method in methods:
         kind = get_method(method)
-        if kind.takes_linear or spec.kind is not nn.Linear:
+        if kind.takes_linear or not spec.is_matrix:
             for axes in kind.arrangements(spec.long_axes, None):
-                found += _curve(kind, method, conv.weight.detach(), spec, axes, whitening)
+                found += _curve(kind, method, weight_of(conv).detach(), spec, axes, whitening)
     smaller = [option for option in found if option.parameters < spec.numel]
     return [*smaller, Option(DENSE, (), (), spec.numel, 0.0)]
 

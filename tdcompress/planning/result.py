@@ -14,7 +14,7 @@ from torch import nn
 
 from tdcompress.errors import CompressionError, naming, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
-from tdcompress.layers.spec import plain_class
+from tdcompress.layers.kinds import kind_of
 from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option
 from tdcompress.progress import Progress
@@ -185,7 +185,7 @@ class Plan:
             module = modules.get(entry.layer)
             if module is None:
                 raise CompressionError(f"the plan is for another model: this one has no layer {entry.layer!r}.")
-            if isinstance(module, FactorizedConv) or plain_class(module) is None:
+            if isinstance(module, FactorizedConv) or kind_of(module) is None:
                 raise CompressionError(
                     f"the plan is for another model: there layer {entry.layer!r} is dense, here it is a "
                     f"{type(module).__name__}."
@@ -240,7 +240,7 @@ class Plan:
                 raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
             plan = Plan(**{**found, "layers": tuple(map(_layer_from, found["layers"])), "left": _left_from(found)})
             for entry in plan.layers:
-                _ = entry.choice, entry.dense, entry.spec.kind
+                _ = entry.choice, entry.dense, entry.spec.adapter
             _ = UNITS[plan.objective], float(plan.budget), plan.cost
         except CompressionError:
             raise
@@ -271,7 +271,9 @@ def _layer_from(found: Mapping[str, Any]) -> LayerPlan:
         Option(**{**one, "rank": tuple(one["rank"]), "axes": tuple(map(tuple, one["axes"]))})
         for one in found["options"]
     )
-    spec: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in found["spec"].items()
-    }
+    spec: dict[str, Any] = {key: _as_tuples(value) for key, value in found["spec"].items()}
     return LayerPlan(found["layer"], ConvSpec(**spec), options, found["chosen"])
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -9,9 +9,8 @@ from torch import nn
 
 import tdcompress as td
 from tdcompress.layers.moments import _root, patches
-from tdcompress.layers.spec import KINDS
 from tdcompress.methods import METHODS
-from tests.layers.strategies import an_input, fresh, full_rank, specs
+from tests.layers.strategies import an_input, axes_of, fresh, full_rank, kinds, specs
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
@@ -36,8 +35,8 @@ def correlated(channels, size, count=32, seed=0):
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_patches_are_what_the_kernel_is_laid_over(data):
-    ndim = data.draw(st.integers(0, 3))
-    layer = fresh(data.draw(specs(ndim, False)))
+    kind = data.draw(st.sampled_from(["Linear", "TransposedLinear", "Conv1d", "Conv2d", "Conv3d"]))
+    layer, ndim = fresh(data.draw(specs(kind))), axes_of(kind)
     x = an_input(layer)
     spec = td.ConvSpec.of(layer)
     kernels = spec.to_kernels(layer.weight)
@@ -72,10 +71,7 @@ def test_moments_stream_and_are_those_of_all_patches_at_once():
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_at_full_rank_whitening_changes_nothing(method, data):
-    ndim, transposed = data.draw(
-        st.sampled_from([k for k, v in KINDS.items() if v is not nn.Linear or method == "svd"])
-    )
-    layer = fresh(data.draw(specs(ndim, transposed)))
+    layer = fresh(data.draw(specs(data.draw(st.sampled_from([k for k in kinds(method) if k != "Embedding"])))))
     moments = seen(layer, an_input(layer), joint=data.draw(st.booleans()))
     found = METHODS[method].from_conv(layer, rank=full_rank(layer, method), whiten=moments)
     torch.testing.assert_close(found.weight, layer.weight, rtol=1e-7, atol=1e-7)
