@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from tdcompress.batches import Data, again, evaluating
 from tdcompress.errors import CompressionError, unknown
-from tdcompress.layers import ConvSpec
+from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.layers.kinds import reads_features
 from tdcompress.layers.moments import moment_bytes
 from tdcompress.methods import get_method
 from tdcompress.metrics import METRICS, approximation_errors, get_metrics, weight_errors
@@ -31,7 +32,7 @@ from tdcompress.surgery import LayerSelector, decompose, select_layers
 from tdcompress.surgery.left import OnRefusal, Refusals, without
 from tdcompress.surgery.plain import Policy, check_wrapper, plain
 from tdcompress.surgery.swap import swapped
-from tdcompress.surgery.ties import cut_ties
+from tdcompress.surgery.ties import cut_ties, follower, retie, tied_groups
 from tdcompress.watching import watching
 from tdcompress.work import solved
 
@@ -113,7 +114,7 @@ def plan(
     whitened = _needs_moments(metric, inputs)
     example = _example(objective, example_inputs, inputs)
     refused = Refusals("skip" if layers is None else on_refusal)
-    convs, skipped = _convs(model, layers, skip, methods, refused)
+    convs, tied, skipped = _convs(model, layers, skip, methods, refused)
     convs = _reached(model, convs, example, refused if layers is not None else None)
     share = 1 - float(ratio)
     with following(progress, len(convs), "plan") as step:
@@ -122,9 +123,8 @@ def plan(
             with evaluating(model):
                 few = few_of(model, inputs, len(convs))
             trials = Trials(model, convs, few)
-        curves, losses = _curves(
-            model, convs, methods, inputs if whitened else None, trials, share, seed, executor, step
-        )
+        seen = inputs if whitened else None
+        curves, losses = _curves(model, convs, tied, methods, seen, trials, share, seed, executor, step)
     curves = _measured(model, convs, curves, metric, inputs, seed)
     costs = costings(model, convs, objective, example)
     options = {
@@ -134,7 +134,10 @@ def plan(
     found = _allocated(convs, options, objective, metric, share, seed)
     if objective == "latency":
         found = _verified(model, found, convs, example, share)
-    return replace(found, left=tuple({**skipped, **refused.texts}.items()) if layers is not None else ())
+    entries = tuple(replace(entry, tied=tied[entry.layer]) for entry in found.layers)
+    return replace(
+        found, layers=entries, left=tuple({**skipped, **refused.texts}.items()) if layers is not None else ()
+    )
 
 
 def _needs_moments(metric: Metric, inputs: Iterable[Any] | None) -> bool:
@@ -158,24 +161,27 @@ def _convs(
     skip: LayerSelector | None,
     methods: Sequence[str],
     refused: Refusals,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The layers to plan, as plain ones, in the model's order, and why others are left out."""
+) -> tuple[dict[str, Any], dict[str, tuple[str, ...]], dict[str, str]]:
+    """The layers to plan, as plain ones, in the model's order; which share their weight; why others are left out."""
     selected = select_layers(model, (lambda name, module: True) if layers is None else layers, linear=True)
     selected, skipped = without(model, selected, skip)
     places = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
-    found = {}
-    for name, module in sorted(selected, key=lambda one: places[one[0]]):
-        with refused.of(name):
-            check_wrapper(model, name)
-            for error in cut_ties(model, [(name, module)]).values():
+    selected.sort(key=lambda one: places[one[0]])
+    found, tied = {}, {}
+    for group in tied_groups(selected):
+        (first, module), *others = group
+        with refused.of(first):
+            for name, _ in group:
+                check_wrapper(model, name)
+            for error in cut_ties(model, group).values():
                 raise error
             conv = plain(module, Policy())
-            if isinstance(conv, nn.Linear) and not any(get_method(method).takes_linear for method in methods):
+            if ConvSpec.of(conv).is_matrix and not any(get_method(method).takes_linear for method in methods):
                 raise CompressionError(f"none of {', '.join(methods)} takes a {type(conv).__name__}.")
-            found[name] = conv
+            found[first], tied[first] = conv, tuple(name for name, _ in others)
     if not found:
         raise CompressionError("no layer of the model can be decomposed; td.refusals(model) says why.")
-    return found, skipped
+    return found, tied, skipped
 
 
 def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, refused: Refusals | None) -> dict[str, Any]:
@@ -198,6 +204,7 @@ def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, refused: 
 def _curves(
     model: nn.Module,
     convs: Mapping[str, Any],
+    tied: Mapping[str, Sequence[str]],
     methods: Sequence[str],
     inputs: Iterable[Any] | None,
     trials: Trials | None,
@@ -211,6 +218,7 @@ def _curves(
     Args:
         model: the model.
         convs: its layers.
+        tied: the layers that share the weight of one of them.
         methods: what they may become.
         inputs: to whiten by; None for the errors of the weights.
         trials: where layers are tried; None without data.
@@ -230,10 +238,22 @@ def _curves(
         }
         for name, (options, tried) in solved(curve_of, tasks, title="plan", executor=executor, progress=False).items():
             curves[name] = options
-            seen = [] if trials is None else [(error, trials.change(name, layer)) for error, layer in tried]
+            seen = []
+            for error, layer in tried if trials is not None else []:
+                assert trials is not None
+                seen.append((error, trials.change(name, layer, _followers(model, tied[name], name, layer))))
             losses[name] = loss_of(seen) if seen else (lambda error: error**2)
             step(name)
     return {name: curves[name] for name in convs if name in curves}, losses
+
+
+def _followers(model: nn.Module, tied: Sequence[str], name: str, layer: FactorizedConv) -> dict[str, nn.Module]:
+    """What stands in the places of the layers that share the weight of one that is tried."""
+    found: dict[str, nn.Module] = {
+        other: follower(name, layer, plain(model.get_submodule(other), Policy())) for other in tied
+    }
+    retie([(one, model.get_submodule(one), new) for one, new in {name: layer, **found}.items()])
+    return found
 
 
 def _passes(convs: Mapping[str, Any], order: Sequence[str], whitened: bool) -> Iterator[list[str]]:
@@ -241,7 +261,7 @@ def _passes(convs: Mapping[str, Any], order: Sequence[str], whitened: bool) -> I
     names: list[str] = []
     size = 0
     for name in order:
-        more = moment_bytes(ConvSpec.of(convs[name])) if whitened else 0
+        more = moment_bytes(ConvSpec.of(convs[name])) if whitened and reads_features(convs[name]) else 0
         if names and size + more > _MOMENTS:
             yield names
             names, size = [], 0

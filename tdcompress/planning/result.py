@@ -39,12 +39,14 @@ class LayerPlan:
         spec: what it is.
         options: the curve: every method at many ranks, and dense.
         chosen: which of them it shall become.
+        tied: the layers that share its weight, and become the same.
     """
 
     layer: str
     spec: ConvSpec
     options: tuple[Option, ...]
     chosen: int
+    tied: tuple[str, ...] = ()
 
     @property
     def choice(self) -> Option:
@@ -153,14 +155,13 @@ class Plan:
         self.check(model)
         selected, problems = [], {}
         for entry in self.layers:
-            choice, module = entry.choice, model.get_submodule(entry.layer)
-            if choice.method == DENSE:
-                continue
-            with naming(entry.layer):
-                conv, moments = plain(module, Policy()), (whiten or {}).get(entry.layer)
-                kind = get_method(choice.method)
-                problems[entry.layer] = Problem(kind, conv, None, choice.rank, None, self.seed, choice.axes, moments)
-            selected.append((entry.layer, module))
+            choice = entry.choice
+            for name in (entry.layer, *entry.tied) if choice.method != DENSE else ():
+                module, kind = model.get_submodule(name), get_method(choice.method)
+                with naming(name):
+                    conv, moments = plain(module, Policy()), (whiten or {}).get(name)
+                problems[name] = Problem(kind, conv, None, choice.rank, None, self.seed, choice.axes, moments)
+                selected.append((name, module))
         if not selected:
             return model if inplace else copy.deepcopy(model)
         return replaced(
@@ -272,7 +273,7 @@ def _layer_from(found: Mapping[str, Any]) -> LayerPlan:
         for one in found["options"]
     )
     spec: dict[str, Any] = {key: _as_tuples(value) for key, value in found["spec"].items()}
-    return LayerPlan(found["layer"], ConvSpec(**spec), options, found["chosen"])
+    return LayerPlan(found["layer"], ConvSpec(**spec), options, found["chosen"], tuple(found.get("tied", ())))
 
 
 def _as_tuples(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import forward
+from tdcompress.batches import evaluating, forward
 from tdcompress.calibration.batch_norm import Estimate, Pooled, is_estimated
 from tdcompress.errors import CompressionError
 from tdcompress.watching import Call, watching
@@ -106,7 +106,7 @@ class Trials:
         self._met = list(met)
         self.order = [name for name in met if name not in pooled]
 
-    def change(self, name: str, layer: nn.Module) -> float:
+    def change(self, name: str, layer: nn.Module, others: Mapping[str, nn.Module] | None = None) -> float:
         """The mean change of the output with another layer in a place.
 
         Of logits, (samples, classes), it is the KL divergence, otherwise the relative squared change.
@@ -114,15 +114,17 @@ class Trials:
         Args:
             name: the place, one of `order`; quickest if they come in that order.
             layer: what runs there instead.
+            others: what runs in other places meanwhile, none of them before it.
         """
         replay, place = self._replay, self._replay.modules[name]
         behind = [norm for norm in self._met[self._met.index(name) + 1 :] if norm in self._originals]
         estimates = {norm: Estimate(replay.modules[norm]) for norm in behind}
-        mode, total, count = layer.training, 0.0, 0
+        instead = {place: layer, **{replay.modules[other]: one for other, one in (others or {}).items()}}
+        total, count = 0.0, 0
         with torch.no_grad(), ExitStack() as stack:
             for number, (batch, goal) in enumerate(zip(self._batches, self._outputs, strict=True)):
                 replay.advance(number, batch, place, goal)
-            stack.callback(layer.eval().train, mode)
+            stack.enter_context(evaluating(*instead.values()))
             for norm in behind:
                 stack.callback(replay.modules[norm].load_state_dict, self._originals[norm].state_dict())
             norms = {norm: replay.modules[norm] for norm in behind}
@@ -130,7 +132,7 @@ class Trials:
             for number, (batch, goal) in enumerate(zip(self._batches, self._outputs, strict=True)):
                 for norm, estimate in estimates.items():
                     estimate.reference = self._originals[norm], self._seen[number][norm]
-                found = output_of(replay.run(number, batch, {place: layer}))
+                found = output_of(replay.run(number, batch, instead))
                 total += float(_change(goal.double(), found.double()).sum())
                 count += len(goal)
         return total / max(1, count)
