@@ -32,6 +32,7 @@ from tdcompress.surgery.left import OnRefusal, Refusals, without
 from tdcompress.surgery.plain import Policy, check_wrapper, plain
 from tdcompress.surgery.swap import swapped
 from tdcompress.surgery.ties import cut_ties
+from tdcompress.watching import watching
 from tdcompress.work import solved
 
 Objective = Literal["parameters", "macs", "latency"]
@@ -181,9 +182,11 @@ def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, refused: 
     """The layers that a forward on the example calls; of those that were named, all have to be."""
     if example is None:
         return dict(convs)
-    with torch.no_grad(), evaluating(model):
-        calls = layer_calls(model, {name: model.get_submodule(name) for name in convs}, as_call(example))
-    unseen = [name for name in convs if not calls.get(name)]
+    met: set[str] = set()
+    layers, (args, kwargs) = {name: model.get_submodule(name) for name in convs}, as_call(example)
+    with torch.no_grad(), evaluating(model), watching(layers, lambda name, _: met.add(name), outputs=False):
+        model(*args, **kwargs)
+    unseen = [name for name in convs if name not in met]
     if unseen and (refused is not None or len(unseen) == len(convs)):
         error = CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
         if refused is None or refused.noted is None or len(unseen) == len(convs):

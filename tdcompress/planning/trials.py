@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tdcompress.batches import forward
 from tdcompress.calibration.batch_norm import Estimate, Pooled, is_estimated
 from tdcompress.errors import CompressionError
+from tdcompress.watching import Call, watching
 
 _FLOOR = 1e-12
 _SAMPLES = 256  # that are enough to see how much the output changes,
@@ -91,12 +92,14 @@ class Trials:
         met: dict[str, None] = {}
         self._outputs: list[Tensor] = []
         self._seen: list[dict[str, Pooled]] = []  # what each norm has seen after each batch
-        with torch.no_grad(), ExitStack() as stack:
-            for name in dict.fromkeys((*names, *pooled)):
-                module = self._replay.modules[name]
-                stack.callback(module.register_forward_pre_hook(lambda *_, name=name: met.setdefault(name)).remove)
-                if name in pooled:
-                    stack.callback(module.register_forward_pre_hook(pooled[name].update).remove)
+
+        def note(name: str, call: Call) -> None:
+            met.setdefault(name)
+            if name in pooled:
+                pooled[name].update(call.input)
+
+        watched = {name: self._replay.modules[name] for name in (*names, *pooled)}
+        with torch.no_grad(), watching(watched, note, outputs=False):
             for number, batch in enumerate(self._batches):
                 self._outputs.append(output_of(self._replay.run(number, batch)).clone())
                 self._seen.append({name: copy.copy(one) for name, one in pooled.items()})
@@ -113,16 +116,17 @@ class Trials:
             layer: what runs there instead.
         """
         replay, place = self._replay, self._replay.modules[name]
-        estimates = {norm: Estimate(None) for norm in self._met[self._met.index(name) + 1 :] if norm in self._originals}
+        behind = [norm for norm in self._met[self._met.index(name) + 1 :] if norm in self._originals]
+        estimates = {norm: Estimate(replay.modules[norm]) for norm in behind}
         mode, total, count = layer.training, 0.0, 0
         with torch.no_grad(), ExitStack() as stack:
             for number, (batch, goal) in enumerate(zip(self._batches, self._outputs, strict=True)):
                 replay.advance(number, batch, place, goal)
             stack.callback(layer.eval().train, mode)
-            for norm, estimate in estimates.items():
-                module = replay.modules[norm]
-                stack.callback(module.load_state_dict, self._originals[norm].state_dict())
-                stack.callback(module.register_forward_pre_hook(estimate).remove)
+            for norm in behind:
+                stack.callback(replay.modules[norm].load_state_dict, self._originals[norm].state_dict())
+            norms = {norm: replay.modules[norm] for norm in behind}
+            stack.enter_context(watching(norms, lambda norm, call: estimates[norm].update(call.input), outputs=False))
             for number, (batch, goal) in enumerate(zip(self._batches, self._outputs, strict=True)):
                 for norm, estimate in estimates.items():
                     estimate.reference = self._originals[norm], self._seen[number][norm]
