@@ -285,7 +285,7 @@ def register_layer_kind(
     """Make a class of dense layers known: all that works on `nn.Linear` or a convolution then works on it, too.
 
     Its forward has to be what the PyTorch layer with the same `ConvSpec` does, for only plain layers stand in the stack
-    that it becomes. `restore` and `load` build it anew.
+    that it becomes. `restore` builds it anew. Call this where the class is defined, so that workers know it, too.
 
     Args:
         layer: the class. Subclasses of it are not of this kind.
