@@ -14,6 +14,7 @@ from torch.func import functional_call
 import tdcompress as td
 from tdcompress.layers.kinds import KINDS, default_kind, kind_of
 from tdcompress.methods import METHODS
+from tdcompress.ranks import kept_share
 from tests.layers.strategies import (
     DTYPES,
     a_spec,
@@ -103,21 +104,21 @@ def an_input_like(output):
 def test_the_budget_is_never_exceeded_and_used_to_the_next_step(method, data, ratio):
     kind, dense = METHODS[method], data.draw(layers(method))
     spec, numel = td.ConvSpec.of(dense), dense.weight.numel()
-    if min(smallest(kind, spec, axes) for axes in kind.arrangements(spec.long_axes, None)) / numel > 1 - ratio:
+    if min(smallest(kind, spec, axes) for axes in kind.arrangements(spec.long_axes, None)) > kept_share(ratio) * numel:
         with pytest.raises(td.CompressionError, match=r"can be reached is|cannot make this layer smaller"):
             kind.from_conv(dense, ratio=ratio)
         return
     layer = kind.from_conv(dense, ratio=ratio)
     modes = layer.spec.modes(layer.axes)
     kept = parameters_of(layer)
-    assert kept / numel <= 1 - ratio
+    assert kept <= kept_share(ratio) * numel
     assert kept == spec.groups * kind.parameters_at(modes, layer.ranks)
     assert layer.ratio == pytest.approx(1 - kept / numel)
     assert difference(layer(an_input(dense)), layer.to_conv()(an_input(dense))) <= EXACT
     for place in range(len(layer.ranks)):
         step = tuple(r + (i == place) for i, r in enumerate(layer.ranks))
         if useful(method, modes, step):
-            assert spec.groups * kind.parameters_at(modes, step) / numel > 1 - ratio
+            assert spec.groups * kind.parameters_at(modes, step) > kept_share(ratio) * numel
 
 
 def smallest(kind, spec, axes):
