@@ -26,7 +26,7 @@ from tdcompress.planning.options import DENSE, Option, with_metric
 from tdcompress.planning.result import UNITS, LayerPlan, Plan
 from tdcompress.planning.trials import Trials, few_of, loss_of
 from tdcompress.progress import Progress, following
-from tdcompress.ranks import parameter_budget
+from tdcompress.ranks import kept_share, parameter_budget
 from tdcompress.report import as_call, layer_calls, median_milliseconds
 from tdcompress.surgery import LayerSelector, decompose, select_layers
 from tdcompress.surgery.left import OnRefusal, Refusals, without
@@ -116,7 +116,7 @@ def plan(
     refused = Refusals("skip" if layers is None else on_refusal)
     convs, tied, skipped = _convs(model, layers, skip, methods, refused)
     convs = _reached(model, convs, example, refused if layers is not None else None)
-    share = 1 - float(ratio)
+    share = float(kept_share(ratio))
     with following(progress, len(convs), "plan") as step:
         trials = None
         if inputs is not None:
