@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tdcompress.batches import Data, again, evaluating
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec
+from tdcompress.layers.kinds import weight_of
 from tdcompress.layers.moments import moment_bytes
 from tdcompress.methods import get_method
 from tdcompress.metrics import METRICS, approximation_errors, get_metrics, weight_errors
@@ -170,7 +171,7 @@ def _convs(
             for error in cut_ties(model, [(name, module)]).values():
                 raise error
             conv = plain(module, Policy())
-            if isinstance(conv, nn.Linear) and not any(get_method(method).takes_linear for method in methods):
+            if ConvSpec.of(conv).is_matrix and not any(get_method(method).takes_linear for method in methods):
                 raise CompressionError(f"none of {', '.join(methods)} takes a {type(conv).__name__}.")
             found[name] = conv
     if not found:
@@ -276,7 +277,7 @@ def _measured(
             if known:
                 return weight_errors(convs[name], layer, known)[known[0].name]
             assert callable(metric)
-            return float(metric(convs[name].weight.detach().double(), layer.weight.detach().double()))
+            return float(metric(weight_of(convs[name]).detach().double(), layer.weight.detach().double()))
 
         return of
 
