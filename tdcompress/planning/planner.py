@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tdcompress.batches import Data, again, evaluating
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv
-from tdcompress.layers.kinds import reads_features
+from tdcompress.layers.kinds import reads_features, weight_of
 from tdcompress.layers.moments import moment_bytes
 from tdcompress.methods import get_method
 from tdcompress.metrics import METRICS, approximation_errors, get_metrics, weight_errors
@@ -296,7 +296,7 @@ def _measured(
             if known:
                 return weight_errors(convs[name], layer, known)[known[0].name]
             assert callable(metric)
-            return float(metric(convs[name].weight.detach().double(), layer.weight.detach().double()))
+            return float(metric(weight_of(convs[name]).detach().double(), layer.weight.detach().double()))
 
         return of
 
