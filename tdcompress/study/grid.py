@@ -46,11 +46,17 @@ class Trial:
         return f"{self.layer} {self.method} {self.ratio:.0%} run {self.run}"
 
 
-def trials(study: Study) -> Iterator[Trial]:
-    """All trials, layer by layer, and those that share a decomposition one after the other."""
-    common = fields_of(study)
-    for layer in study.layer_names():
-        for method, solver in study.solvers().items():
+def trials(study: Study, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
+    """All trials, layer by layer, and those that share a decomposition one after the other.
+
+    Args:
+        study: what is asked.
+        common: its `fields_of`.
+    """
+    solvers = study.solvers()
+    for layer, methods in study.grid().items():
+        for method in methods:
+            solver = solvers[method]
             fixed = get_method(method).deterministic(solver)
             told = solver_fields(solver)
             for ratio in study.ratios:
@@ -69,19 +75,21 @@ def fields_of(study: Study) -> dict[str, dict[str, Any]]:
     """What all trials of a study share: what their factors depend on, and what their measurements do besides."""
     metrics = study.chosen_metrics()
     on_features = any(metric.on == "features" for metric in metrics)
-    measures: dict[str, Any] = {
-        "metrics": metric_fields(metrics),
-        "data": data_digest(study.data) if on_features else None,
-        "version": study.version,
-    }
+    # Who gives a version says by that what data it was, as stores from before loaders could be hashed have it.
+    known = data_digest(study.data, loaders=not study.version) if on_features else None
+    measures: dict[str, Any] = {"metrics": metric_fields(metrics), "data": known, "version": study.version}
     if study.calibrate is not None:  # only then, so that the trials of stores from before are still found
         measures["calibrate"] = True
-    return {"factors": {"format": FORMAT, "weights": model_digest(study.model)}, "measures": measures}
+    return {"factors": _factors(study), "measures": measures}
 
 
 def baseline_key(study: Study) -> str:
     """What the performance of the model itself depends on."""
-    return digest({**fields_of(study)["factors"], "version": study.version})
+    return digest({**_factors(study), "version": study.version})
+
+
+def _factors(study: Study) -> dict[str, Any]:
+    return {"format": FORMAT, "weights": model_digest(study.model)}
 
 
 def groups(missing: Sequence[Trial]) -> list[list[Trial]]:

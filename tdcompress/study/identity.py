@@ -10,6 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+    default_convert,
+)
 
 from tdcompress.errors import CompressionError
 
@@ -38,10 +49,25 @@ def model_digest(model: nn.Module) -> str:
     return digest([modules, _tensors_digest(model.state_dict().items())])
 
 
-def data_digest(data: Any) -> str | None:
-    """A hash of a tensor, or of a list, tuple or dict of what has one; None for anything else, such as a loader."""
+def data_digest(data: Any, *, loaders: bool = False) -> str | None:
+    """A hash of a tensor, or of a list, tuple or dict of what has one; None for anything else.
+
+    Args:
+        data: the inputs of feature metrics.
+        loaders: whether a `DataLoader` has one as well: that of the samples that it gives, where they come from
+            tensors or from lists of what has a hash, all of them or a part that is the same each time. In which order
+            and how many at a time does not count, since errors are means over samples.
+
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> dataset = TensorDataset(torch.arange(6.0))
+    >>> one, other = DataLoader(dataset, batch_size=2, shuffle=True), DataLoader(dataset, batch_size=3)
+    >>> data_digest(one, loaders=True) == data_digest(other, loaders=True), data_digest(one)
+    (True, None)
+    """
     if isinstance(data, Tensor):
         return _tensors_digest([("", data)])
+    if loaders and type(data) is DataLoader:
+        return _loader_digest(data)
     if isinstance(data, Mapping):
         data = [part for name in sorted(data) for part in (name, data[name])]
     if isinstance(data, str | int | float | None):
@@ -50,6 +76,33 @@ def data_digest(data: Any) -> str | None:
         return None
     parts = [data_digest(part) for part in data]
     return None if None in parts else digest(parts)
+
+
+def _loader_digest(loader: DataLoader[Any]) -> str | None:
+    """Of the samples, if they are the same in every pass and nothing but stacked into batches."""
+    batches, sampler = loader.batch_sampler, loader.sampler
+    samples = _dataset_digest(loader.dataset)
+    usual = loader.collate_fn in (default_collate, default_convert)
+    if samples is None or not usual or type(batches) not in (BatchSampler, type(None)):
+        return None
+    total = len(loader.dataset)  # type: ignore[arg-type]
+    left_out = total % loader.batch_size if loader.drop_last and loader.batch_size else 0
+    if type(sampler) is SequentialSampler:
+        return digest(["loader", samples, total - left_out])
+    everything = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == total
+    return digest(["loader", samples, total]) if everything and not left_out else None
+
+
+def _dataset_digest(dataset: Any) -> str | None:
+    if type(dataset) is TensorDataset:
+        return data_digest(dataset.tensors)
+    if type(dataset) is Subset:
+        parts = [_dataset_digest(dataset.dataset), data_digest([int(index) for index in dataset.indices])]
+        return None if None in parts else digest(["subset", *parts])
+    if type(dataset) is ConcatDataset:
+        parts = [_dataset_digest(part) for part in dataset.datasets]
+        return None if None in parts else digest(["joined", *parts])
+    return data_digest(dataset) if isinstance(dataset, Tensor | list | tuple) else None
 
 
 def solver_fields(solver: Any) -> Any:

@@ -57,6 +57,11 @@ class Job:
             kinds,
         )
 
+    @property
+    def on_features(self) -> bool:
+        """Whether a metric needs the data."""
+        return any(metric.on == "features" for metric in self.metrics)
+
     def packed(self) -> bytes:
         """As bytes for other processes.
 
@@ -180,7 +185,7 @@ class Bench:
     def _errors(self, name: str, layer: FactorizedConv) -> dict[str, float]:
         metrics = self._job.metrics
         found = weight_errors(self._job.model.get_submodule(name), layer, metrics)
-        if any(metric.on == "features" for metric in metrics):
+        if self._job.on_features:
             if self._features is None or self._features[0] != name:
                 self._features = None  # before the next layer's are made: both may not fit
                 self._features = name, Features(self._job.model, name, self._job.data)

@@ -18,16 +18,22 @@ from tdcompress.methods import get_method
 from tdcompress.metrics import METRICS, Metric, get_metrics
 from tdcompress.study.driver import drive
 from tdcompress.study.executors import Workplace
-from tdcompress.study.grid import Trial, baseline_key, trials
+from tdcompress.study.grid import Trial, baseline_key, fields_of, trials
 from tdcompress.study.measure import Job
 from tdcompress.study.store import Store
 from tdcompress.surgery import LayerSelector, select_layers
+from tdcompress.surgery.selection import dense_layers
 
 if TYPE_CHECKING:
     import pandas as pd
 
 StorePath = str | PathLike[str]
 Ranks = Callable[[str, str, float], "int | Sequence[int] | str | None"]
+_UNKNOWN_DATA = (
+    "the data of the feature metrics cannot be hashed, so a study of other data would take these trials for its own. "
+    "Pass version= and change it with the data, or give data= as tensors, a list of batches, or a DataLoader over a "
+    "TensorDataset or a list."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +42,14 @@ class Study:
 
     A trial decomposes one layer by one method to one ratio, measures the approximation errors and evaluates the
     model. With `finetune` the decomposed model is fine-tuned and evaluated again; so it is, on its own, with
-    `calibrate`. The grid is the product of layers,
-    methods, ratios and runs; run number r has the seed `seed + r`.
+    `calibrate`. The grid is the product of layers, methods, ratios and runs, without the layers that a method cannot
+    take; run number r has the seed `seed + r`.
 
     Args:
         model: what is compressed; it is never changed.
-        layers: names, globs, or a predicate, as `td.decompose` takes them.
+        layers: names, globs, or a predicate, as `td.decompose` takes them. Globs and predicates pick for each method
+            what it takes: with `"*"` and `["cp", "svd"]` the convolutions get trials of both, linear layers of SVD
+            alone. A layer that is named must be one for every method.
         methods: registered names, or a dict of names to the options of their solvers.
         ratios: shares of a layer's parameters to remove, each in (0, 1).
         runs: repetitions. Those that cannot differ (a deterministic method, not fine-tuned) are measured once.
@@ -56,14 +64,16 @@ class Study:
             decide; or a rule for all, such as `"tensorly-torch"`.
         seed: of the first run.
         version: anything that tells apart what hashing cannot see: `evaluate`, `finetune`, `calibrate`, and data
-            that is not made of tensors. Change it when they change, and the trials are new ones.
+            that is not made of tensors. Change it when they change, and the trials are new ones. With a version, only
+            data that is made of tensors alone is hashed; without one, also what a `DataLoader` draws from, where that
+            can be, and a warning says where it cannot.
         calibrate: a model of its own to the calibrated one, which may be the same object, and the same for equal
             models, such as a function that calls `td.calibrate`; the performances after it have `calibrated_` in
             front of their names. It is not fine-tuned.
 
     Raises:
-        CompressionError: an unknown layer, method or metric, a number out of its range, or feature metrics
-            without data.
+        CompressionError: an unknown layer, method or metric, a method that cannot take a layer that is named or takes
+            none that is picked, a number out of its range, or feature metrics without data.
 
     Example:
         >>> import torch, tdcompress as td
@@ -95,7 +105,7 @@ class Study:
         for name in self.solvers():
             get_method(name)
         self._check_numbers()
-        self.layer_names()
+        self.grid()
         optional = [given for given in (self.finetune, self.calibrate) if given is not None]
         if not all(callable(given) for given in (self.evaluate, *optional)):
             raise CompressionError(
@@ -109,7 +119,7 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """The grid: all trials, in the order in which they are begun."""
-        return list(trials(self))
+        return list(trials(self, fields_of(self)))
 
     def run(
         self,
@@ -145,7 +155,10 @@ class Study:
                 cannot be sent to the executor's processes.
         """
         job = Job.of(self)
-        every = self.trials()
+        fields = fields_of(self)
+        every = list(trials(self, fields))
+        if fields["measures"]["data"] is None and not self.version and job.on_features:
+            warnings.warn(_UNKNOWN_DATA, stacklevel=2)
         with Store(store) as opened:
             opened.plan(every)
             with Workplace(job, executor, opened.path, under_way) as workplace:
@@ -173,7 +186,28 @@ class Study:
 
     def layer_names(self) -> list[str]:
         """The layers in full."""
-        return [name for name, _ in select_layers(self.model, self.layers)]
+        return list(self.grid())
+
+    def grid(self) -> dict[str, list[str]]:
+        """The methods that each layer is decomposed by."""
+        kinds = {method: get_method(method) for method in self.solvers()}
+        matrices = any(kind.takes_linear for kind in kinds.values())
+        found: dict[str, list[str]] = {name: [] for name, _ in select_layers(self.model, self.layers, linear=matrices)}
+        matrix = {name for name, _ in dense_layers(self.model, linear=True)}
+        matrix -= {name for name, _ in dense_layers(self.model, linear=False)}
+        for method, kind in kinds.items():
+            try:
+                picked = select_layers(self.model, self.layers, linear=kind.takes_linear)
+            except CompressionError as error:
+                raise CompressionError(f"method {method!r} takes none of the layers: {error}") from None
+            for name, module in picked:
+                if name in matrix and not kind.takes_linear:
+                    raise CompressionError(
+                        f"layer {name!r}: method {method!r} cannot take a {type(module).__name__}; leave one of them "
+                        "out, or pick the layers by a glob or a predicate, and each method gets those that it can take."
+                    )
+                found[name].append(method)
+        return found
 
     def solvers(self) -> dict[str, Solver]:
         """What each method is told."""

@@ -1,6 +1,14 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 import tdcompress as td
 from tdcompress.errors import CompressionError
@@ -125,7 +133,117 @@ def test_data_of_every_kind():
     assert data_digest([batch, 1]) == data_digest((batch.clone(), 1))
     assert data_digest({"a": batch, "b": 1}) == data_digest({"b": 1, "a": batch})
     assert len({data_digest(one) for one in (batch, [batch], {"a": batch}, batch[:-1], -batch)}) == 5
-    assert data_digest(torch.utils.data.DataLoader(batch)) is None
+    assert data_digest(DataLoader(batch)) is None
+
+
+class TestLoaders:
+    def test_what_gives_the_same_samples_is_the_same_data(self):
+        batch, labels = images(6), torch.arange(6)
+        dataset = TensorDataset(batch, labels)
+        same = [
+            DataLoader(dataset),
+            DataLoader(TensorDataset(batch.clone(), labels), batch_size=4),
+            DataLoader(dataset, batch_size=4, shuffle=True),
+            DataLoader(dataset, batch_size=3, shuffle=True, drop_last=True),  # which drops none
+            DataLoader(dataset, batch_size=None),
+            DataLoader(dataset, num_workers=1, pin_memory=False),
+        ]
+        assert len({data_digest(loader, loaders=True) for loader in same}) == 1
+        assert data_digest(same[0], loaders=True) is not None
+
+    def test_what_gives_other_samples_is_other_data(self):
+        batch, labels = images(6), torch.arange(6)
+        dataset = TensorDataset(batch, labels)
+        others = [
+            DataLoader(dataset),
+            DataLoader(dataset, batch_size=4, drop_last=True),
+            DataLoader(TensorDataset(batch)),
+            DataLoader(TensorDataset(images(6, seed=5), labels)),
+            DataLoader(Subset(dataset, [0, 2])),
+            DataLoader(Subset(dataset, [0, 3])),
+            DataLoader(ConcatDataset([dataset, dataset])),
+            DataLoader(batch),
+            DataLoader(list(zip(batch, labels.tolist(), strict=True))),
+            DataLoader([{"x": one} for one in batch]),
+        ]
+        found = [data_digest(loader, loaders=True) for loader in others]
+        assert None not in found
+        assert len(set(found)) == len(others)
+
+    def test_what_cannot_be_known_has_no_hash(self):
+        class Changed(TensorDataset):
+            def __getitem__(self, index):
+                return 2 * super().__getitem__(index)[0]
+
+        class Loader(DataLoader):
+            pass
+
+        dataset = TensorDataset(images(6))
+        random = {"replacement": True}, {"num_samples": 3}
+        for loader in [
+            DataLoader(Changed(images(6))),
+            DataLoader(Subset(Changed(images(6)), [0])),
+            DataLoader(ConcatDataset([dataset, Changed(images(6))])),
+            DataLoader(dataset, collate_fn=lambda samples: samples[0]),
+            DataLoader(dataset, batch_size=4, shuffle=True, drop_last=True),
+            DataLoader(dataset, sampler=SubsetRandomSampler([0, 1])),
+            DataLoader(dataset, batch_sampler=[[0, 1]]),
+            *(DataLoader(dataset, sampler=RandomSampler(dataset, **options)) for options in random),
+            Loader(dataset),
+            DataLoader([object()]),
+        ]:
+            assert data_digest(loader, loaders=True) is None
+
+    def test_studies_with_different_data_share_no_keys(self):
+        one, same, other = (
+            keys(data=DataLoader(TensorDataset(images(4, seed=seed)), batch_size=size))
+            for seed, size in ((2, 2), (2, 4), (3, 2))
+        )
+        assert one == same
+        assert not set(one) & set(other)
+
+    def test_a_version_says_what_data_it_is_as_it_always_did(self):
+        one, other = (keys(data=DataLoader(TensorDataset(images(4, seed=s))), version="1") for s in (2, 3))
+        assert one == other
+
+    def test_a_loader_gives_the_errors_of_its_tensor(self, store):
+        data = images(6, seed=2)
+        loader = DataLoader(TensorDataset(data, torch.arange(6)), batch_size=4)
+        names = ["layer", "method", "ratio", "relative_features"]
+        found = study(data=loader, runs=1).run(store, progress=False)[names]
+        expected = study(data=data, runs=1).run(store, progress=False)[names]
+        assert found.relative_features.tolist() == pytest.approx(expected.relative_features.tolist())
+
+    def test_unknown_data_without_a_version_is_warned_of(self, store):
+        class Batches:
+            def __iter__(self):
+                return iter([images(4, seed=2)])
+
+        few = {"data": Batches(), "methods": ["tucker"], "ratios": (0.5,), "runs": 1}
+        with pytest.warns(UserWarning, match="cannot be hashed.*Pass version= and change it with the data"):
+            study(**few).run(store, progress=False)
+        study(**few, version="1").run(store, progress=False)  # warnings are errors here
+        study(**few, metrics=["relative_weights"]).run(store, progress=False)
+
+
+def tiny():
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Conv2d(2, 2, 2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape))
+    return model
+
+
+def test_stores_from_before_are_found():
+    """Keys as they have been since the first store; where they change, users measure everything again."""
+    data = torch.ones(2, 1, 3, 3)
+    loaded = {"data": DataLoader(TensorDataset(data)), "version": "1"}
+    for changes, key in [
+        ({"data": data}, "8d7aba38e7cd559c5ce1d393eda2d356"),
+        (loaded, "33c72edf688af59ee0280f6f31db2b13"),
+    ]:
+        found = study(model=tiny(), layers="0", methods=["tucker"], ratios=(0.5,), runs=1, **changes)
+        assert [trial.key for trial in found.trials()] == [key]
 
 
 def test_a_solver_that_cannot_be_told_apart_is_refused():
