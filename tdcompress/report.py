@@ -7,21 +7,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tdcompress.batches import evaluating
+from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
 from tdcompress.surgery import restore
 from tdcompress.surgery.left import grouped, left_dense
 from tdcompress.watching import Call, watching
-
-if TYPE_CHECKING:
-    import pandas
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]  # of a forward, by position and by keyword
 _WARM_UP = 3
@@ -95,7 +93,7 @@ class Report:
             if after > before
         )
 
-    def to_pandas(self) -> pandas.DataFrame:
+    def to_pandas(self) -> DataFrame:
         """One row a layer, one column a number; `before` and `after` are columns of their own."""
         import pandas
 

@@ -6,17 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tdcompress.correlation.table import VARIED, Groups, grouped
+from tdcompress.correlation.table import VARIED, Groups, Table, grouped
 from tdcompress.correlation.tau import Variant, check_variant
 from tdcompress.errors import CompressionError
-
-if TYPE_CHECKING:
-    from tdcompress.correlation.table import Table
 
 Unit = Literal["trials", "layers"]
 Array = NDArray[np.float64]

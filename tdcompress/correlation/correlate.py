@@ -6,15 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tdcompress.correlation.bootstrap import Unit, percentiles, resampled
-from tdcompress.correlation.table import VARIED, grouped
+from tdcompress.correlation.table import VARIED, Table, grouped
 from tdcompress.correlation.tau import Variant, check_variant, kendall_tau
 from tdcompress.errors import CompressionError
-
-if TYPE_CHECKING:
-    from tdcompress.correlation.table import Table
 
 
 @dataclass(frozen=True)

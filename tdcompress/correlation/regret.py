@@ -6,15 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tdcompress.correlation.bootstrap import Array, draws, percentiles
-from tdcompress.correlation.table import Groups, grouped
-
-if TYPE_CHECKING:
-    from tdcompress.correlation.table import Table
+from tdcompress.correlation.table import Groups, Table, grouped
 
 
 @dataclass(frozen=True)

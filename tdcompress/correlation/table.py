@@ -7,18 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    Table: TypeAlias = pd.DataFrame | Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | str | PathLike[str]
-
+Table: TypeAlias = Union[  # noqa: UP007, what is deferred is no type yet, and knows no |
+    DataFrame, Mapping[str, Sequence[Any]], Sequence[Mapping[str, Any]], str, PathLike[str]
+]
 VARIED = ("layer", "method", "ratio")  # what a study varies, and what `across` chooses from
 
 
@@ -98,7 +97,7 @@ def checked_across(across: str | Iterable[str], run: str | None) -> tuple[str, .
     return tuple(name for name in VARIED if name in names)
 
 
-def _frame(table: Any) -> pd.DataFrame:
+def _frame(table: Any) -> DataFrame:
     try:
         import pandas as pd
     except ImportError as problem:
@@ -112,7 +111,7 @@ def _frame(table: Any) -> pd.DataFrame:
     return frame
 
 
-def _check_columns(frame: pd.DataFrame, names: list[str]) -> None:
+def _check_columns(frame: DataFrame, names: list[str]) -> None:
     there = list(frame.columns)
     wrong = [name for name in dict.fromkeys(names) if there.count(name) != 1]
     if wrong:
@@ -123,7 +122,7 @@ def _check_columns(frame: pd.DataFrame, names: list[str]) -> None:
         )
 
 
-def _trials(frame: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]:
+def _trials(frame: DataFrame, keys: list[str]) -> list[dict[str, Any]]:
     """What identifies each row, checked to be there and to occur once."""
     trials: list[dict[str, Any]] = frame[keys].to_dict("records")
     absent = np.flatnonzero(frame[keys].isna().any(axis=1).to_numpy())
@@ -138,7 +137,7 @@ def _trials(frame: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]:
     return trials
 
 
-def _numbers(frame: pd.DataFrame, column: str, trials: list[dict[str, Any]]) -> NDArray[np.float64]:
+def _numbers(frame: DataFrame, column: str, trials: list[dict[str, Any]]) -> NDArray[np.float64]:
     try:
         numbers: NDArray[np.float64] = frame[column].to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError) as problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -15,6 +15,8 @@ from tdcompress.layers.transposed import TransposedLinear
 
 if TYPE_CHECKING:
     from tdcompress.layers.spec import ConvSpec
+else:  # which imports this; `get_type_hints` finds it there
+    ConvSpec = ForwardRef("ConvSpec", module="tdcompress.layers.spec")
 
 Convolution = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear

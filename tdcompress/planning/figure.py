@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from tdcompress.planning.options import DENSE
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from tdcompress.deferred import Figure
     from tdcompress.planning.result import Plan
 
 

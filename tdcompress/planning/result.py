@@ -8,10 +8,11 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from tdcompress.deferred import Figure
 from tdcompress.errors import CompressionError, naming, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
 from tdcompress.layers.kinds import kind_of
@@ -22,9 +23,6 @@ from tdcompress.report import short_count
 from tdcompress.surgery.decompose import Problem, replaced
 from tdcompress.surgery.left import Refusals, grouped
 from tdcompress.surgery.plain import Policy, plain
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FORMAT_VERSION = 1
 UNITS = {"parameters": "parameters", "macs": "multiply-adds", "latency": "ms"}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,11 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from tdcompress.correlation import Regret, regret
+from tdcompress.deferred import DataFrame
 from tdcompress.metrics import METRICS
 from tdcompress.study.views import Tau, errors_of, taus
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DPI = 180
 # Okabe & Ito's palette, which colour-blind readers can tell apart; features differ from weights by hatching as well.
@@ -47,7 +44,7 @@ class Reference:
 
 def draw_all(
     folder: str | PathLike[str],
-    table: pd.DataFrame,
+    table: DataFrame,
     performances: Mapping[str, str],
     *,
     errors: Sequence[str] | None = None,
@@ -174,7 +171,7 @@ def bars(
 
 
 def regrets(
-    table: pd.DataFrame,
+    table: DataFrame,
     performances: Mapping[str, str],
     errors: Sequence[str] | None = None,
     label: str = "test error",
@@ -211,7 +208,7 @@ def _margins(found: Sequence[Regret], scale: float) -> list[list[float]]:
 
 
 def scatter(
-    table: pd.DataFrame,
+    table: DataFrame,
     performances: Mapping[str, str],
     error: str = "relative_weights",
     baseline: float | None = None,

@@ -8,11 +8,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from numbers import Integral, Real
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from tdcompress.decompositions import Solver
+from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
 from tdcompress.methods import get_method
 from tdcompress.metrics import METRICS, Metric, get_metrics
@@ -23,9 +24,6 @@ from tdcompress.study.measure import Job
 from tdcompress.study.store import Store
 from tdcompress.surgery import LayerSelector, select_layers
 from tdcompress.surgery.selection import dense_layers
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 StorePath = str | PathLike[str]
 Ranks = Callable[[str, str, float], "int | Sequence[int] | str | None"]
@@ -129,7 +127,7 @@ class Study:
         *,
         retry_failed: bool = False,
         under_way: int | None = None,
-    ) -> pd.DataFrame:
+    ) -> DataFrame:
         """Measure the trials that the store does not have, and give the table of all that could be measured.
 
         A trial is committed to the store as it ends. A study that was stopped, by Ctrl-C, a crash or a power
@@ -169,12 +167,12 @@ class Study:
                 warnings.warn(_failed(failed, opened.path), stacklevel=2)
             return opened.frame(every)
 
-    def frame(self, store: StorePath = "study.sqlite") -> pd.DataFrame:
+    def frame(self, store: StorePath = "study.sqlite") -> DataFrame:
         """The table of what has been measured so far, as `run` gives it; may be called while a study runs."""
         with Store(store, read_only=True) as opened:
             return opened.frame(self.trials())
 
-    def failures(self, store: StorePath = "study.sqlite") -> pd.DataFrame:
+    def failures(self, store: StorePath = "study.sqlite") -> DataFrame:
         """The failed trials: `layer`, `method`, `ratio`, `run`, and the `traceback` of each."""
         with Store(store, read_only=True) as opened:
             return opened.failures(self.trials())

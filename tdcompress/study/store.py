@@ -11,16 +11,14 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 import tdcompress
+from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
 from tdcompress.study.grid import Trial
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 APPLICATION = 0x74646373  # "tdcs", where SQLite keeps what kind of file it is
 VERSION = 1
@@ -135,7 +133,7 @@ class Store:
             why = dict(self._connection.execute("select key, traceback from results where measured is null"))
         return [(str(trial), why[trial.key]) for trial in trials if trial.key in why]
 
-    def failures(self, trials: Sequence[Trial]) -> pd.DataFrame:
+    def failures(self, trials: Sequence[Trial]) -> DataFrame:
         """The failed ones among the trials, with their tracebacks."""
         import pandas as pd
 
@@ -144,7 +142,7 @@ class Store:
         rows = [[*_coordinates(trial), why[trial.key]] for trial in trials if trial.key in why]
         return pd.DataFrame(rows, columns=[*_GRID, "traceback"])
 
-    def frame(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
+    def frame(self, trials: Sequence[Trial] | None = None) -> DataFrame:
         """One row a trial that was measured: of these, in their order; by default of all that was ever asked."""
         import pandas as pd
 

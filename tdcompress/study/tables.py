@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
 from tdcompress.study.store import Store
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def read(store: str | PathLike[str]) -> pd.DataFrame:
+def read(store: str | PathLike[str]) -> DataFrame:
     """All trials that were ever measured into a store, whichever study asked for them, one row each.
 
     Raises:
@@ -24,7 +21,7 @@ def read(store: str | PathLike[str]) -> pd.DataFrame:
         return opened.frame()
 
 
-def export(table: pd.DataFrame, path: str | PathLike[str]) -> Path:
+def export(table: DataFrame, path: str | PathLike[str]) -> Path:
     r"""Write a table as CSV (compressed for names such as `results.csv.gz`) or Parquet, by the name's ending.
 
     A file of that name is replaced in one step, so that nobody ever reads half of it.

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tdcompress.correlation import Correlation, correlate
+from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import METRICS
 from tdcompress.study.measure import CALIBRATED, FINETUNED
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HIGH = 0.5  # ratios from here on are those of the paper's figures 2 and 3
 STATES = {"before fine-tuning": "", "after calibration": CALIBRATED, "after fine-tuning": FINETUNED}
@@ -44,7 +41,7 @@ class View:
         ends = dict.fromkeys(f"{100 * ratio:.0f}" for ratio in (self.ratios[0], self.ratios[-1]))
         return f"{'–'.join(ends)} %"
 
-    def of(self, table: pd.DataFrame) -> pd.DataFrame:
+    def of(self, table: DataFrame) -> DataFrame:
         """The rows of a table that are looked at."""
         return table[table["ratio"].isin(self.ratios)]
 
@@ -66,7 +63,7 @@ class Tau:
     found: Correlation
 
 
-def errors_of(table: pd.DataFrame) -> list[str]:
+def errors_of(table: DataFrame) -> list[str]:
     """The columns that are errors of registered metrics.
 
     Raises:
@@ -78,7 +75,7 @@ def errors_of(table: pd.DataFrame) -> list[str]:
     return found
 
 
-def performances_of(table: pd.DataFrame, column: str) -> dict[str, str]:
+def performances_of(table: DataFrame, column: str) -> dict[str, str]:
     """A performance in every state that a table has: the columns by what stands above them.
 
     >>> import pandas
@@ -89,7 +86,7 @@ def performances_of(table: pd.DataFrame, column: str) -> dict[str, str]:
     return {title: name for title, name in named.items() if name in table}
 
 
-def views(table: pd.DataFrame) -> Iterator[View]:
+def views(table: DataFrame) -> Iterator[View]:
     """The views that a table allows: a group needs two trials to compare."""
     there = tuple(sorted(float(ratio) for ratio in table["ratio"].unique()))
     high = tuple(ratio for ratio in there if ratio >= HIGH)
@@ -107,7 +104,7 @@ def views(table: pd.DataFrame) -> Iterator[View]:
 
 
 def taus(
-    table: pd.DataFrame, performances: Mapping[str, str] | Sequence[str], errors: Sequence[str] | None = None
+    table: DataFrame, performances: Mapping[str, str] | Sequence[str], errors: Sequence[str] | None = None
 ) -> list[Tau]:
     """Every τ-a of the figures: views × errors × performances.
 
