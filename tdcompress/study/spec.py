@@ -155,11 +155,11 @@ class Study:
         job = Job.of(self)
         fields = fields_of(self)
         every = list(trials(self, fields))
-        if fields["measures"]["data"] is None and not self.version and job.on_features:
-            warnings.warn(_UNKNOWN_DATA, stacklevel=2)
         with Store(store) as opened:
             opened.plan(every)
             with Workplace(job, executor, opened.path, under_way) as workplace:
+                if fields["measures"]["data"] is None and not self.version and job.on_features:
+                    warnings.warn(_UNKNOWN_DATA, stacklevel=2)
                 opened.keep_baseline(baseline_key(self), workplace.baseline)
                 drive(every, opened, workplace, progress, retry_failed)
             failed = opened.failed(every)
