@@ -72,7 +72,7 @@ class Call:
         Raises:
             CompressionError: there is none.
         """
-        found = next(_tensors(self.output), None)
+        found = next(tensors_of(self.output), None)
         if found is None:
             raise CompressionError(f"its output is a {type(self.output).__name__} without a tensor in it.")
         return found
@@ -94,18 +94,18 @@ class Call:
                 found[id(tensor)] = change(tensor)
             return found[id(tensor)]
 
-        return Call(*(_changed(part, one) for part in (self.args, self.kwargs, self.output)))
+        return Call(*(with_tensors(part, one) for part in (self.args, self.kwargs, self.output)))
 
     @property
     def nbytes(self) -> int:
         """What its tensors take."""
-        once = {id(tensor): tensor for tensor in _tensors((self.args, self.kwargs, self.output))}
+        once = {id(tensor): tensor for tensor in tensors_of((self.args, self.kwargs, self.output))}
         return sum(tensor.numel() * tensor.element_size() for tensor in once.values())
 
     @property
     def largest(self) -> Tensor:
         """The largest of its tensors."""
-        return max(_tensors((self.args, self.kwargs, self.output)), key=Tensor.numel)
+        return max(tensors_of((self.args, self.kwargs, self.output)), key=Tensor.numel)
 
 
 class Reached(Exception):  # noqa: N818, it is no error
@@ -185,26 +185,28 @@ def calls_of(
     return calls
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value, inside tuples, lists and dicts too."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for part in value.values():
-            yield from _tensors(part)
+            yield from tensors_of(part)
     elif isinstance(value, tuple | list):
         for part in value:
-            yield from _tensors(part)
+            yield from tensors_of(part)
 
 
-def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The value with every tensor replaced, inside tuples, lists and dicts too; the rest is the same."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple | list):
-        parts = [_changed(part, change) for part in value]
+        parts = [with_tensors(part, change) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, Mapping):
         found: Any = copy.copy(value)
         for name, part in value.items():
-            found[name] = _changed(part, change)
+            found[name] = with_tensors(part, change)
         return found
     return value

@@ -172,11 +172,8 @@ class InputMoments:
     def _add_channels(self, shifted: Tensor) -> None:
         """Every pixel as often as there are patches that it is in."""
         pixels = shifted.flatten(2) if shifted.ndim > 2 else shifted[..., None]
-        if self._positions > 1 or any(stride > 1 for stride in self.spec.stride):
-            uses = (
-                torch.ones((), device="cpu") if self.spec.transposed else _uses(shifted.shape[2:], self.spec).flatten()
-            )
-            pixels = pixels * uses.sqrt().to(pixels)
+        if not self.spec.transposed and (self._positions > 1 or any(stride > 1 for stride in self.spec.stride)):
+            pixels = pixels * _uses(shifted.shape[2:], self.spec).flatten().sqrt().to(pixels)
         rows = pixels.reshape(len(pixels), self.spec.groups, -1, pixels.shape[2]).permute(1, 2, 0, 3).flatten(2)
         self._channels = self._channels.to(rows.device) + rows @ rows.mT
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tdcompress.batches import evaluating, forward
 from tdcompress.calibration.batch_norm import Estimate, Pooled, is_estimated
 from tdcompress.errors import CompressionError
-from tdcompress.watching import Call, watching
+from tdcompress.watching import Call, Reached, tensors_of, watching, with_tensors
 
 _FLOOR = 1e-12
 _SAMPLES = 256  # that are enough to see how much the output changes,
@@ -138,10 +138,6 @@ class Trials:
         return total / max(1, count)
 
 
-class _Reached(Exception):  # noqa: N818, it is no error
-    """Ends a forward at a module, with what had ended before it."""
-
-
 _Ended = list[tuple[nn.Module, Any, list[tuple[Tensor, int]]]]  # a module, its output, and the versions of its tensors
 
 
@@ -191,7 +187,7 @@ class _Replay:
         try:
             self.run(number, batch)
             self._trusted = False  # it was called before and is not now
-        except _Reached:
+        except Reached:
             ended = [entry for frame in self._frames for entry in frame]
             # What a successor has overwritten is computed anew from what comes before it.
             self._kept[number] = [entry for entry in ended if all(t._version == v for t, v in entry[2])]
@@ -208,19 +204,19 @@ class _Replay:
         @functools.wraps(own)
         def run(*args: Any, **kwargs: Any) -> Any:
             if module is self._stop:
-                raise _Reached
+                raise Reached
             if module in self._substitutes:
                 return self._substitutes[module](*args, **kwargs)
             if self._coming and self._coming[-1][0] is module:
                 entry = self._coming.pop()
                 self._frames[-1].append(entry)
-                return _copied(entry[1])
+                return with_tensors(entry[1], Tensor.clone)
             if self._stop is None:
                 return own(*args, **kwargs)
             self._frames.append([])
             output = own(*args, **kwargs)
             self._frames.pop()
-            self._frames[-1].append((module, output, [(tensor, tensor._version) for tensor in _tensors(output)]))
+            self._frames[-1].append((module, output, [(tensor, tensor._version) for tensor in tensors_of(output)]))
             return output
 
         return run
@@ -232,27 +228,6 @@ def _sharing(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     except (RuntimeError, TypeError) as error:
         raise CompressionError(f"the model cannot be copied ({error}); plan without data.") from error
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
-    return [tensor for value in values for tensor in _tensors(value)]
-
-
-def _copied(output: Any) -> Any:
-    """An output whose tensors can be overwritten."""
-    if isinstance(output, Tensor):
-        return output.clone()
-    if type(output) in (tuple, list):
-        return type(output)(_copied(value) for value in output)
-    if isinstance(output, MutableMapping):
-        twin = copy.copy(output)
-        for name in output:
-            twin[name] = _copied(output[name])
-        return twin
-    return output
 
 
 def _change(before: Tensor, after: Tensor) -> Tensor:  # one number a sample
