@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from tdcompress.calibration.regression import (
     Goal,
     Regression,
-    columns,
     fit_all,
     fit_last,
     fit_low_rank,
@@ -21,7 +20,7 @@ from tdcompress.calibration.regression import (
 )
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
-from tdcompress.layers.kinds import weight_of
+from tdcompress.layers.kinds import reads_features, weight_of
 from tdcompress.layers.moments import check_finite
 from tdcompress.watching import Call
 
@@ -39,7 +38,7 @@ class LayerFit:
 
     Attributes:
         watched: the module whose calls `take_call` shall be told.
-        nbytes: what the equations take.
+        calls: how many of them in a forward; none of a layer that is not fitted.
     """
 
     def __init__(self, name: str, model: nn.Module, dense: Any, fit: str, *, centred: bool, calls: int) -> None:
@@ -62,7 +61,13 @@ class LayerFit:
             self._settle = lambda seen: fit_last(layer, seen)
         self._seen: Regression | MeanError
         self._seen = MeanError(spec) if self._settle is None else Regression(spec, centred=centred)
-        self.nbytes = 0 if self._settle is None else 8 * columns(spec) * (columns(spec) + spec.out_channels)
+        if not reads_features(dense):  # an embedding is called with numbers of rows, and is the best of its rank
+            self.calls = 0
+
+    @property
+    def nbytes(self) -> int:
+        """What the equations take."""
+        return 0 if isinstance(self._seen, MeanError) else self._seen.nbytes
 
     def take_goal(self, call: Call) -> None:
         """What the original's layer answers."""
@@ -70,7 +75,7 @@ class LayerFit:
 
     def take_call(self, call: Call) -> None:
         """What the compressed layer, or the stage of it that is watched, is called with and answers."""
-        if not self._goals or not call.input.is_floating_point():  # token numbers: an embedding is exact as it is
+        if not self._goals:
             return
         if isinstance(self._seen, MeanError):
             self._seen.update(call.first_output, self._goals.popleft())

@@ -54,6 +54,11 @@ class Regression:
         self._cross = torch.zeros(spec.groups, out, size, dtype=dtype, device="cpu")
         self._sums = torch.zeros(spec.groups, size + out, dtype=torch.float64, device="cpu")
 
+    @property
+    def nbytes(self) -> int:
+        """What the equations take."""
+        return self._inner.nbytes + self._cross.nbytes
+
     def goal(self, target: Tensor) -> Goal:
         """What is kept of an output that the convolution should have: some positions of every sample."""
         spec = self.spec

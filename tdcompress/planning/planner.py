@@ -135,9 +135,8 @@ def plan(
     if objective == "latency":
         found = _verified(model, found, convs, example, share)
     entries = tuple(replace(entry, tied=tied[entry.layer]) for entry in found.layers)
-    return replace(
-        found, layers=entries, left=tuple({**skipped, **refused.texts}.items()) if layers is not None else ()
-    )
+    left = {**skipped, **(refused.texts if layers is not None else {})}  # by default nobody asked for the refused
+    return replace(found, layers=entries, left=tuple(left.items()))
 
 
 def _needs_moments(metric: Metric, inputs: Iterable[Any] | None) -> bool:
@@ -229,19 +228,18 @@ def _curves(
     """
     curves: dict[str, list[Option]] = {}
     losses: dict[str, Callable[[float], float]] = {}
-    order = [name for name in trials.order if name in convs] if trials is not None else list(convs)
+    order, tried_share = (list(convs), None) if trials is None else (trials.order, share)
     for names in _passes(convs, order, inputs is not None):
         moments = input_moments(model, inputs, names, progress=False) if inputs is not None else {}
         tasks = {
-            name: LayerCurve(convs[name], tuple(methods), moments.pop(name, None), share if trials else None, seed)
-            for name in names
+            name: LayerCurve(convs[name], tuple(methods), moments.pop(name, None), tried_share, seed) for name in names
         }
         for name, (options, tried) in solved(curve_of, tasks, title="plan", executor=executor, progress=False).items():
             curves[name] = options
             seen = []
-            for error, layer in tried if trials is not None else []:
-                assert trials is not None
-                seen.append((error, trials.change(name, layer, _followers(model, tied[name], name, layer))))
+            if trials is not None:
+                for error, layer in tried:
+                    seen.append((error, trials.change(name, layer, _followers(model, tied[name], name, layer))))
             losses[name] = loss_of(seen) if seen else (lambda error: error**2)
             step(name)
     return {name: curves[name] for name in convs if name in curves}, losses

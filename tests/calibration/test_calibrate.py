@@ -8,6 +8,8 @@ from torch import nn
 
 import tdcompress as td
 from tdcompress.calibration.batch_norm import estimating
+from tdcompress.calibration.fits import LayerFit
+from tdcompress.calibration.regression import Regression
 
 
 def network(norm=True, seed=0):
@@ -265,3 +267,21 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(td.CompressionError):
         td.calibrate(small, [torch.full((2, 3, 9, 9), float("nan"))], model, inplace=True)
     assert same(state(small), unfitted)
+
+
+def test_an_embedding_is_not_fitted_and_nothing_is_kept_for_it(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(40, 12), nn.Linear(12, 12)).eval()
+    small, told = td.decompose(model, "*", "svd", 0.5), []
+    take_goal = LayerFit.take_goal
+    monkeypatch.setattr(LayerFit, "take_goal", lambda fit, call: (told.append(fit.name), take_goal(fit, call)))
+    data = [torch.randint(0, 40, (4, 6)) for _ in range(5)]
+    found = td.calibrate(small, data, model)
+    assert told == ["1"] * 5
+    assert torch.equal(found[0][0].weight, small[0][0].weight)
+    assert not torch.equal(found[1][0].weight, small[1][0].weight)
+
+
+def test_the_equations_of_grouped_layers_are_counted_for_every_group():
+    seen = Regression(td.ConvSpec.of(nn.Conv2d(32, 32, 3, groups=8)), centred=True)
+    assert seen.nbytes == 8 * 8 * 36 * (36 + 4)

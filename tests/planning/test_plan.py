@@ -300,3 +300,11 @@ def test_an_exact_layer_is_no_reason_to_divide_by_zero():
         model[6].weight.zero_()
     plan = td.plan(model, 0.6, layers=["3", "6"], data=images())
     assert plan.cost[1] <= plan.budget
+
+
+@pytest.mark.parametrize("layers", [None, "*"])
+def test_what_is_skipped_is_named_by_the_plan_and_by_the_report(layers):
+    plan = td.plan(network(), 0.5, methods="svd", layers=layers, skip="9")
+    assert [name for name, _ in plan.left] == ["9"]
+    assert "left dense: '9': skipped" in str(plan)
+    assert [name for name, _ in td.report(plan.apply(network())).left] == ["9"]
