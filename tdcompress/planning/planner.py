@@ -70,7 +70,7 @@ def plan(
         model: any module; it is left alone.
         ratio: the share of the cost of the planned layers to remove, in (0, 1).
         methods: registered names, or one.
-        layers: which layers, as for `decompose`; by default all convolutions and linear layers that can be decomposed.
+        layers: which layers, as for `decompose`; by default all that can be decomposed.
         skip: layers to leave as they are, as for `decompose`.
         on_refusal: what to do with a layer among `layers` that cannot be decomposed, or that no forward reaches:
             `"raise"`, or `"skip"` to leave it; `Plan.left` names it.
