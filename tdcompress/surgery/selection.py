@@ -103,7 +103,9 @@ def names_of(modules: Mapping[str, nn.Module], wanted: LayerSelector, argument: 
     for text in [wanted] if isinstance(wanted, str) else wanted:
         matched = [text] if text in modules else [name for name in modules if fnmatch.fnmatchcase(name, text)]
         if not matched:
-            raise CompressionError(f"{argument}: {_nowhere(text, modules, [one for one in modules.items() if one[0]])}")
+            # The outermost are those that one skips: a head, an encoder.
+            outermost = [one for one in modules.items() if one[0] and "." not in one[0]]
+            raise CompressionError(f"{argument}=: {_nowhere(text, modules, outermost)}")
         found += matched
     return found
 
