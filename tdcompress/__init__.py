@@ -12,7 +12,18 @@ from tdcompress.compression import compress
 from tdcompress.correlation import Comparison, Correlation, KendallTau, Regret, compare, correlate, kendall_tau, regret
 from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
-from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, InputMoments, SVDConv, TTConv, TuckerConv
+from tdcompress.layers import (
+    ConvSpec,
+    CPConv,
+    FactorizedConv,
+    InputMoments,
+    LayerKind,
+    SVDConv,
+    TransposedLinear,
+    TTConv,
+    TuckerConv,
+    register_layer_kind,
+)
 from tdcompress.methods import register_method
 from tdcompress.metrics import approximation_errors, register_metric
 from tdcompress.moments import input_moments
@@ -33,6 +44,7 @@ __all__ = [
     "FactorizedConv",
     "InputMoments",
     "KendallTau",
+    "LayerKind",
     "Plan",
     "Regret",
     "Report",
@@ -40,6 +52,7 @@ __all__ = [
     "SVDOptions",
     "TTConv",
     "TTOptions",
+    "TransposedLinear",
     "TuckerConv",
     "TuckerOptions",
     "approximation_errors",
@@ -53,6 +66,7 @@ __all__ = [
     "load",
     "plan",
     "refusals",
+    "register_layer_kind",
     "register_method",
     "register_metric",
     "regret",

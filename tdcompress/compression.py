@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 from torch import nn
 
 from tdcompress.batches import Data, again
 from tdcompress.calibration import Fit, calibrate
+from tdcompress.calibration.regression import has_closed_form
+from tdcompress.methods import get_method
 from tdcompress.moments import input_moments
-from tdcompress.planning import DENSE, plan
-from tdcompress.planning.planner import Metric, Objective
+from tdcompress.planning import DENSE, LayerPlan, plan
+from tdcompress.planning.planner import DEFAULT_METHODS, Metric, Objective
+from tdcompress.progress import Progress
 from tdcompress.surgery import LayerSelector
+from tdcompress.surgery.left import OnRefusal
 
 
 def compress(
     model: nn.Module,
     ratio: float = 0.75,
     *,
-    methods: Sequence[str] = ("cp", "tucker", "tt", "svd"),
+    methods: str | Sequence[str] = DEFAULT_METHODS,
     layers: LayerSelector | None = None,
+    skip: LayerSelector | None = None,
+    on_refusal: OnRefusal = "raise",
     objective: Objective = "parameters",
     metric: Metric | None = None,
     example_inputs: Any = None,
     data: Data | None = None,
     fit: Fit = "all",
     seed: int = 0,
+    executor: Executor | None = None,
+    progress: Progress = None,
 ) -> nn.Module:
     """Compress a whole model to a budget: plan, apply, and with data calibrate.
 
@@ -36,14 +45,18 @@ def compress(
     Args:
         model: any module; it is left alone.
         ratio: the share to remove, see `plan`, as for the arguments below.
-        methods: registered names.
+        methods: registered names, or one.
         layers: which layers.
+        skip: layers to leave as they are.
+        on_refusal: what to do with layers that cannot be decomposed; `report` names those that were left.
         objective: what the ratio is of.
         metric: the error; by default that of the weights, with data that of the features.
         example_inputs: for multiply-adds and latency.
         data: batches of inputs without labels; a thousand samples do.
         fit: what is fitted to the original's features, see `calibrate`.
         seed: what random starts are drawn from.
+        executor: where curves and decompositions are computed side by side, as for `decompose`.
+        progress: as for `decompose`; planning, decomposing and calibrating each have a bar.
 
     Returns:
         The compressed model.
@@ -65,14 +78,26 @@ def compress(
         ratio,
         methods=methods,
         layers=layers,
+        skip=skip,
+        on_refusal=on_refusal,
         objective=objective,
         metric=metric,
         example_inputs=example_inputs,
         data=inputs,
         seed=seed,
+        executor=executor,
+        progress=progress,
     )
-    names = [entry.layer for entry in found.layers if entry.choice.method != DENSE]
-    if inputs is None or not names:
-        return found.apply(model)
-    small = found.apply(model, whiten=input_moments(model, inputs, names))
-    return calibrate(small, inputs, model, fit=fit, inplace=True)
+    chosen = [entry for entry in found.layers if entry.choice.method != DENSE]
+    if inputs is None or not chosen:
+        return found.apply(model, executor=executor, progress=progress)
+    # Where calibration solves for all stages at once, what it starts from does not matter.
+    names = [entry.layer for entry in chosen if not (fit == "all" and _solved_anew(entry))]
+    whiten = input_moments(model, inputs, names, progress=progress) if names else None
+    small = found.apply(model, whiten=whiten, executor=executor, progress=progress)
+    return calibrate(small, inputs, model, fit=fit, inplace=True, progress=progress)
+
+
+def _solved_anew(entry: LayerPlan) -> bool:
+    choice = entry.choice
+    return has_closed_form(get_method(choice.method), entry.spec, choice.axes)

@@ -31,6 +31,8 @@ def get_method(name: str) -> type[FactorizedConv]:
 def register_method(name: str, *, replace: bool = False) -> Callable[[_Layer], _Layer]:
     """Make a factorized convolution available to `decompose` under a name; a class decorator.
 
+    The class's `method` becomes that name.
+
     Args:
         name: what `decompose(…, method=name)` will find.
         replace: whether a method of that name may be overwritten.
@@ -41,9 +43,9 @@ def register_method(name: str, *, replace: bool = False) -> Callable[[_Layer], _
     >>> import tdcompress as td
     >>> @td.register_method("my-cp")
     ... class MyCP(td.CPConv):
-    ...     method = "my-cp"
-    >>> get_method("my-cp").__name__
-    'MyCP'
+    ...     pass
+    >>> get_method("my-cp").__name__, MyCP.method
+    ('MyCP', 'my-cp')
     >>> _ = METHODS.pop("my-cp")
     """
 
@@ -57,7 +59,11 @@ def register_method(name: str, *, replace: bool = False) -> Callable[[_Layer], _
             raise CompressionError(
                 f"method {name!r} exists ({METHODS[name].__name__}); pass replace=True to overwrite."
             )
+        taken = next((known for known, kind in METHODS.items() if kind is layer and known != name), None)
+        if taken is not None:
+            raise CompressionError(f"method {name!r}: {layer.__name__} is method {taken!r} already; derive from it.")
         METHODS[name] = layer
+        layer.method = name
         return layer
 
     return register

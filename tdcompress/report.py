@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,12 @@ from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
 from tdcompress.surgery import restore
 from tdcompress.surgery.left import grouped, left_dense
+from tdcompress.watching import Call, watching
 
 if TYPE_CHECKING:
     import pandas
 
-Call = tuple[tuple[Any, ...], Mapping[str, Any]]
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]  # of a forward, by position and by keyword
 _WARM_UP = 3
 
 
@@ -167,7 +167,7 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
     after = sum(parameter.numel() for parameter in model.parameters())
     # Layers with shared factors were one dense weight together.
     once = {
-        id(layer[0].weight): before - now
+        frozenset(id(stage.weight) for stage in layer): before - now
         for layer, (before, now) in zip(layers.values(), parameters.values(), strict=True)
     }
     total = Cost((after + sum(once.values()), after))
@@ -199,7 +199,7 @@ def _parameters(layer: FactorizedConv) -> tuple[int, int]:
 def _measured(
     model: nn.Module,
     layers: Mapping[str, FactorizedConv],
-    call: Call,
+    arguments: Arguments,
     total: Cost,
     costs: Mapping[str, Cost],
     rounds: int,
@@ -207,9 +207,9 @@ def _measured(
     """The costs with multiply-adds and times."""
     with torch.no_grad(), evaluating(model):
         dense = restore(model, hooks="keep") if layers else model
-        calls = layer_calls(model, layers, call)
+        calls = layer_calls(model, layers, arguments)
         return (
-            _with_forwards(total, dense, model, [call], rounds),
+            _with_forwards(total, dense, model, [Call(*arguments)], rounds),
             {
                 name: _with_forwards(costs[name], layer.to_conv(), layer, calls[name], rounds)
                 for name, layer in layers.items()
@@ -220,8 +220,8 @@ def _measured(
 def _with_forwards(cost: Cost, before: nn.Module, after: nn.Module, calls: Sequence[Call], rounds: int) -> Cost:
     def forward(module: nn.Module) -> Callable[[], None]:
         def run() -> None:
-            for args, kwargs in calls:
-                module(*args, **kwargs)
+            for call in calls:
+                call.on(module)
 
         return run
 
@@ -232,17 +232,15 @@ def _with_forwards(cost: Cost, before: nn.Module, after: nn.Module, calls: Seque
     return Cost(cost.parameters, (first, second), median_milliseconds(*runs, rounds=rounds))
 
 
-def layer_calls(model: nn.Module, layers: Mapping[str, nn.Module], call: Call) -> dict[str, list[Call]]:
-    """What every layer is called with in one forward of the model."""
+def layer_calls(model: nn.Module, layers: Mapping[str, nn.Module], arguments: Arguments) -> dict[str, list[Call]]:
+    """What every layer is called with in one forward of the model, in copies; empty for one that is not called."""
     calls: dict[str, list[Call]] = defaultdict(list)
-    with ExitStack() as stack:
-        for name, layer in layers.items():
 
-            def note(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-                calls[name].append((args, kwargs))
+    def note(name: str, call: Call) -> None:
+        calls[name].append(call.kept())
 
-            stack.callback(layer.register_forward_pre_hook(note, with_kwargs=True).remove)
-        args, kwargs = call
+    args, kwargs = arguments
+    with watching(layers, note, outputs=False):
         model(*args, **kwargs)
     return calls
 
@@ -278,7 +276,7 @@ def _wait() -> None:
         torch.accelerator.synchronize()
 
 
-def as_call(example_inputs: Any) -> Call:
+def as_call(example_inputs: Any) -> Arguments:
     """Positional and keyword arguments of a forward: from a tensor, a tuple, or a dict."""
     if isinstance(example_inputs, Mapping):
         return (), example_inputs

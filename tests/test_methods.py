@@ -24,6 +24,22 @@ def test_a_registered_class_is_found_by_decompose():
         METHODS.pop("mine", None)
 
 
+def test_the_class_gets_the_name_that_it_is_registered_under():
+    try:
+
+        @td.register_method("yours")
+        class Yours(td.TuckerConv):
+            pass
+
+        small = td.decompose(nn.Sequential(nn.Conv2d(8, 8, 3)), "0", "yours", 0.5)
+        assert td.report(small).layers[0].method == Yours.method == "yours"
+        assert td.TuckerConv.method == "tucker"
+        with pytest.raises(td.CompressionError, match=r"Yours is method 'yours' already; derive from it"):
+            td.register_method("another")(Yours)
+    finally:
+        METHODS.pop("yours", None)
+
+
 def test_a_taken_name_and_a_foreign_class_are_refused():
     with pytest.raises(td.CompressionError, match="method 'cp' exists"):
         register_method("cp")(td.TuckerConv)

@@ -3,6 +3,8 @@
 import csv
 import itertools
 import math
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tdcompress as td
 from tdcompress import CompressionError, ranks
 from tdcompress.decompositions import TuckerOptions, tensor_train, tensor_train_limits, tucker
 
@@ -25,8 +28,22 @@ def random(shape, seed=0):
 @given(numel=st.integers(1, 10**7), ratio=st.floats(1e-6, 1 - 1e-6))
 def test_a_budget_never_exceeds_its_share_and_uses_it(numel, ratio):
     budget = ranks.parameter_budget(numel, ratio)
-    assert budget / numel <= 1 - ratio
-    assert (budget + 1) / numel > 1 - ratio
+    share = 1 - Fraction(Decimal(repr(ratio)))
+    assert ranks.kept_share(ratio) == share
+    assert budget <= share * numel < budget + 1
+
+
+@pytest.mark.parametrize(
+    ("numel", "ratio", "expected"),
+    [(10, 0.9, 1), (1000, 0.9, 100), (100, 0.99, 1), (10, 0.7, 3), (10, 0.1, 9), (3, 0.5, 1), (7, Fraction(6, 7), 1)],
+)
+def test_a_budget_is_exact_in_decimal(numel, ratio, expected):
+    assert ranks.parameter_budget(numel, ratio) == expected
+
+
+def test_a_tenth_that_was_removed_is_a_ratio_of_a_tenth():
+    layer = td.SVDConv.from_conv(torch.nn.Linear(20, 20), ratio=0.1)
+    assert (layer.ranks, layer.ratio) == ((9,), 0.1)
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.5, float("nan"), "half", None, True])

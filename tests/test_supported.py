@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import tdcompress as td
-from tdcompress.layers.spec import KINDS
 from tdcompress.methods import METHODS
+from tests.layers.strategies import NAMES, a_spec, an_input, fresh
 
 PAGE = Path(__file__).parents[1] / "docs" / "supported.md"
 
@@ -16,19 +15,24 @@ def table():
     """Every kind of layer × method, tried out: how many stages it becomes, or that it is refused."""
     lines = ["| layer | " + " | ".join(f'`"{method}"`' for method in METHODS) + " |"]
     lines.append("| --- |" + " --- |" * len(METHODS))
-    for kind in KINDS.values():
+    for kind in NAMES:
         cells = [tried(kind, method) for method in METHODS]
-        lines.append(f"| `nn.{kind.__name__}` | " + " | ".join(cells) + " |")
+        lines.append(f"| `{spoken(kind)}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def spoken(kind):
+    """A kind as a user would import it."""
+    return {"TransposedLinear": "td.TransposedLinear"}.get(kind, kind if "." in kind else f"nn.{kind}")
+
+
 def tried(kind, method):
-    dense = kind(16, 16) if kind is nn.Linear else kind(16, 16, 3, stride=2, padding=1, groups=2)
+    dense = fresh(a_spec(kind), torch.float32)
     try:
         layer = td.decompose(dense, "", method, 0.3)
     except td.CompressionError:
         return "refused"
-    x = torch.zeros(1, 16, *[5] * len(td.ConvSpec.of(dense).kernel_size))
+    x = an_input(dense, torch.float32)
     assert layer(x).shape == dense(x).shape
     return f"{len(layer)} layers"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tdcompress.layers.moments import check_finite
+from tdcompress.watching import Call, watching
 
 
 def is_estimated(module: nn.Module) -> bool:
@@ -33,27 +34,32 @@ def estimating(model: nn.Module, names: Iterable[str], original: nn.Module | Non
             same inputs: the means by the difference, the variances by the quotient.
     """
     before = {} if original is None else {n: m for n, m in original.named_modules() if is_estimated(m)}
-    with ExitStack() as stack:
-        for name in names:
-            reference = None
-            if name in before:
-                pooled = _Pooled()
-                stack.callback(before[name].register_forward_pre_hook(pooled.update).remove)
-                reference = before[name], pooled
-            stack.callback(model.get_submodule(name).register_forward_pre_hook(_Estimate(reference)).remove)
+    names = list(names)
+    references = {name: (before[name], Pooled()) for name in names if name in before}
+    norms = {name: model.get_submodule(name) for name in names}
+    estimates = {name: Estimate(norm, references.get(name)) for name, norm in norms.items()}
+
+    def reference(name: str, call: Call) -> None:
+        references[name][1].update(call.input)
+
+    def estimate(name: str, call: Call) -> None:
+        estimates[name].update(call.input)
+
+    originals = {name: norm for name, (norm, _) in references.items()}
+    with watching(originals, reference, outputs=False), watching(norms, estimate, outputs=False):
         yield
 
 
-class _Pooled:
+class Pooled:
     """Mean and squared deviations of a norm's input, pooled over all calls (Chan, Golub & LeVeque 1979)."""
 
     def __init__(self) -> None:
         self.count = 0
         self.mean = self.squares = torch.zeros(())
 
-    def update(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    def update(self, inputs: Tensor) -> None:
         """Take in what a norm is called with."""
-        values = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (channels, samples · positions)
+        values = inputs.detach().double().transpose(0, 1).flatten(1)  # (channels, samples · positions)
         count = values.shape[1]
         mean = values.mean(1)
         check_finite(mean)
@@ -63,14 +69,21 @@ class _Pooled:
         self.mean, self.count = self.mean.to(mean) + apart * count / total, total
 
 
-class _Estimate:
-    """The statistics of a norm's input, written into it before they are used."""
+class Estimate:
+    """The statistics of a norm's input, written into it before they are used.
 
-    def __init__(self, reference: tuple[Any, _Pooled] | None) -> None:
-        self.pooled, self.reference = _Pooled(), reference
+    Attributes:
+        norm: whose they are.
+        pooled: what was seen so far.
+        reference: the original's norm and what it has seen of the same inputs; None where there is no original.
+    """
 
-    def __call__(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        self.pooled.update(norm, inputs)
+    def __init__(self, norm: Any, reference: tuple[Any, Pooled] | None = None) -> None:
+        self.norm, self.pooled, self.reference = norm, Pooled(), reference
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in what the norm is called with, before it normalizes it."""
+        self.pooled.update(inputs)
         mean, squares, count = self.pooled.mean, self.pooled.squares, self.pooled.count
         if count < 2:
             return
@@ -81,5 +94,5 @@ class _Estimate:
             mean = original.running_mean.to(mean) + mean - before.mean.to(mean)
             # Where the original's input is constant there is no quotient, and what is seen is all that is known.
             variance = torch.where(spread > 0, original.running_var.to(mean) * squares / spread, variance)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
+        self.norm.running_mean.copy_(mean)
+        self.norm.running_var.copy_(variance)

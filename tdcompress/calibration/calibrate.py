@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tdcompress.batches import Data, again, evaluating, forward
 from tdcompress.calibration.batch_norm import estimating, is_estimated
-from tdcompress.calibration.regression import Regression, fit_all, fit_last
+from tdcompress.calibration.fits import LayerFit
 from tdcompress.errors import CompressionError, unknown
-from tdcompress.layers import ConvSpec, FactorizedConv
-from tdcompress.layers.moments import check_finite
+from tdcompress.layers import FactorizedConv
 from tdcompress.metrics.approximation import pairs
+from tdcompress.progress import Progress, following
+from tdcompress.watching import Call, Reached, run, watching
 
 Fit = Literal["bias", "last", "all"]
 _FITS = ("bias", "last", "all")
+_ALONE = 8  # so many layers are fitted one after the other, each in a pass over the data of its own
+_FEWEST = 2  # passes, however many layers there are
+_BYTES = 768 << 20  # of normal equations at a time
 
 
 def calibrate(
@@ -31,6 +35,7 @@ def calibrate(
     fit: Fit = "all",
     batch_norm: bool = True,
     inplace: bool = False,
+    progress: Progress = None,
 ) -> nn.Module:
     """Fit a compressed model to inputs without labels; no gradient of the model is taken.
 
@@ -49,11 +54,13 @@ def calibrate(
             `DataLoader`, not a generator. What stands beside the inputs is not looked at. A thousand samples do.
         original: the model before; without it there are only the statistics of BatchNorm.
         fit: what is fitted to the original's features: `"bias"`, by the mean error alone; `"last"`, the last stage of
-            every layer by least squares in closed form; `"all"`, all stages together, from there to a local optimum.
-            A layer without bias leaves the mean to the BatchNorm behind it. Of transposed layers only the bias is
-            fitted.
+            every layer by least squares in closed form; `"all"`, all stages together: in closed form for the SVD of a
+            matrix, else to a local optimum, or where the patches are too large for that the last stage alone.
+            A layer without bias leaves the mean to the BatchNorm behind it. Of transposed layers, and of layers that
+            share their weights with others, only the bias is fitted; embeddings stay as they are.
         batch_norm: whether to estimate the statistics of BatchNorm.
         inplace: change `compressed` itself, when all is computed.
+        progress: True for a bar, False for none, a function of (done, total, what); by default a bar in a terminal.
 
     Returns:
         The calibrated model.
@@ -84,11 +91,22 @@ def calibrate(
             tail = [norm for step in steps for norm in step.norms] + tail
         else:
             _check_reached(matched, steps)
-            behind = [*(step.norms for step in steps[1:]), tail]
-            for step, norms in zip(steps, behind, strict=True):
-                with estimating(model, step.norms, original):
-                    # Only a BatchNorm behind it makes up for a mean that a layer without bias cannot have.
-                    _fit_layer(model, original, step, matched[step.name][0], inputs, fit, centred=bool(norms))
+            behind = [*(bool(step.norms) for step in steps[1:]), bool(tail)]
+            fits = [
+                # Only a BatchNorm behind it makes up for a mean that a layer without bias cannot have.
+                LayerFit(step.name, model, matched[step.name][0], fit, centred=centred, calls=step.calls)
+                for step, centred in zip(steps, behind, strict=True)
+            ]
+            waves = _waves(fits)
+            norms = _norms_to_estimate(steps, tail, [len(wave) for wave in waves])
+            with following(progress, len(fits), "calibrate") as step_done:
+                for wave, before in zip(waves, norms, strict=False):
+                    with estimating(model, before, original):
+                        _observe(wave, model, original, inputs)
+                    for one in wave:
+                        one.settle()
+                        step_done(one.name)
+            tail = norms[-1]
         if tail:
             with estimating(model, tail, original):
                 for batch in inputs:
@@ -99,12 +117,6 @@ def calibrate(
         return model
     compressed.load_state_dict(model.state_dict())
     return compressed
-
-
-def norms_behind(model: nn.Module, inputs: Iterable[Any]) -> list[str]:
-    """The names of the BatchNorms behind the first factorized layer, in the order of a forward on the first batch."""
-    steps, tail = _steps(model, inputs, frozen=set())
-    return [norm for step in steps for norm in step.norms] + tail
 
 
 @dataclass
@@ -121,28 +133,25 @@ def _steps(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> 
     steps: dict[str, _Step] = {}
     norms: list[str] = []
     met: set[str] = set()
+    watched = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, FactorizedConv) or (is_estimated(module) and frozen is not None and name not in frozen)
+    }
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            if isinstance(module, FactorizedConv):
-                step = steps.setdefault(name, _Step(name, norms.copy()))
-                if not step.calls:
-                    norms.clear()
-                step.calls += 1
-            elif steps and name not in met:  # what is before the first factorized layer sees what it always saw
-                norms.append(name)
-                met.add(name)
+    def note(name: str, call: Call) -> None:
+        if isinstance(watched[name], FactorizedConv):
+            step = steps.setdefault(name, _Step(name, norms.copy()))
+            if not step.calls:
+                norms.clear()
+            step.calls += 1
+        elif steps and name not in met:  # what is before the first factorized layer sees what it always saw
+            norms.append(name)
+            met.add(name)
 
-        return hook
-
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if isinstance(module, FactorizedConv) or (
-                is_estimated(module) and frozen is not None and name not in frozen
-            ):
-                stack.callback(module.register_forward_pre_hook(note(name)).remove)
+    with watching(watched, note, outputs=False):
         for batch in inputs:
-            forward(model, batch)
+            run(model, batch)
             break
         else:
             raise CompressionError("the data is empty; calibration needs at least one batch of inputs.")
@@ -157,69 +166,52 @@ def _check_reached(names: Iterable[str], steps: Sequence[_Step]) -> None:
         raise CompressionError(f"the model's forward never reached {', '.join(map(repr, sorted(unseen)))}.")
 
 
-def _fit_layer(
-    model: nn.Module, original: nn.Module, step: _Step, dense: Any, inputs: Iterable[Any], fit: Fit, centred: bool
-) -> None:
-    """Fit one layer of the compressed model to the original's features."""
-    layer = model.get_submodule(step.name)
-    assert isinstance(layer, FactorizedConv)
-    last = layer.stage_specs[-1]
-    fit = "bias" if layer.transposed else fit
-    watched = layer[-1] if fit == "last" else layer
-    spec = last if fit == "last" else layer.spec
-    centred = centred or layer.bias is not None
-    seen = _MeanError(spec) if fit == "bias" else Regression(spec, centred=centred)
+def _waves(fits: Sequence[LayerFit]) -> list[list[LayerFit]]:
+    """Neighbours that are fitted in one pass: one each of few layers, more of many, by what their equations take."""
+    passes = max(_FEWEST, min(len(fits), _ALONE**2 // len(fits)))
+    most = -(-len(fits) // passes)
+    waves: list[list[LayerFit]] = []
+    for one in fits:
+        if not waves or len(waves[-1]) == most or sum(other.nbytes for other in (*waves[-1], one)) > _BYTES:
+            waves.append([])
+        waves[-1].append(one)
+    return waves
+
+
+def _norms_to_estimate(steps: Sequence[_Step], tail: list[str], sizes: Sequence[int]) -> list[list[str]]:
+    """For every wave the BatchNorms whose inputs the wave before or its own layers change; at last those behind all.
+
+    What lies inside a wave is estimated twice: before its layers are fitted, and in the pass of the next one.
+    """
+    ends = [0, *(sum(sizes[: number + 1]) for number in range(len(sizes)))]
+    found, begin = [], 0
+    for start, end in pairwise(ends):
+        found.append([norm for step in steps[begin:end] for norm in step.norms])
+        begin = start + 1
+    return [*found, [norm for step in steps[begin:] for norm in step.norms] + tail]
+
+
+def _observe(wave: Sequence[LayerFit], model: nn.Module, original: nn.Module, inputs: Iterable[Any]) -> None:
+    """Show every layer of a wave what it is called with and what the original's layer answers, batch by batch."""
     for batch in inputs:
-        goals = _calls(original, dense, batch, step.calls)
-        for (entered, left), (_, goal) in zip(_calls(model, watched, batch, step.calls), goals, strict=True):
-            seen.update(left if fit == "bias" else entered, goal)
-    try:
-        if isinstance(seen, _MeanError):
-            seen.settle(layer)
-        elif fit == "last":
-            fit_last(layer, seen)
-        else:
-            fit_all(layer, seen, dense.weight)
-    except CompressionError as error:
-        raise error.at(step.name) from None
+        # The original comes first: the norms in between need its statistics of this batch.
+        _watch(original, {one.name: one.dense for one in wave}, wave, batch, goals=True)
+        _watch(model, {one.name: one.watched for one in wave}, wave, batch, goals=False)
 
 
-class _MeanError:
-    """The mean of the original's features less that of the compressed layer's, by channel."""
+def _watch(
+    model: nn.Module, layers: Mapping[str, nn.Module], wave: Sequence[LayerFit], batch: Any, *, goals: bool
+) -> None:
+    """One forward, up to the last call of the wave's layers."""
+    by_name = {one.name: one for one in wave}
+    left = {one.name: one.calls for one in wave}
 
-    def __init__(self, spec: ConvSpec) -> None:
-        self.axis = -1 - len(spec.kernel_size)
-        self.total, self.count = torch.zeros(spec.out_channels, dtype=torch.float64), 0
+    def note(name: str, call: Call) -> None:
+        if left[name]:
+            left[name] -= 1
+            (by_name[name].take_goal if goals else by_name[name].take_call)(call)
+        if not any(left.values()):
+            raise Reached
 
-    def update(self, output: Tensor, goal: Tensor) -> None:
-        apart = (goal.double() - output.double()).movedim(self.axis, -1).flatten(0, -2)
-        self.total = self.total.to(apart) + apart.sum(0)
-        self.count += len(apart)
-
-    def settle(self, layer: FactorizedConv) -> None:
-        check_finite(self.total)
-        if layer.bias is not None:
-            layer.bias.add_((self.total / self.count).to(layer.bias))
-
-
-class _Reached(Exception):  # noqa: N818, it is no error
-    """Ends a forward when all that is needed of it has been seen."""
-
-
-def _calls(model: nn.Module, layer: nn.Module, batch: Any, count: int) -> list[tuple[Tensor, Tensor]]:
-    """What a layer is called with and says, in the first `count` calls of a forward; the rest is not computed."""
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((args[0], output))
-        if len(seen) == count:
-            raise _Reached
-
-    handle = layer.register_forward_hook(hook)
-    try:
-        forward(model, batch)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    return seen
+    with watching(layers, note):
+        run(model, batch)

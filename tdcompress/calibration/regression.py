@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.moments import check_finite, patches
+from tdcompress.layers.spec import Axes
 
 _POSITIONS = 256  # of one output at the most: neighbours see nearly the same
 _RIDGE = 1e-3  # of the mean diagonal, towards the weight that is there
 _ITERATIONS = 60
+_WIDE = 2048  # columns above which the normal equations are summed in float32
+_LARGEST = 4608  # columns of normal equations that are still solved, those of a 3×3 kernel over 512 channels
+_PRODUCTS = 1 << 31  # multiplications of one quasi-Newton step at the most
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is kept of an output that a layer should have.
+
+    Attributes:
+        values: of a regression, (samples, groups, out / groups, positions).
+        positions: which of them they are; None for all.
+    """
+
+    values: Tensor
+    positions: Tensor | None
 
 
 class Regression:
     """Means and covariances of what a convolution sees and what it should say.
+
+    Like `InputMoments`, it sums what remains when the means of the first batch are subtracted.
 
     Args:
         spec: the convolution.
@@ -26,36 +47,57 @@ class Regression:
     def __init__(self, spec: ConvSpec, *, centred: bool) -> None:
         self.spec, self.centred, self.count = spec, centred, 0
         self._generator = torch.Generator().manual_seed(0)
-        out, *inner = spec.kernel_shape
-        size = torch.Size(inner).numel()
-        self._moments = torch.zeros(spec.groups, size + 1 + out, size + 1, dtype=torch.float64)
+        out, size = spec.kernel_shape[0], columns(spec)
+        dtype = torch.float32 if size > _WIDE else torch.float64
+        self._shifts: tuple[Tensor, Tensor] | None = None  # near the means of the patches and of the target
+        self._inner = torch.zeros(spec.groups, size, size, dtype=dtype, device="cpu")
+        self._cross = torch.zeros(spec.groups, out, size, dtype=dtype, device="cpu")
+        self._sums = torch.zeros(spec.groups, size + out, dtype=torch.float64, device="cpu")
 
-    def update(self, inputs: Tensor, target: Tensor) -> None:
-        """Take in what the convolution is called with, and what its output should be."""
-        if not self.spec.kernel_size:
-            target = target.reshape(-1, self.spec.out_channels)
-        elif target.ndim == len(self.spec.kernel_size) + 1:
+    def goal(self, target: Tensor) -> Goal:
+        """What is kept of an output that the convolution should have: some positions of every sample."""
+        spec = self.spec
+        if not spec.kernel_size:
+            target = target.reshape(-1, spec.out_channels)
+        elif target.ndim == len(spec.kernel_size) + 1:
             target = target[None]
+        values = target.detach().reshape(len(target), spec.groups, -1, target[:1, :1].numel())
+        if values.shape[3] <= _POSITIONS:
+            return Goal(values.clone(), None)
+        some = torch.randperm(values.shape[3], generator=self._generator, device="cpu")[:_POSITIONS].to(values.device)
+        return Goal(values[..., some], some)
+
+    def update(self, inputs: Tensor, goal: Goal) -> None:
+        """Take in what the convolution is called with, and what its output should be."""
         start = 0
         for patch in patches(inputs, self.spec):
-            goal = target[start : start + len(patch)].to(patch)
+            values = goal.values[start : start + len(patch)].to(patch)
             start += len(patch)
-            self._add(patch, goal.reshape(len(patch), self.spec.groups, -1, patch.shape[3]))
+            self._add(patch if goal.positions is None else patch[:, :, :, goal.positions.to(patch.device)], values)
 
     def _add(self, patch: Tensor, goal: Tensor) -> None:
         """One of the `patches`, and the target at its positions, (samples, groups, out, positions)."""
-        some = torch.randperm(patch.shape[3], generator=self._generator)[:_POSITIONS].to(patch.device)
-        rows = patch[:, :, :, some].permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)
-        rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)  # (groups, in · kernel + 1, samples · positions)
-        goals = goal[..., some].permute(1, 2, 0, 3).flatten(2)
-        self._moments += (torch.cat([rows, goals], dim=1) @ rows.mT).to(self._moments)
+        rows = patch.permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)  # (groups, in · kernel, samples · positions)
+        goals = goal.permute(1, 2, 0, 3).flatten(2)
+        if self._shifts is None:
+            self._shifts = rows.double().mean(2, keepdim=True), goals.double().mean(2, keepdim=True)
+            check_finite(*self._shifts)
+        rows, goals = rows - self._shifts[0].to(rows), goals - self._shifts[1].to(goals)
+        self._inner = self._inner.to(rows.device) + rows @ rows.mT
+        self._cross = self._cross.to(rows.device) + goals @ rows.mT
+        self._sums = self._sums.to(rows.device) + torch.cat([rows, goals], 1).double().sum(2)
         self.count += rows.shape[-1]
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Of the patches, (groups, in · kernel), and of the target, (groups, out)."""
-        size = self._moments.shape[2] - 1
-        column = self._moments[:, :, size] / self.count
-        return column[:, :size], column[:, size + 1 :]
+        (rows, goals), (row_shift, goal_shift) = self._shifted_means()
+        return rows + row_shift, goals + goal_shift
+
+    def _shifted_means(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        assert self._shifts is not None
+        size = self._inner.shape[2]
+        mean = self._sums / self.count
+        return (mean[:, :size], mean[:, size:]), (self._shifts[0].squeeze(2), self._shifts[1].squeeze(2))
 
     def covariances(self, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Of the patches with themselves and of the target with them, with a ridge towards `prior`.
@@ -66,14 +108,34 @@ class Regression:
         Raises:
             CompressionError: what was seen is not finite.
         """
-        check_finite(self._moments)
-        size = self._moments.shape[2] - 1
-        inner, cross = self._moments[:, :size, :size] / self.count, self._moments[:, size + 1 :, :size] / self.count
-        if self.centred:
-            mean, target = self.means()
-            inner, cross = inner - mean[:, :, None] * mean[:, None], cross - target[:, :, None] * mean[:, None]
-        ridge = _RIDGE * inner.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-        return inner + ridge * torch.eye(size).to(inner), cross + ridge * prior.to(cross)
+        check_finite(self._sums, self._cross)
+        (rows, goals), _ = self._shifted_means()
+        inner, cross = self._inner / self.count, self._cross / self.count
+        inner -= (rows[:, :, None] * rows[:, None]).to(inner)
+        cross -= (goals[:, :, None] * rows[:, None]).to(cross)
+        if not self.centred:
+            rows, goals = self.means()
+            inner += (rows[:, :, None] * rows[:, None]).to(inner)
+            cross += (goals[:, :, None] * rows[:, None]).to(cross)
+        ridge = _RIDGE * inner.diagonal(dim1=1, dim2=2).mean(1)[:, None]
+        inner.diagonal(dim1=1, dim2=2).add_(ridge)
+        return inner, cross + ridge[..., None] * prior.to(cross)
+
+
+def columns(spec: ConvSpec) -> int:
+    """The unknowns of one output: input channels of a group times positions in the kernel."""
+    return math.prod(spec.kernel_shape[1:])
+
+
+def has_closed_form(kind: type[FactorizedConv], spec: ConvSpec, axes: Axes) -> bool:
+    """Whether all stages of a layer together have one: two of them, the first of which takes whole patches."""
+    return kind.takes_whole_patches(axes) and not spec.transposed and columns(spec) <= _LARGEST
+
+
+def fits_all(layer: FactorizedConv) -> bool:
+    """Whether quasi-Newton steps on all stages are worth their time: their cost grows with the square of a patch."""
+    size = columns(layer.spec)
+    return size <= _LARGEST and layer.spec.out_channels * size**2 <= _PRODUCTS
 
 
 def fit_last(layer: FactorizedConv, seen: Regression) -> None:
@@ -86,9 +148,38 @@ def fit_last(layer: FactorizedConv, seen: Regression) -> None:
     stage = layer[-1]
     kernels = seen.spec.to_kernels(stage.weight)
     inner, cross = seen.covariances(kernels.flatten(2))
-    found = torch.linalg.solve(inner, cross.mT).mT
+    found = torch.linalg.solve(inner.double(), cross.mT.double()).mT
     stage.weight.copy_(seen.spec.to_weight(found.reshape(kernels.shape)))
     _settle_bias(layer, seen, found)
+
+
+def fit_low_rank(layer: FactorizedConv, seen: Regression, prior: Tensor) -> None:
+    """Least squares for both stages together in closed form: reduced-rank regression (Izenman 1975).
+
+    With H the covariance of the patches and C that of the target with them, ‖Ŵ L − C L⁻ᵀ‖ is minimized for H = L Lᵀ:
+    what is truncated is C L⁻ᵀ, which is W L itself where the inputs are the original's.
+
+    Args:
+        layer: whose first stage takes whole patches, changed in place.
+        seen: what goes into the layer, and what it should say.
+        prior: the dense weight.
+    """
+    spec = seen.spec
+    inner, cross = seen.covariances(spec.to_kernels(prior).flatten(2))
+    root = torch.linalg.cholesky(inner.double())
+    goal = torch.linalg.solve_triangular(root, cross.mT.double(), upper=False).mT
+    kind, modes = type(layer), spec.modes(layer.axes)
+    found = [kind.solve(one.reshape(modes), layer.ranks, None, torch.Generator()) for one in goal]
+    by_stage = zip(*(kind.stage_weights(one) for one in found), strict=True)
+    product: Tensor | None = None
+    for stage, part, parts in zip(layer, layer.stage_specs, by_stage, strict=True):
+        kernels = torch.stack([values.reshape(part.kernel_shape[0], -1) for values in parts])
+        if product is None:  # the first stage, which sees the patches themselves
+            kernels = torch.linalg.solve_triangular(root, kernels.to(root), upper=False, left=False)
+        stage.weight.copy_(part.to_weight(kernels.reshape(part.groups, *part.kernel_shape)))
+        product = kernels if product is None else kernels @ product
+    assert product is not None
+    _settle_bias(layer, seen, product)
 
 
 def fit_all(layer: FactorizedConv, seen: Regression, prior: Tensor) -> None:

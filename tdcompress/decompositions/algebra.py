@@ -89,9 +89,9 @@ def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     return found.eigenvalues, found.eigenvectors
 
 
-def squared_singular_values(matrix: Tensor) -> Tensor:  # (rows, columns) -> (smaller side,)
-    """The squared singular values of `matrix` in float64, largest first."""
-    small_side = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+def squared_singular_values(matrix: Tensor) -> Tensor:  # (…, rows, columns) -> (…, smaller side)
+    """The squared singular values of matrices in float64, largest first."""
+    small_side = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
     symmetric = gram(small_side)
     on_cpu = symmetric.device.type == "cpu"  # by numpy for the reason that eigh() gives
     values = torch.from_numpy(np.linalg.eigvalsh(symmetric.numpy())) if on_cpu else torch.linalg.eigvalsh(symmetric)

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import eigh, leading_subspace, mode_dot, unfold
 from tdcompress.decompositions.options import CPOptions, Start
+from tdcompress.decompositions.orthogonal import OrthogonalTerms
 
 _MOMENTUM_LIMIT = 0.97
 _STRIDE = 10  # sweeps between two looks at the error
@@ -54,35 +54,13 @@ def als(
 
 def start(kind: Start, tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
     """Where the sweeps begin, for a tensor with its modes in order of size."""
-    return _random_start(tensor, rank, generator) if kind == "random" else _orthogonal_start(tensor, rank)
+    return _random_start(tensor, rank, generator) if kind == "random" else OrthogonalTerms(tensor).rows(rank)
 
 
 def _random_start(tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:
     """Normal random vectors, drawn on the CPU so that every device starts alike."""
-    drawn = [torch.randn(rank, size, generator=generator, dtype=torch.float64) for size in tensor.shape]
+    drawn = [torch.randn(rank, size, generator=generator, dtype=torch.float64, device="cpu") for size in tensor.shape]
     return [torch.nn.functional.normalize(rows, dim=1).to(tensor) for rows in drawn]
-
-
-def _orthogonal_start(tensor: Tensor, rank: int) -> list[Tensor]:
-    """Rotate the small modes onto their principal axes, and take the largest singular triples of all slices.
-
-    The terms are mutually orthogonal, so none cancels another. There are as many triples as the full rank.
-    """
-    rotations = [leading_subspace(unfold(tensor, mode), tensor.shape[mode]) for mode in range(2, tensor.ndim)]
-    rotated = tensor.double()
-    for mode, rotation in enumerate(rotations, start=2):
-        rotated = mode_dot(rotated, rotation.mT, mode)
-    slices = rotated.flatten(2).movedim(-1, 0)  # (positions, first, second)
-    _, right = eigh(slices.mT @ slices)  # the second mode is the smaller one
-    left = slices @ right
-    values = torch.linalg.vector_norm(left, dim=1)
-    largest, index = values.flatten().topk(rank)
-    position, column = index // values.shape[1], index % values.shape[1]
-    places = torch.unravel_index(position, tensor.shape[2:])
-    unit = left[position, :, column] / largest.clamp(min=torch.finfo(largest.dtype).tiny)[:, None]
-    rows = [unit, right[position, :, column], *(axes.mT[i] for axes, i in zip(rotations, places, strict=True))]
-    share = largest[:, None] ** (1 / tensor.ndim)
-    return [(row * share).to(tensor) for row in rows]
 
 
 class Run:

@@ -155,7 +155,8 @@ def _leading(rank: int, size: int) -> int:
 
 def _hooi(tensor: Tensor, ranks: dict[int, int], options: TuckerOptions) -> tuple[dict[int, Tensor], int, bool]:
     """From the leading unit vectors on: the factors, how many sweeps there were, and whether they converged."""
-    factors = {mode: torch.eye(tensor.shape[mode], rank).to(tensor) for mode, rank in ranks.items()}
+    sizes = {mode: tensor.shape[mode] for mode in ranks}
+    factors = {mode: torch.eye(sizes[mode], rank, device=tensor.device).to(tensor) for mode, rank in ranks.items()}
     total, error = tensor.square().sum(), math.inf
     for sweep in range(1, options.max_iter + 1):
         for mode, rank in ranks.items():

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from tdcompress.decompositions import Solution, Solver
 from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error
 from tdcompress.errors import CompressionError, warn
+from tdcompress.layers.kinds import Convolution, bias_of, kind_of, weight_of
 from tdcompress.layers.moments import InputMoments, Whitening, takes_over_mean, whitening_of
-from tdcompress.layers.request import arrangements_to_try, as_rank, check_reachable, ranks_to_try
-from tdcompress.layers.spec import Axes, Convolution, ConvSpec, as_convolution
+from tdcompress.layers.request import arrangements_to_try, as_rank, check_asked, check_reachable, ranks_to_try
+from tdcompress.layers.spec import Axes, ConvSpec
 from tdcompress.ranks import Point, Rank
 
 
@@ -30,11 +31,11 @@ class FactorizedConv(nn.Sequential, ABC):
     the stack equals the dense convolution with the kernel `weight`, and at full rank the one it was made from.
 
     A transposed convolution becomes a stack with transposed stages, and a linear layer, where the method takes
-    them, one of linear layers.
+    them, one of linear layers; an embedding becomes a narrower one and a linear layer.
 
-    It keeps the attributes of the convolution that it stands for: `in_channels`, `out_channels`,
-    `kernel_size`, `stride`, `padding`, `dilation`, `groups`, `padding_mode`, `transposed`, `output_padding` and
-    `bias`; for a linear layer also `in_features` and `out_features`.
+    It keeps the attributes of the layer that it stands for, `in_features` and `padding_idx` for example, and has
+    `in_channels`, `out_channels`, `kernel_size`, `stride`, `padding`, `dilation`, `groups`, `padding_mode`,
+    `transposed`, `output_padding` and `bias` whatever that is.
 
     A new method is a subclass that fills in the abstract methods. They see one group's kernel with the shape
     `modes`: (out / groups, in / groups, *spatial), one spatial mode for every entry of `axes`.
@@ -56,7 +57,7 @@ class FactorizedConv(nn.Sequential, ABC):
     """
 
     method: ClassVar[str]
-    takes_linear: ClassVar[bool] = False  # whether `nn.Linear`, a matrix, is worth this method
+    takes_linear: ClassVar[bool] = False  # whether a matrix, as `nn.Linear` and embeddings have, is worth this method
 
     if TYPE_CHECKING:  # what nn.Sequential does not tell: every stage is a convolution
 
@@ -75,7 +76,7 @@ class FactorizedConv(nn.Sequential, ABC):
         full = self.full_rank(spec.modes(axes))
         rank = as_rank(rank, len(full))
         check_rank(rank, full, self.method)
-        stages = self.stages(spec, rank, axes)
+        stages = self._planned(spec, rank, axes)
         *_, last = stages  # only the last stage adds the bias
         stages = {**stages, last: stages[last].with_bias(spec.has_bias)}
         built = {name: stage.build(device=device, dtype=dtype) for name, stage in stages.items()}
@@ -87,8 +88,9 @@ class FactorizedConv(nn.Sequential, ABC):
         self.kernel_size, self.stride, self.padding = spec.kernel_size, spec.stride, spec.padding
         self.dilation, self.groups, self.padding_mode = spec.dilation, spec.groups, spec.padding_mode
         self.transposed, self.output_padding = spec.transposed, spec.output_padding
-        if spec.kind is nn.Linear:
-            self.in_features, self.out_features = spec.in_channels, spec.out_channels
+        for name, value in vars(spec.build(device="meta")).items():
+            if not name.startswith("_") and not hasattr(self, name):
+                setattr(self, name, value)
 
     # --- what a method fills in -------------------------------------------------------------------------
 
@@ -196,7 +198,8 @@ class FactorizedConv(nn.Sequential, ABC):
 
         Args:
             conv: an `nn.Conv1d` to `nn.Conv3d`, an `nn.ConvTranspose1d` to `nn.ConvTranspose3d`, or, for methods
-                that take one, an `nn.Linear`.
+                that take a matrix, an `nn.Linear`, an `nn.Embedding` or a `Conv1D` of `transformers`; or a layer of a
+                registered kind.
             ratio: the share of the weight's parameters to remove, in (0, 1). At most `1 − ratio` is kept,
                 never more, and the budget is used up to the next rank step.
             rank: an exact rank instead of a ratio: a number for CP and SVD, (out, in) for Tucker, the inner ranks
@@ -218,13 +221,13 @@ class FactorizedConv(nn.Sequential, ABC):
         Raises:
             CompressionError: what was given cannot be factorized as asked; the message says why.
         """
-        layer = cls._factorized(conv, ratio, rank, solver, seed, axes, whiten)
+        layer = cls.factorized(conv, ratio, rank, solver, seed, axes, whiten)
         if layer.growth:
             warn(layer.growth)
         return layer
 
     @classmethod
-    def _factorized(
+    def factorized(
         cls,
         conv: nn.Module,
         ratio: float | None,
@@ -232,11 +235,11 @@ class FactorizedConv(nn.Sequential, ABC):
         solver: Solver,
         seed: int | torch.Generator,
         axes: Axes | None,
-        whiten: InputMoments | None,
+        whiten: InputMoments | Whitening | None,
     ) -> FactorizedConv:
         """What `from_conv` gives, without its warning, which must not be lost on another process."""
-        conv = as_convolution(conv)
-        spec, weight, bias = ConvSpec.of(conv), conv.weight, conv.bias
+        spec, weight, bias = ConvSpec.of(conv), weight_of(conv), bias_of(conv)
+        check_asked(ratio, rank)
         check_reachable(cls, spec, None if isinstance(rank, str) else ratio, solver)
         check_tensor(weight)
         generator = _generator(seed)
@@ -284,25 +287,45 @@ class FactorizedConv(nn.Sequential, ABC):
             raise CompressionError(f"{cls.method} proposes no rank for ratio={ratio}; ask for a lower one, or a rank.")
         return min(tried, key=lambda one: one[-1].relative_error)
 
+    @classmethod
+    def _planned(cls, spec: ConvSpec, rank: Rank, axes: Axes) -> dict[str, ConvSpec]:
+        """The stages by name, the first one of the layer's own kind if only that takes what the layer takes."""
+        stages = dict(cls.stages(spec, rank, axes))
+        if not spec.adapter.reads_features:
+            first = next(iter(stages))
+            stages[first] = replace(stages[first], kind=spec.kind, options=spec.options)
+        return stages
+
     @property
     def stage_specs(self) -> tuple[ConvSpec, ...]:
         """The arguments of every stage, in order, bias aside."""
-        return tuple(self.stages(self.spec, self.ranks, self.axes).values())
+        planned = self._planned(self.spec, self.ranks, self.axes).values()
+        # A stage that shares its weight with that of another layer may have it lie the other way round.
+        kinds = [kind_of(stage) for stage in self]
+        return tuple(
+            part if kind is None else replace(part, kind=kind.name) for part, kind in zip(planned, kinds, strict=True)
+        )
 
     @property
     def weight(self) -> Tensor:
         """The dense weight that the stack stands for, with the shape of the original's; differentiable."""
         groups, spec = self.groups, self.spec
         inputs = spec.in_channels // groups
-        first = self[0].weight
-        kernel = torch.eye(inputs, dtype=first.dtype, device=first.device).expand(groups, inputs, inputs)[..., None]
+        kernel: Tensor | None = None
         for stage, part in zip(self, self.stage_specs, strict=True):
             # A stage with more groups than the convolution, depthwise at the most, keeps blocks of channels apart.
             kernels = part.to_kernels(stage.weight)
             kernels = kernels.reshape(groups, -1, *kernels.shape[1:3], math.prod(part.kernel_size))
             blocks = kernels.shape[1]
+            if kernel is None:
+                if blocks == 1:
+                    kernel = kernels[:, 0]
+                    continue
+                kernel = torch.eye(inputs, dtype=kernels.dtype, device=kernels.device)[..., None]
+                kernel = kernel.expand(groups, inputs, inputs, 1)
             kernel = kernel.reshape(groups, blocks, -1, *kernel.shape[2:])  # (groups, blocks, channels, in, positions)
             kernel = torch.einsum("gbock,gbcip->gboipk", kernels, kernel).flatten(1, 2).flatten(3)
+        assert kernel is not None
         order = [axis for group in self.axes for axis in group] + list(spec.short_axes)
         kernel = kernel.reshape(*kernel.shape[:3], *(spec.kernel_size[axis] for axis in order))
         back = [order.index(axis) for axis in range(len(order))]
@@ -316,12 +339,14 @@ class FactorizedConv(nn.Sequential, ABC):
     @property
     def bias(self) -> nn.Parameter | None:
         """The bias, which is the last stage's."""
-        return self[-1].bias
+        bias: nn.Parameter | None = self[-1].bias
+        return bias
 
     @property
     def ratio(self) -> float:
         """The share of the dense weight's parameters that was removed; negative if the layer grew."""
-        return 1 - sum(stage.weight.numel() for stage in self) / self.spec.numel
+        # One division, so that 0.1 is 0.1 where a tenth was removed.
+        return (self.spec.numel - sum(stage.weight.numel() for stage in self)) / self.spec.numel
 
     @property
     def growth(self) -> str | None:
@@ -334,12 +359,12 @@ class FactorizedConv(nn.Sequential, ABC):
             f"{self.method} rank {rank} makes the layer larger: {parameters} parameters instead of {self.spec.numel}."
         )
 
-    def to_conv(self) -> Convolution:
-        """The dense convolution that does what this layer does, with its own copy of the weights."""
-        conv = self.spec.build(device="meta")
-        conv.weight = parameter(self.weight.detach(), like=self[-1].weight)
+    def to_conv(self) -> Any:
+        """The dense layer, of the original's kind, that does what this layer does, with its own copy of the weights."""
+        conv, kind = self.spec.build(device="meta"), self.spec.adapter
+        setattr(conv, kind.weight, parameter(self.weight.detach(), like=self[-1].weight))
         if self.bias is not None:
-            conv.bias = parameter(self.bias.detach().clone(), like=self.bias)
+            setattr(conv, kind.bias, parameter(self.bias.detach().clone(), like=self.bias))
         return conv.train(self.training)
 
     def extra_repr(self) -> str:
@@ -379,13 +404,13 @@ def _solution(found: Sequence[Any], kernels: Tensor) -> Solution:
     return Solution.of_groups([one.solution for one in found], norms)
 
 
-def _settled(layer: FactorizedConv, conv: Convolution, whitening: Whitening) -> Solution | None:
+def _settled(layer: FactorizedConv, conv: nn.Module, whitening: Whitening) -> Solution | None:
     """Let the bias make up for the mean that was lost, and say how far the weight itself is from the dense one."""
     with torch.no_grad():
-        weight = layer.weight
+        dense, weight = weight_of(conv), layer.weight
         if layer.bias is not None and takes_over_mean(layer.spec):
-            layer.bias.add_(whitening.lost_mean(conv.weight.double() - weight.double(), layer.spec).to(layer.bias))
-        error = relative_error(conv.weight, weight)
+            layer.bias.add_(whitening.lost_mean(dense.double() - weight.double(), layer.spec).to(layer.bias))
+        error = relative_error(dense, weight)
     return None if layer.solution is None else replace(layer.solution, relative_error=error)
 
 

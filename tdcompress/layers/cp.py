@@ -17,8 +17,6 @@ from tdcompress.layers.base import FactorizedConv, parameter
 from tdcompress.layers.spec import Axes, ConvSpec, stage_name
 from tdcompress.ranks import Point, Rank, cp_curve, cp_parameters, cp_ranks
 
-_QUICK = 30  # sweeps that tell what a rank is worth
-
 
 class CPConv(FactorizedConv):
     """A convolution whose kernel is a sum of `rank` separable ones (Lebedev et al. 2015).
@@ -66,9 +64,8 @@ class CPConv(FactorizedConv):
 
     @classmethod
     def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
-        """Few sweeps at few ranks, and interpolation."""
-        quick = CPOptions(max_iter=_QUICK)
-        return cp_curve(kernels, budgets, lambda rank: cls._lost(kernels, rank, quick))
+        """What orthogonal terms lose, times what sweeps make of it at a few ranks."""
+        return cp_curve(kernels, budgets)
 
     @staticmethod
     def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> CPDecomposition:

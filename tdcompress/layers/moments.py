@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import eigh
 from tdcompress.errors import CompressionError
 from tdcompress.layers.spec import Axes, ConvSpec
 
 _ELEMENTS = 1 << 24  # of patches at a time: 64 MB in float32
 _RIDGE = 1e-3  # of the mean eigenvalue: no direction is taken for one that never occurs
+_PRODUCTS = (
+    1 << 31
+)  # multiplications for the moment over kernel positions, of one batch; more patches than that take are drawn
+_WIDE = 2048  # channels above which a moment is summed in float32, since it is as large as the layer's weight
+_JOINT_BYTES = 4 << 30  # that the moment of whole patches may have
 
 
 def patches(inputs: Tensor, spec: ConvSpec) -> Iterator[Tensor]:
@@ -32,6 +37,15 @@ def patches(inputs: Tensor, spec: ConvSpec) -> Iterator[Tensor]:
     >>> [tuple(patch.shape) for patch in patches(torch.zeros(2, 4, 5, 6), ConvSpec.of(conv))]
     [(2, 1, 4, 30, 9)]
     """
+    kernel = () if spec.transposed else spec.kernel_size
+    for some in _padded(inputs, spec):
+        windows = _windows(some, spec)
+        positions = windows.shape[2 : windows.ndim - len(kernel)]
+        yield windows.reshape(len(some), spec.groups, -1, math.prod(positions), math.prod(kernel))
+
+
+def _padded(inputs: Tensor, spec: ConvSpec) -> Iterator[Tensor]:
+    """A few samples at a time, (samples, channels, *size), padded as the layer pads, in float32 at least."""
     inputs = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32))
     if not spec.kernel_size:
         inputs = inputs.reshape(-1, spec.in_channels)
@@ -39,34 +53,59 @@ def patches(inputs: Tensor, spec: ConvSpec) -> Iterator[Tensor]:
         inputs = inputs[None]
     per_sample = inputs[:1].numel() * (1 if spec.transposed else math.prod(spec.kernel_size))
     for some in torch.split(inputs, max(1, _ELEMENTS // max(1, per_sample))):
-        windows = some if spec.transposed else _windows(some, spec)
-        kernel = () if spec.transposed else spec.kernel_size
-        positions = windows.shape[2 : windows.ndim - len(kernel)]
-        yield windows.reshape(len(some), spec.groups, -1, math.prod(positions), math.prod(kernel))
+        yield some if spec.transposed else _pad(some, spec)
 
 
-def _windows(inputs: Tensor, spec: ConvSpec) -> Tensor:
-    """Padded and unfolded: (samples, channels, *positions, *kernel)."""
-    size = [d * (n - 1) + 1 for n, d in zip(spec.kernel_size, spec.dilation, strict=True)]
+def _pad(inputs: Tensor, spec: ConvSpec) -> Tensor:
     if spec.padding == "same":  # PyTorch puts the odd one at the end
-        pads = [((n - 1) // 2, n // 2) for n in size]
+        pads = [((n - 1) // 2, n // 2) for n in _reach(spec)]
     elif spec.padding == "valid":
-        pads = [(0, 0) for _ in size]
+        pads = [(0, 0) for _ in spec.kernel_size]
     else:
         pads = [(int(n), int(n)) for n in spec.padding]
-    if any(map(any, pads)):
-        mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
-        inputs = F.pad(inputs, [n for pair in reversed(pads) for n in pair], mode=mode)
-    for axis, (n, stride, dilation) in enumerate(zip(size, spec.stride, spec.dilation, strict=True), start=2):
-        inputs = inputs.unfold(axis, n, stride)[..., ::dilation]
-    return inputs
+    if not any(map(any, pads)):
+        return inputs
+    mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
+    return F.pad(inputs, [n for pair in reversed(pads) for n in pair], mode=mode)
+
+
+def _reach(spec: ConvSpec) -> list[int]:
+    """How many pixels the kernel spans along every axis."""
+    return [d * (n - 1) + 1 for n, d in zip(spec.kernel_size, spec.dilation, strict=True)]
+
+
+def _windows(padded: Tensor, spec: ConvSpec) -> Tensor:
+    """A view, (samples, channels, *positions, *kernel)."""
+    if spec.transposed:
+        return padded
+    for axis, (n, stride, dilation) in enumerate(zip(_reach(spec), spec.stride, spec.dilation, strict=True), start=2):
+        padded = padded.unfold(axis, n, stride)[..., ::dilation]
+    return padded
+
+
+def _uses(size: Sequence[int], spec: ConvSpec) -> Tensor:
+    """How many patches every pixel of a padded input is in, each with its own place in the kernel."""
+    uses = torch.ones((), dtype=torch.float32, device="cpu")
+    for n, reach, kernel, stride, dilation in zip(
+        size, _reach(spec), spec.kernel_size, spec.stride, spec.dilation, strict=True
+    ):
+        along = torch.zeros(n, dtype=torch.float32, device="cpu")
+        last = (n - reach) // stride * stride  # where the last patch begins
+        for tap in range(0, kernel * dilation, dilation):
+            along[tap : tap + last + 1 : stride] += 1
+        uses = uses[..., None] * along
+    return uses
 
 
 class InputMoments:
     """Mean and second moment of the patches that a layer sees, the latter as channels ⊗ kernel positions.
 
     Streamed: `update` takes a batch in, and the size does not depend on how many there were. `input_moments` makes one
-    for every layer of a model.
+    for every layer of a model. What is summed is what remains when the mean of the first batch is subtracted, so that
+    inputs far from zero lose no digits.
+
+    Of long kernels, where the moment over kernel positions would take longer than the layer itself, only as many
+    patches count for it as can be had in that time; they are drawn by a generator of their own.
 
     Args:
         spec: the layer.
@@ -74,6 +113,9 @@ class InputMoments:
 
     Attributes:
         count: patches so far.
+
+    Raises:
+        CompressionError: the whole second moment would be too large.
 
     >>> conv = torch.nn.Conv2d(4, 8, 3, padding=1)
     >>> moments = InputMoments(ConvSpec.of(conv))
@@ -86,12 +128,22 @@ class InputMoments:
         self.spec, self.count = spec, 0
         self._positions = 1 if spec.transposed else math.prod(spec.kernel_size)
         inputs = spec.in_channels // spec.groups
-        self._sum = torch.zeros(spec.groups, inputs, self._positions, dtype=torch.float64)
-        self._channels = torch.zeros(spec.groups, inputs, inputs, dtype=torch.float64)
-        self._kernel = torch.zeros(spec.groups, self._positions, self._positions, dtype=torch.float64)
         size = inputs * self._positions
         # Of a transposed layer's inputs the channels are all that there is to know.
-        self._joint = torch.zeros(spec.groups, size, size, dtype=torch.float64) if joint and size > inputs else None
+        joint = joint and size > inputs
+        if joint and 8 * spec.groups * size**2 > _JOINT_BYTES:
+            raise CompressionError(
+                f"the second moment of whole patches would have {spec.groups} × {size}² numbers, "
+                f"{8e-9 * spec.groups * size**2:.3g} GB; leave joint=False, or this layer out."
+            )
+        wide = torch.float32 if inputs > _WIDE else torch.float64
+        self._shift: Tensor | None = None  # (channels,), near the mean
+        self._sum = torch.zeros(spec.groups, inputs, self._positions, dtype=torch.float64, device="cpu")
+        self._channels = torch.zeros(spec.groups, inputs, inputs, dtype=wide, device="cpu")
+        self._kernel = torch.zeros(self._positions, self._positions, dtype=torch.float64, device="cpu")
+        self._rows = 0  # of single channels' patches that count for the moment over positions
+        self._joint = torch.zeros(spec.groups, size, size, dtype=torch.float64, device="cpu") if joint else None
+        self._generator = torch.Generator().manual_seed(0)
 
     def update(self, inputs: Tensor) -> None:
         """Take in what the layer is called with.
@@ -99,23 +151,67 @@ class InputMoments:
         Raises:
             CompressionError: they are not finite.
         """
-        for patch in patches(inputs, self.spec):
-            by_channel = patch.permute(1, 2, 0, 3, 4).flatten(2)  # (groups, in, samples · positions · kernel)
-            by_position = patch.permute(1, 4, 0, 2, 3).flatten(2)
-            found = [patch.sum((0, 3)), by_channel @ by_channel.mT, by_position @ by_position.mT]
+        for some in _padded(inputs, self.spec):
+            if self._shift is None:
+                self._shift = some.double().transpose(0, 1).flatten(1).mean(1)
+                check_finite(self._shift)
+            shifted = some - self._shift.to(some).reshape(-1, *[1] * (some.ndim - 2))
+            total = shifted.double().sum(0, keepdim=True)  # of all samples, and its patches sum up to theirs
+            windows = _windows(total, self.spec)
+            positions = windows.shape[2 : windows.ndim - (0 if self.spec.transposed else len(self.spec.kernel_size))]
+            check_finite(total)
+            sums = windows.reshape(*self._sum.shape[:2], math.prod(positions), -1).sum(2)
+            self._sum = self._sum.to(total.device) + sums
+            self._add_channels(shifted)
+            if self._positions > 1:
+                self._add_kernel(shifted, len(some) * math.prod(positions))
             if self._joint is not None:
-                whole = patch.permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)
-                found.append(whole @ whole.mT)
-            check_finite(*found)
-            for total, one in zip(self._totals(), found, strict=True):
-                total += one.to(total)
-            self.count += patch.shape[0] * patch.shape[3]
+                self._add_joint(shifted)
+            self.count += len(some) * math.prod(positions)
+
+    def _add_channels(self, shifted: Tensor) -> None:
+        """Every pixel as often as there are patches that it is in."""
+        pixels = shifted.flatten(2) if shifted.ndim > 2 else shifted[..., None]
+        if self._positions > 1 or any(stride > 1 for stride in self.spec.stride):
+            uses = (
+                torch.ones((), device="cpu") if self.spec.transposed else _uses(shifted.shape[2:], self.spec).flatten()
+            )
+            pixels = pixels * uses.sqrt().to(pixels)
+        rows = pixels.reshape(len(pixels), self.spec.groups, -1, pixels.shape[2]).permute(1, 2, 0, 3).flatten(2)
+        self._channels = self._channels.to(rows.device) + rows @ rows.mT
+
+    def _add_kernel(self, shifted: Tensor, patches_of_a_channel: int) -> None:
+        """All channels' patches, or so many of them that it does not take longer than the rest."""
+        single = shifted.flatten(0, 1)[:, None]  # one channel of one sample each
+        products = self._positions**2 * patches_of_a_channel * self.spec.in_channels
+        if products > _PRODUCTS:
+            count = max(1, len(single) * _PRODUCTS // products)
+            chosen = torch.randperm(len(single), generator=self._generator, device="cpu")[:count]
+            single = single[chosen.to(single.device)]
+        for some in torch.split(single, max(1, _ELEMENTS // (single[0].numel() * self._positions))):
+            rows = _windows(some, self.spec).reshape(-1, self._positions)
+            self._kernel = self._kernel.to(rows.device) + rows.mT @ rows
+            self._rows += len(rows)
+
+    def _add_joint(self, shifted: Tensor) -> None:
+        assert self._joint is not None
+        groups, size = self._joint.shape[:2]
+        windows = _windows(shifted, self.spec)
+        patch = windows.reshape(len(shifted), groups, size // self._positions, -1, self._positions)
+        rows = patch.permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)
+        self._joint = self._joint.to(rows.device) + rows @ rows.mT
 
     @property
     def mean(self) -> Tensor:
         """The mean patch, (groups, in / groups, positions in the kernel)."""
-        self._check()
-        return self._sum / self.count
+        mean, shift = self._means()
+        return mean + shift
+
+    def _means(self) -> tuple[Tensor, Tensor]:
+        """The mean patch less the shift, and the shift, (groups, in / groups, 1)."""
+        if not self.count or self._shift is None:
+            raise CompressionError("no input was seen; the data is empty, or the forward never reaches the layer.")
+        return self._sum / self.count, self._shift.reshape(*self._sum.shape[:2], 1).to(self._sum)
 
     def whitening(self, *, centred: bool) -> Whitening:
         """The roots of the moments, for kernels of this layer.
@@ -126,25 +222,29 @@ class InputMoments:
         Raises:
             CompressionError: nothing was seen.
         """
-        mean = self.mean
+        mean, shift = self._means()
+        whole = mean + shift
         inputs, positions = mean.shape[1:]
-        channels, kernel = self._channels / (self.count * positions), self._kernel / (self.count * inputs)
-        if centred:
-            channels, kernel = channels - mean @ mean.mT / positions, kernel - mean.mT @ mean / inputs
+
+        def second(of_shifted: Tensor, rows: str) -> Tensor:
+            """The second moment from that of x − s, which is its own mean's square above the covariance."""
+            found = of_shifted.to(mean) - torch.einsum(rows, mean, mean)
+            return found if centred else found + torch.einsum(rows, whole, whole)
+
+        channels = second(self._channels / self.count, "gcp,gdp->gcd") / positions
         sizes = self.spec.kernel_size
-        # An input pixel of a transposed layer meets all of the kernel alike.
-        kernel = torch.eye(math.prod(sizes)).double() if self.spec.transposed else kernel.sum(0)
-        joint = None if self._joint is None else self._joint / self.count
-        if joint is not None and centred:
-            joint = joint - mean.flatten(1)[:, :, None] * mean.flatten(1)[:, None]
-        return Whitening(channels, kernel.reshape((*sizes, *sizes)), mean, joint)
-
-    def _totals(self) -> list[Tensor]:
-        return [self._sum, self._channels, self._kernel, *([] if self._joint is None else [self._joint])]
-
-    def _check(self) -> None:
-        if not self.count:
-            raise CompressionError("no input was seen; the data is empty, or the forward never reaches the layer.")
+        if self.spec.transposed:  # an input pixel meets all of the kernel alike
+            kernel = torch.eye(math.prod(sizes), dtype=torch.float64, device="cpu")
+        elif self._positions == 1:
+            kernel = torch.ones(1, 1, dtype=torch.float64, device="cpu")
+        else:
+            rows = self.spec.in_channels / max(1, self._rows)
+            kernel = second(self._kernel * rows, "gcp,gcq->pq") / inputs
+        joint = None
+        if self._joint is not None:
+            flat = self._joint.reshape(-1, inputs, positions, inputs, positions) / self.count
+            joint = second(flat, "gcp,gdq->gcpdq").reshape(self._joint.shape)
+        return Whitening(channels, kernel.reshape((*sizes, *sizes)), whole, joint)
 
 
 @dataclass(frozen=True)
@@ -177,15 +277,13 @@ class Whitening:
                 nowhere.
         """
         if whole and self.joint is not None:
-            root, _ = _roots(self.joint)
-            return (kernels.double().flatten(2) @ root.to(kernels.device)).reshape(kernels.shape)
-        root, _ = _roots(self.channels)
-        kernels = torch.einsum("goi...,gij->goj...", kernels.double(), root.to(kernels.device))
+            return (kernels.double().flatten(2) @ self._joint_root.to(kernels.device)).reshape(kernels.shape)
+        root = self._channel_root.to(kernels.device)
+        kernels = torch.einsum("goi...,gij->goj...", kernels.double(), root)
         for mode, group in enumerate(axes, start=3):
-            if not group:
-                continue
-            root, _ = _roots(self._along(group))
-            kernels = torch.tensordot(kernels, root.to(kernels), dims=([mode], [0])).movedim(-1, mode)
+            if group:
+                root = self._root_along(group).to(kernels)
+                kernels = torch.tensordot(kernels, root, dims=([mode], [0])).movedim(-1, mode)
         return kernels
 
     def undone(self, kernels: Tensor, part: ConvSpec, axes: Axes, first: bool, whole: bool = False) -> Tensor:
@@ -205,20 +303,37 @@ class Whitening:
         if whole and self.joint is not None:
             if not first:
                 return kernels.to(dtype)
-            _, inverse = _roots(self.joint)
-            return (kernels.flatten(2) @ inverse.to(kernels.device)).reshape(kernels.shape).to(dtype)
+            return _divided(kernels.flatten(2), self._joint_root).reshape(kernels.shape).to(dtype)
         if first:
             if kernels.shape[0] != len(self.channels) or kernels.shape[2] != self.channels.shape[1]:
                 raise CompressionError("a method whose first stage splits the layer's groups cannot be whitened.")
-            _, inverse = _roots(self.channels)
-            kernels = torch.einsum("goi...,gij->goj...", kernels, inverse.to(kernels))
+            moved = kernels.movedim(2, -1)
+            kernels = _divided(moved.flatten(1, -2), self._channel_root).reshape(moved.shape).movedim(-1, 2)
         for group in axes:
             if group and all(part.kernel_size[axis] > 1 for axis in group):
-                _, inverse = _roots(self._along(group))
                 places, last = [3 + axis for axis in group], list(range(-len(group), 0))
                 moved = kernels.movedim(places, last)
-                kernels = (moved.flatten(-len(group)) @ inverse.to(kernels)).reshape(moved.shape).movedim(last, places)
+                rows = moved.reshape(-1, math.prod(moved.shape[-len(group) :]))
+                kernels = _divided(rows, self._root_along(group)).reshape(moved.shape).movedim(last, places)
         return kernels.to(dtype)
+
+    @cached_property
+    def _channel_root(self) -> Tensor:
+        return _root(self.channels)
+
+    @cached_property
+    def _joint_root(self) -> Tensor:
+        assert self.joint is not None
+        return _root(self.joint)
+
+    @cached_property
+    def _roots_along(self) -> dict[tuple[int, ...], Tensor]:
+        return {}
+
+    def _root_along(self, group: tuple[int, ...]) -> Tensor:
+        if group not in self._roots_along:
+            self._roots_along[group] = _root(self._along(group))
+        return self._roots_along[group]
 
     def lost_mean(self, difference: Tensor, spec: ConvSpec) -> Tensor:
         """By how much the mean of every output falls if the weight loses `difference`: what a bias has to add."""
@@ -238,17 +353,28 @@ class Whitening:
         return torch.einsum(f"{''.join(letters)}->{kept}", self.kernel).reshape(size, size)
 
 
-def whitening_of(moments: InputMoments, spec: ConvSpec) -> Whitening:
-    """The whitening of a layer's kernels by the moments of its inputs.
+def whitening_of(moments: InputMoments | Whitening, spec: ConvSpec) -> Whitening:
+    """The whitening of a layer's kernels by the moments of its inputs; one that is there already is good as it is.
 
     Raises:
         CompressionError: the moments are another layer's, or nothing was seen.
     """
+    if isinstance(moments, Whitening):
+        return moments
     if not isinstance(moments, InputMoments):
         raise CompressionError(f"whiten= takes InputMoments, see td.input_moments, got a {type(moments).__name__}.")
     if moments.spec.with_bias(spec.has_bias) != spec:
         raise CompressionError(f"the moments are of another layer's inputs, {moments.spec}; this one is {spec}.")
     return moments.whitening(centred=takes_over_mean(spec))
+
+
+def moment_bytes(spec: ConvSpec) -> int:
+    """What the moments of a layer's inputs take, but for the whole second moment; an embedding's have none."""
+    if not spec.adapter.reads_features:
+        return 0
+    inputs = spec.in_channels // spec.groups
+    positions = 1 if spec.transposed else math.prod(spec.kernel_size)
+    return spec.groups * inputs**2 * (4 if inputs > _WIDE else 8) + 8 * (positions**2 + spec.in_channels * positions)
 
 
 def check_finite(*features: Tensor) -> None:
@@ -268,10 +394,25 @@ def takes_over_mean(spec: ConvSpec) -> bool:
     return spec.has_bias and not spec.transposed
 
 
-def _roots(moment: Tensor) -> tuple[Tensor, Tensor]:
-    """The symmetric root of a second moment, at unit mean, and its inverse."""
-    values, vectors = eigh(moment)
-    mean = values.clamp(min=0).mean(-1, keepdim=True)
-    scaled = torch.where(mean > 0, values.clamp(min=0) / mean.clamp(min=torch.finfo(mean.dtype).tiny), 1.0) + _RIDGE
-    root = scaled.sqrt()
-    return (vectors * root[..., None, :]) @ vectors.mT, (vectors / root[..., None, :]) @ vectors.mT
+def _root(moment: Tensor) -> Tensor:
+    """A root L of second moments, (…, size, size), at unit mean eigenvalue, with a ridge: L Lᵀ = moment / mean + ridge.
+
+    Any root will do, since a rotation behind it changes no norm; the Cholesky factor costs a thirtieth of the symmetric
+    one. Where rounding has left the moment not even with the ridge positive definite, the ridge grows.
+    """
+    diagonal = moment.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.clamp(min=0).mean(-1)[..., None, None]
+    scaled = torch.where(mean > 0, moment / mean.clamp(min=torch.finfo(moment.dtype).tiny), 0.0)
+    unit = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
+    scaled = torch.where(mean > 0, scaled, unit)
+    ridge = _RIDGE
+    while True:
+        root, failed = torch.linalg.cholesky_ex(scaled + ridge * unit)
+        if not failed.any():
+            return root
+        ridge *= 10
+
+
+def _divided(rows: Tensor, root: Tensor) -> Tensor:
+    """`rows @ root⁻¹`, for rows (…, count, size) and a lower triangular root."""
+    return torch.linalg.solve_triangular(root.to(rows), rows, upper=False, left=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tdcompress.decompositions import Solver
 from tdcompress.decompositions.algebra import check_rank
@@ -52,21 +52,29 @@ def ranks_to_try(
         solver: what the method is told.
 
     Raises:
-        CompressionError: a rank that cannot be, an unknown rule, or not just one of ratio and rank.
+        CompressionError: a rank that cannot be, or an unknown rule.
     """
     modes = tuple(kernels.shape[1:])
     full = kind.full_rank(modes)
     if isinstance(rank, str):
         return [_by_rule(kind, spec, modes, ratio, rank)]
-    if (ratio is None) == (rank is None):
-        found = "neither" if ratio is None else f"both ratio={ratio} and rank={rank}"
-        raise CompressionError(f"give either a ratio or a rank, got {found}.")
     if rank is not None:
         rank = as_rank(rank, len(full))
         check_rank(rank, full, kind.method)
         return [rank]
     assert ratio is not None
     return kind.choose_ranks(kernels, parameter_budget(spec.numel, ratio) // spec.groups, solver)
+
+
+def check_asked(ratio: float | None, rank: Asked) -> None:
+    """Refuse, before anything is said of their values, a ratio and a rank together, or neither.
+
+    Raises:
+        CompressionError: it is so, and the rank is not the name of a rule.
+    """
+    if not isinstance(rank, str) and (ratio is None) == (rank is None):
+        found = "neither" if ratio is None else f"both ratio={ratio} and rank={rank}"
+        raise CompressionError(f"give either a ratio or a rank, got {found}.")
 
 
 def as_rank(rank: int | Sequence[int], length: int) -> Rank:
@@ -81,9 +89,10 @@ def check_reachable(kind: type[FactorizedConv], spec: ConvSpec, ratio: float | N
     Raises:
         CompressionError: it names the largest ratio that can be reached.
     """
-    if spec.kind is nn.Linear and not kind.takes_linear:
+    if spec.is_matrix and not kind.takes_linear:
         raise CompressionError(
-            f"{kind.method} is for convolutions; a Linear's weight is a matrix, which method 'svd' factorizes best."
+            f"{kind.method} is for convolutions; the weight of this {spec.kind} is a matrix, which method 'svd' "
+            "factorizes best."
         )
     if ratio is not None:
         budget = parameter_budget(spec.numel, ratio)

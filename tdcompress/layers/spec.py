@@ -7,36 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tdcompress.errors import CompressionError
+from tdcompress.errors import CompressionError, unknown
+from tdcompress.layers.kinds import KINDS, LayerKind, as_dense, default_kind, kind_of
 
 Axes = tuple[tuple[int, ...], ...]  # the spatial axes that each spatial stage works along, in order
-Convolution = (
-    nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
-)
-
-# By the number of spatial axes, and whether the convolution is transposed.
-KINDS: dict[tuple[int, bool], type[Convolution]] = {
-    (0, False): nn.Linear,
-    (1, False): nn.Conv1d,
-    (2, False): nn.Conv2d,
-    (3, False): nn.Conv3d,
-    (1, True): nn.ConvTranspose1d,
-    (2, True): nn.ConvTranspose2d,
-    (3, True): nn.ConvTranspose3d,
-}
 
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """The arguments of an `nn.Conv1d` to `nn.Conv3d`, an `nn.ConvTranspose1d` to `3d`, or an `nn.Linear`.
+    """The arguments of a convolution, transposed or not, of an `nn.Linear`, or of another kind of dense layer.
 
-    All fields are numbers, words and tuples of numbers.
+    All fields are numbers, words and tuples of them.
 
     Attributes:
         in_channels: channels, or features, of the input.
@@ -51,21 +39,27 @@ class ConvSpec:
         has_bias: whether a bias is added.
         transposed: whether it is a transposed convolution.
         output_padding: of a transposed convolution, one entry an axis; zeros by default.
+        kind: the name of the kind of layer; PyTorch's own by default, `"Linear"` to `"ConvTranspose3d"`.
+        options: what else the kind has to know, by name: the `padding_idx` of an embedding.
     """
 
     in_channels: int
     out_channels: int
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
+    kernel_size: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] | str = ()
+    dilation: tuple[int, ...] = ()
     groups: int = 1
     padding_mode: str = "zeros"
     has_bias: bool = True
     transposed: bool = False
     output_padding: tuple[int, ...] = ()
+    kind: str = ""
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.kind:
+            object.__setattr__(self, "kind", default_kind(len(self.kernel_size), self.transposed))
         if not self.output_padding:
             object.__setattr__(self, "output_padding", tuple(0 for _ in self.kernel_size))
 
@@ -76,31 +70,31 @@ class ConvSpec:
         Raises:
             CompressionError: `layer` is not exactly one of the kinds that can be factorized.
         """
-        return cls.read(as_convolution(layer))
+        return cls.read(as_dense(layer))
 
     @classmethod
-    def read(cls, conv: Any) -> ConvSpec:
-        """What the attributes of `conv` say, whatever its forward does: also for a subclass or a parametrized one."""
-        if isinstance(conv, nn.Linear):
-            return cls(conv.in_features, conv.out_features, (), (), (), (), has_bias=conv.bias is not None)
-        return cls(
-            in_channels=conv.in_channels,
-            out_channels=conv.out_channels,
-            kernel_size=tuple(conv.kernel_size),
-            stride=tuple(conv.stride),
-            padding=conv.padding if isinstance(conv.padding, str) else tuple(conv.padding),
-            dilation=tuple(conv.dilation),
-            groups=conv.groups,
-            padding_mode=conv.padding_mode,
-            has_bias=conv.bias is not None,
-            transposed=conv.transposed,
-            output_padding=tuple(conv.output_padding),
-        )
+    def read(cls, layer: nn.Module) -> ConvSpec:
+        """What the attributes of `layer` say, whatever its forward does: also for a subclass or a parametrized one."""
+        kind = kind_of(layer)
+        if kind is None:
+            raise CompressionError(f"{type(layer).__name__} is no dense layer; {', '.join(KINDS)} are.")
+        return cls(**kind.arguments(layer), kind=kind.name)
 
     @property
-    def kind(self) -> type[Convolution]:
-        """The module's class."""
-        return KINDS[len(self.kernel_size), self.transposed]
+    def adapter(self) -> LayerKind:
+        """What is known of layers of this kind.
+
+        Raises:
+            CompressionError: nothing is, for example because `register_layer_kind` was not called in this process.
+        """
+        if self.kind not in KINDS:
+            raise unknown("kind of layer", self.kind, KINDS)
+        return KINDS[self.kind]
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the weight is a matrix: there are no spatial axes."""
+        return not self.kernel_size
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
@@ -130,14 +124,19 @@ class ConvSpec:
         """The parameters of the dense weight, all groups together."""
         return self.groups * math.prod(self.kernel_shape)
 
+    @property
+    def input_first(self) -> bool:
+        """Whether the module's weight is (in, out / groups, *kernel_size), not (out, in / groups, *kernel_size)."""
+        return self.transposed or self.adapter.input_first
+
     def to_kernels(self, weight: Tensor) -> Tensor:
         """A module's weight as its groups' kernels, (groups, out / groups, in / groups, *kernel_size)."""
         kernels = weight.reshape(self.groups, -1, *weight.shape[1:])
-        return kernels.transpose(1, 2) if self.transposed else kernels
+        return kernels.transpose(1, 2) if self.input_first else kernels
 
     def to_weight(self, kernels: Tensor) -> Tensor:
         """The groups' kernels, (groups, out / groups, in / groups, *kernel_size), as a module's weight."""
-        return (kernels.transpose(1, 2) if self.transposed else kernels).flatten(0, 1)
+        return (kernels.transpose(1, 2) if self.input_first else kernels).flatten(0, 1)
 
     def stage(self, in_channels: int, out_channels: int, axes: Sequence[int], *, groups: int) -> ConvSpec:
         """The part of this convolution that works along `axes` alone, without bias.
@@ -176,59 +175,13 @@ class ConvSpec:
         """The same convolution with or without a bias."""
         return replace(self, has_bias=has_bias)
 
-    def build(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Convolution:
-        """A plain module of these arguments with PyTorch's own initial weights."""
-        spatial: dict[str, Any] = {}
-        if self.kernel_size:
-            spatial = {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
-            spatial |= {"dilation": self.dilation, "groups": self.groups, "padding_mode": self.padding_mode}
-        if self.transposed:
-            spatial["output_padding"] = self.output_padding
-        return self.kind(self.in_channels, self.out_channels, bias=self.has_bias, device=device, dtype=dtype, **spatial)
+    def build(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
+        """A plain module of these arguments with its own initial weights."""
+        with nullcontext() if device is None else torch.device(device):
+            layer = self.adapter.build(self)
+        return layer if dtype is None else layer.to(dtype)
 
 
 def stage_name(axes: tuple[int, ...]) -> str:
     """What a stage along some spatial axes is called: `"axis0"`, `"axis01"`."""
     return "axis" + "".join(map(str, axes))
-
-
-def is_convolution(module: nn.Module) -> bool:
-    """Whether `module` is exactly one of the kinds that can be factorized."""
-    return type(module) in KINDS.values()
-
-
-def plain_class(module: nn.Module) -> type[Convolution] | None:
-    """The kind that can be factorized which `module` is or derives from; None if there is none."""
-    return next((kind for kind in KINDS.values() if isinstance(module, kind)), None)
-
-
-def as_convolution(module: nn.Module) -> Convolution:
-    """`module`, if it can be replaced without changing what the model does.
-
-    Raises:
-        CompressionError: no plain convolution or linear layer, or one that carries hooks or parametrizations.
-    """
-    if not is_convolution(module):
-        raise CompressionError(_why_not(module))
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(module, kind) for kind in kinds):
-        raise CompressionError(
-            "it carries forward or backward hooks (weight_norm, spectral_norm and pruning are such), which would be "
-            "lost; remove them first, or use decompose(…, hooks='keep', parametrized='bake')."
-        )
-    return module  # type: ignore[return-value]
-
-
-def _why_not(module: nn.Module) -> str:
-    kind, parent = type(module).__name__, plain_class(module)
-    if nn.utils.parametrize.is_parametrized(module):
-        return (
-            f"its {', '.join(module.parametrizations)} is parametrized; remove that first, or use "  # type: ignore
-            "decompose(…, parametrized='bake')."
-        )
-    if parent is not None:
-        return (
-            f"{kind} is a subclass of {parent.__name__} whose forward may differ; use a plain {parent.__name__} if it "
-            "does not, or decompose(…, allow_subclasses=True)."
-        )
-    return f"{kind} cannot be factorized; {', '.join(known.__name__ for known in KINDS.values())} can."

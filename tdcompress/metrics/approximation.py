@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import batches, evaluating, forward
+from tdcompress.batches import batches, evaluating
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
+from tdcompress.layers.kinds import weight_of
 from tdcompress.metrics.features import FeatureMean
 from tdcompress.metrics.registry import METRICS, Metric, get_metrics
+from tdcompress.surgery.holders import kind_at
+from tdcompress.watching import Call, run, watching
 
 
 def approximation_errors(
@@ -72,7 +75,7 @@ def weight_errors(original: Any, approximation: Any, metrics: Sequence[Metric]) 
     if not on_weights:
         return {}
     with torch.no_grad():
-        before, after = original.weight.double(), approximation.weight.double()
+        before, after = weight_of(original).double(), weight_of(approximation).double()
         return {metric.name: float(metric.function(before, after)) for metric in on_weights}
 
 
@@ -87,7 +90,7 @@ def pairs(original: nn.Module, compressed: nn.Module) -> Iterator[tuple[str, tup
     if not found:
         raise CompressionError("no layer of the compressed model is factorized; decompose() it first.")
     for name, layer in found:
-        weight = getattr(before.get(name), "weight", None)
+        weight = weight_of(before[name]) if name in before and kind_at(before[name]) is not None else None
         if weight is None or weight.shape != layer.weight.shape:
             seen = "nothing" if name not in before else f"a {type(before[name]).__name__}"
             seen += "" if weight is None else f" with a weight of {tuple(weight.shape)}"
@@ -105,24 +108,20 @@ def _feature_errors(
     inputs: Iterable[Any],
 ) -> dict[str, dict[str, float]]:
     means = {name: FeatureMean(metrics) for name in matched}
+
+    def note(name: str, call: Call) -> None:
+        approximation = matched[name][1]
+        means[name].update(call.first_output, call.on(approximation))
+
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(evaluating(original, *(layer for _, layer in matched.values())))
-        for name, (before, after) in matched.items():
-            handle = before.register_forward_hook(_compare(after, means[name]))
-            stack.callback(handle.remove)
+        stack.enter_context(watching({name: before for name, (before, _) in matched.items()}, note))
         for batch in inputs:
-            forward(original, batch)
+            run(original, batch)
     unseen = [name for name, mean in means.items() if not mean.samples]
     if len(unseen) == len(means):
         raise CompressionError("the data is empty; feature errors need at least one batch of inputs.")
     if unseen:
         raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
     return {name: mean.compute() for name, mean in means.items()}
-
-
-def _compare(approximation: nn.Module, mean: FeatureMean) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        mean.update(output, approximation(*inputs))
-
-    return hook

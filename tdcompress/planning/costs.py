@@ -13,9 +13,11 @@ from torch import nn
 
 from tdcompress.batches import evaluating
 from tdcompress.layers import ConvSpec
+from tdcompress.layers.kinds import weight_of
 from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option
-from tdcompress.report import Call, as_call, count_multiply_adds, layer_calls, median_milliseconds
+from tdcompress.report import as_call, count_multiply_adds, layer_calls, median_milliseconds
+from tdcompress.watching import Call
 
 _TIMED = 4  # points of a curve that are timed
 _ROUNDS = 7
@@ -52,7 +54,7 @@ def stand_in(conv: Any, option: Option) -> nn.Module:
     if option.method == DENSE:
         return copy.deepcopy(conv)
     kind = get_method(option.method)
-    weight = conv.weight
+    weight = weight_of(conv)
     layer = kind(ConvSpec.of(conv), option.rank, option.axes, device="meta").to_empty(device=weight.device)
     for parameter in layer.parameters():
         parameter.detach().zero_()
@@ -62,20 +64,17 @@ def stand_in(conv: Any, option: Option) -> nn.Module:
 def _forward(layer: nn.Module, calls: Sequence[Call]) -> Callable[[], None]:
     def run() -> None:
         with torch.no_grad():
-            for args, kwargs in calls:
-                layer(*args, **kwargs)
+            for call in calls:
+                call.on(layer)
 
     return run
 
 
 def _multiply_adds(conv: Any, calls: Sequence[Call]) -> Costing:
     """Counted on the meta device, so that nothing is computed."""
-
-    def on_meta(value: Any) -> Any:
-        return value.to("meta") if isinstance(value, torch.Tensor) else value
-
-    shapes = [(tuple(map(on_meta, args)), {key: on_meta(v) for key, v in kwargs.items()}) for args, kwargs in calls]
+    shapes = [call.changed(lambda tensor: tensor.to("meta")) for call in calls]
     spec, dtype = ConvSpec.of(conv), conv.weight.dtype
+    spec, dtype = ConvSpec.of(conv), weight_of(conv).dtype
 
     def counted(option: Option) -> Option:
         if option.method == DENSE:

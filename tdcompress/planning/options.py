@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
+from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.base import arranged
-from tdcompress.layers.moments import whitening_of
+from tdcompress.layers.kinds import weight_of
+from tdcompress.layers.moments import Whitening
 from tdcompress.layers.spec import Axes
 from tdcompress.methods import get_method
 from tdcompress.ranks import Rank
@@ -47,21 +47,21 @@ class Option:
     loss: float = 0.0
 
 
-def options_of(conv: Any, methods: Sequence[str], moments: InputMoments | None) -> list[Option]:
+def options_of(conv: Any, methods: Sequence[str], whitening: Whitening | None) -> list[Option]:
     """Every method's curve of relative error against parameters, and dense as the last.
 
     Args:
-        conv: a plain convolution or linear layer.
+        conv: a plain layer of any kind.
         methods: registered names; those that do not take such a layer are passed over.
-        moments: of its inputs, for the error of its features; None for that of its weight.
+        whitening: by its inputs, for the error of its features; None for that of its weight.
     """
     spec = ConvSpec.of(conv)
     found = []
     for method in methods:
         kind = get_method(method)
-        if kind.takes_linear or spec.kind is not nn.Linear:
+        if kind.takes_linear or not spec.is_matrix:
             for axes in kind.arrangements(spec.long_axes, None):
-                found += _curve(kind, method, conv.weight.detach(), spec, axes, moments)
+                found += _curve(kind, method, weight_of(conv).detach(), spec, axes, whitening)
     smaller = [option for option in found if option.parameters < spec.numel]
     return [*smaller, Option(DENSE, (), (), spec.numel, 0.0)]
 
@@ -72,12 +72,11 @@ def _curve(
     weight: torch.Tensor,
     spec: ConvSpec,
     axes: Axes,
-    moments: InputMoments | None,
+    whitening: Whitening | None,
 ) -> list[Option]:
     kernels = arranged(weight.to(torch.promote_types(weight.dtype, torch.float32)), spec, axes)
-    if moments is not None:
-        whitened = whitening_of(moments, spec).of_kernels(kernels, axes, kind.takes_whole_patches(axes))
-        kernels = whitened.to(kernels.dtype)
+    if whitening is not None:
+        kernels = whitening.of_kernels(kernels, axes, kind.takes_whole_patches(axes)).to(kernels.dtype)
     modes = tuple(kernels.shape[1:])
     size = math.prod(modes)
     smallest = max(kind.parameters_at(modes, tuple(1 for _ in kind.full_rank(modes))), int(_SMALLEST * size))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal
@@ -12,53 +13,67 @@ from torch import Tensor, nn
 
 from tdcompress.batches import Data, again, evaluating
 from tdcompress.errors import CompressionError, unknown
-from tdcompress.layers import ConvSpec, InputMoments
+from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.layers.kinds import reads_features, weight_of
+from tdcompress.layers.moments import moment_bytes
 from tdcompress.methods import get_method
 from tdcompress.metrics import METRICS, approximation_errors, get_metrics, weight_errors
 from tdcompress.moments import input_moments
 from tdcompress.planning.allocation import allocate
 from tdcompress.planning.costs import costings, milliseconds_of, stand_in
-from tdcompress.planning.options import DENSE, Option, options_of, with_metric
+from tdcompress.planning.curves import LayerCurve, curve_of
+from tdcompress.planning.options import DENSE, Option, with_metric
 from tdcompress.planning.result import UNITS, LayerPlan, Plan
-from tdcompress.planning.sensitivity import loss_of, output_change
-from tdcompress.ranks import parameter_budget
+from tdcompress.planning.trials import Trials, few_of, loss_of
+from tdcompress.progress import Progress, following
+from tdcompress.ranks import kept_share, parameter_budget
 from tdcompress.report import as_call, layer_calls, median_milliseconds
 from tdcompress.surgery import LayerSelector, decompose, select_layers
+from tdcompress.surgery.left import OnRefusal, Refusals, without
 from tdcompress.surgery.plain import Policy, check_wrapper, plain
 from tdcompress.surgery.swap import swapped
-from tdcompress.surgery.ties import cut_ties
+from tdcompress.surgery.ties import cut_ties, follower, retie, tied_groups
+from tdcompress.watching import watching
+from tdcompress.work import solved
 
 Objective = Literal["parameters", "macs", "latency"]
 Metric = str | Callable[[Tensor, Tensor], Any]
-_SAMPLES = 256  # that are enough to see how much the output changes
-_HARDER = 4  # times smaller than a layer's share of the budget is the second trial
-_EXACT = 1e-6  # an error that is none, and says nothing about what errors do
-_READ_OFF = {"relative_weights": False, "relative_features": True}  # metrics that curves have, and if by whitening
+DEFAULT_METHODS = ("cp", "tucker", "tt", "svd")
+_READ_OFF = ("relative_weights", "relative_features")  # metrics that curves have, the second by whitening
+_MOMENTS = 512 << 20  # bytes of moments at a time; more layers are planned in several passes
 
 
 def plan(
     model: nn.Module,
     ratio: float = 0.75,
     *,
-    methods: Sequence[str] = ("cp", "tucker", "tt", "svd"),
+    methods: str | Sequence[str] = DEFAULT_METHODS,
     layers: LayerSelector | None = None,
+    skip: LayerSelector | None = None,
+    on_refusal: OnRefusal = "raise",
     objective: Objective = "parameters",
     metric: Metric = "relative_weights",
     example_inputs: Any = None,
     data: Data | None = None,
     seed: int = 0,
+    executor: Executor | None = None,
+    progress: Progress = None,
 ) -> Plan:
     """Choose a method and a rank for every layer of a model, so that together they keep to a budget and lose least.
 
     Every layer has a curve of error against cost for every method, and may be left dense. The sum of the squared
     errors, or with data of the changes of the output that they cause, is minimized under the budget, which is never
-    exceeded. Nothing is decomposed for good: `Plan.apply` does that. Deterministic, but for `"latency"`.
+    exceeded. Nothing is decomposed for good: `Plan.apply` does that. Deterministic, but for `"latency"`. Beside the
+    model, memory is that of its largest layers and of one batch of the data.
 
     Args:
         model: any module; it is left alone.
         ratio: the share of the cost of the planned layers to remove, in (0, 1).
-        methods: registered names.
+        methods: registered names, or one.
         layers: which layers, as for `decompose`; by default all convolutions and linear layers that can be decomposed.
+        skip: layers to leave as they are, as for `decompose`.
+        on_refusal: what to do with a layer among `layers` that cannot be decomposed, or that no forward reaches:
+            `"raise"`, or `"skip"` to leave it; `Plan.left` names it.
         objective: what the ratio is of: `"parameters"` of the weights; `"macs"`, multiply-adds; `"latency"`,
             milliseconds, measured on this machine, where a layer that would be slower than dense stays dense.
         metric: the error: `"relative_weights"`; `"relative_features"`, which needs data and is read off the curves of
@@ -67,8 +82,11 @@ def plan(
         example_inputs: what to call the model with, as for `report`; for multiply-adds and latency. Without it a first
             batch of the data is taken.
         data: batches of inputs without labels, as for `calibrate`. The output's change under two trial compressions of
-            each layer then says how much its error matters.
+            each layer then says how much its error matters; for these the first inputs do, up to 256, and of deep
+            networks fewer.
         seed: what random starts are drawn from.
+        executor: where curves are computed side by side, as for `decompose`.
+        progress: as for `decompose`.
 
     Returns:
         The plan: a table to print, to edit, to keep as JSON, to draw and to apply.
@@ -89,23 +107,43 @@ def plan(
     parameter_budget(1, ratio)  # for its check of the ratio
     if objective not in UNITS:
         raise unknown("objective", objective, UNITS)
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
     for method in methods:
         get_method(method)
     inputs = None if data is None else again(data)
+    whitened = _needs_moments(metric, inputs)
     example = _example(objective, example_inputs, inputs)
-    convs = _reached(model, _convs(model, layers, methods), example, named=layers is not None)
-    moments = _moments(model, metric, inputs, list(convs))
-    curves = {name: options_of(conv, methods, moments.get(name)) for name, conv in convs.items()}
-    curves = _measured(model, convs, curves, metric, inputs)
+    refused = Refusals("skip" if layers is None else on_refusal)
+    convs, tied, skipped = _convs(model, layers, skip, methods, refused)
+    convs = _reached(model, convs, example, refused if layers is not None else None)
+    share = float(kept_share(ratio))
+    with following(progress, len(convs), "plan") as step:
+        trials = None
+        if inputs is not None:
+            with evaluating(model):
+                few = few_of(model, inputs, len(convs))
+            trials = Trials(model, convs, few)
+        seen = inputs if whitened else None
+        curves, losses = _curves(model, convs, tied, methods, seen, trials, share, seed, executor, step)
+    curves = _measured(model, convs, curves, metric, inputs, seed)
     costs = costings(model, convs, objective, example)
-    budget_share = 1 - float(ratio)
-    losses = _losses(model, curves, moments, budget_share, inputs)
     options = {
         name: [replace(one, loss=losses[name](one.error)) for one in costs[name](curve)]
         for name, curve in curves.items()
     }
-    found = _allocated(convs, options, objective, metric, budget_share, seed)
-    return _verified(model, found, convs, example, budget_share) if objective == "latency" else found
+    found = _allocated(convs, options, objective, metric, share, seed)
+    if objective == "latency":
+        found = _verified(model, found, convs, example, share)
+    entries = tuple(replace(entry, tied=tied[entry.layer]) for entry in found.layers)
+    return replace(
+        found, layers=entries, left=tuple({**skipped, **refused.texts}.items()) if layers is not None else ()
+    )
+
+
+def _needs_moments(metric: Metric, inputs: Iterable[Any] | None) -> bool:
+    if metric in [name for name, known in METRICS.items() if known.on == "features"] and inputs is None:
+        raise CompressionError(f"metric={metric!r} needs inputs; pass data=, an iterable of batches.")
+    return metric == "relative_features"
 
 
 def _example(objective: str, example_inputs: Any, inputs: Iterable[Any] | None) -> Any:
@@ -117,49 +155,120 @@ def _example(objective: str, example_inputs: Any, inputs: Iterable[Any] | None) 
     return example_inputs
 
 
-def _convs(model: nn.Module, layers: LayerSelector | None, methods: Sequence[str]) -> dict[str, Any]:
-    """The layers to plan, as plain convolutions and linear layers, in the model's order."""
+def _convs(
+    model: nn.Module,
+    layers: LayerSelector | None,
+    skip: LayerSelector | None,
+    methods: Sequence[str],
+    refused: Refusals,
+) -> tuple[dict[str, Any], dict[str, tuple[str, ...]], dict[str, str]]:
+    """The layers to plan, as plain ones, in the model's order; which share their weight; why others are left out."""
     selected = select_layers(model, (lambda name, module: True) if layers is None else layers, linear=True)
+    selected, skipped = without(model, selected, skip)
     places = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
-    found = {}
-    for name, module in sorted(selected, key=lambda one: places[one[0]]):
-        try:
-            check_wrapper(model, name)
-            for error in cut_ties(model, [(name, module)]).values():
+    selected.sort(key=lambda one: places[one[0]])
+    found, tied = {}, {}
+    for group in tied_groups(selected):
+        (first, module), *others = group
+        with refused.of(first):
+            for name, _ in group:
+                check_wrapper(model, name)
+            for error in cut_ties(model, group).values():
                 raise error
             conv = plain(module, Policy())
-            if isinstance(conv, nn.Linear) and not any(get_method(method).takes_linear for method in methods):
+            if ConvSpec.of(conv).is_matrix and not any(get_method(method).takes_linear for method in methods):
                 raise CompressionError(f"none of {', '.join(methods)} takes a {type(conv).__name__}.")
-        except CompressionError as error:
-            if layers is not None:
-                raise error.at(name) from None
-            continue
-        found[name] = conv
+            found[first], tied[first] = conv, tuple(name for name, _ in others)
     if not found:
         raise CompressionError("no layer of the model can be decomposed; td.refusals(model) says why.")
-    return found
+    return found, tied, skipped
 
 
-def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, named: bool) -> dict[str, Any]:
+def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, refused: Refusals | None) -> dict[str, Any]:
     """The layers that a forward on the example calls; of those that were named, all have to be."""
     if example is None:
         return dict(convs)
-    with torch.no_grad(), evaluating(model):
-        calls = layer_calls(model, {name: model.get_submodule(name) for name in convs}, as_call(example))
-    unseen = [name for name in convs if name not in calls]
-    if unseen and (named or not calls):
-        raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
-    return {name: conv for name, conv in convs.items() if name in calls}
+    met: set[str] = set()
+    layers, (args, kwargs) = {name: model.get_submodule(name) for name in convs}, as_call(example)
+    with torch.no_grad(), evaluating(model), watching(layers, lambda name, _: met.add(name), outputs=False):
+        model(*args, **kwargs)
+    unseen = [name for name in convs if name not in met]
+    if unseen and (refused is not None or len(unseen) == len(convs)):
+        error = CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
+        if refused is None or refused.noted is None or len(unseen) == len(convs):
+            raise error
+        refused.noted.update({name: CompressionError("the forward never reaches it.") for name in unseen})
+    return {name: conv for name, conv in convs.items() if name not in unseen}
 
 
-def _moments(
-    model: nn.Module, metric: Metric, inputs: Iterable[Any] | None, names: list[str]
-) -> Mapping[str, InputMoments]:
-    if metric not in [name for name, known in METRICS.items() if known.on == "features"]:
-        return {}
-    if inputs is None:
-        raise CompressionError(f"metric={metric!r} needs inputs; pass data=, an iterable of batches.")
-    return input_moments(model, inputs, names) if metric == "relative_features" else {}
+def _curves(
+    model: nn.Module,
+    convs: Mapping[str, Any],
+    tied: Mapping[str, Sequence[str]],
+    methods: Sequence[str],
+    inputs: Iterable[Any] | None,
+    trials: Trials | None,
+    share: float,
+    seed: int,
+    executor: Executor | None,
+    step: Callable[[str], None],
+) -> tuple[dict[str, list[Option]], dict[str, Callable[[float], float]]]:
+    """For every layer its options, and what an error counts: its square, or the change of the output that trials show.
+
+    Args:
+        model: the model.
+        convs: its layers.
+        tied: the layers that share the weight of one of them.
+        methods: what they may become.
+        inputs: to whiten by; None for the errors of the weights.
+        trials: where layers are tried; None without data.
+        share: of the cost that is kept.
+        seed: of random starts.
+        executor: where curves are computed.
+        step: called with the name of every layer that is done.
+    """
+    curves: dict[str, list[Option]] = {}
+    losses: dict[str, Callable[[float], float]] = {}
+    order = [name for name in trials.order if name in convs] if trials is not None else list(convs)
+    for names in _passes(convs, order, inputs is not None):
+        moments = input_moments(model, inputs, names, progress=False) if inputs is not None else {}
+        tasks = {
+            name: LayerCurve(convs[name], tuple(methods), moments.pop(name, None), share if trials else None, seed)
+            for name in names
+        }
+        for name, (options, tried) in solved(curve_of, tasks, title="plan", executor=executor, progress=False).items():
+            curves[name] = options
+            seen = []
+            for error, layer in tried if trials is not None else []:
+                assert trials is not None
+                seen.append((error, trials.change(name, layer, _followers(model, tied[name], name, layer))))
+            losses[name] = loss_of(seen) if seen else (lambda error: error**2)
+            step(name)
+    return {name: curves[name] for name in convs if name in curves}, losses
+
+
+def _followers(model: nn.Module, tied: Sequence[str], name: str, layer: FactorizedConv) -> dict[str, nn.Module]:
+    """What stands in the places of the layers that share the weight of one that is tried."""
+    found: dict[str, nn.Module] = {
+        other: follower(name, layer, plain(model.get_submodule(other), Policy())) for other in tied
+    }
+    retie([(one, model.get_submodule(one), new) for one, new in {name: layer, **found}.items()])
+    return found
+
+
+def _passes(convs: Mapping[str, Any], order: Sequence[str], whitened: bool) -> Iterator[list[str]]:
+    """The layers whose moments fit into memory together, and with them their curves."""
+    names: list[str] = []
+    size = 0
+    for name in order:
+        more = moment_bytes(ConvSpec.of(convs[name])) if whitened and reads_features(convs[name]) else 0
+        if names and size + more > _MOMENTS:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += more
+    if names:
+        yield names
 
 
 def _measured(
@@ -168,6 +277,7 @@ def _measured(
     curves: Mapping[str, list[Option]],
     metric: Metric,
     inputs: Iterable[Any] | None,
+    seed: int,
 ) -> dict[str, list[Option]]:
     """The curves with errors by the metric, if they cannot be read off."""
     if metric in _READ_OFF:
@@ -177,64 +287,20 @@ def _measured(
     def measure(name: str) -> Callable[[Option], float]:
         def of(option: Option) -> float:
             if known and known[0].on == "features":
-                trial = decompose(model, name, option.method, rank=option.rank, axes=option.axes)
+                trial = decompose(
+                    model, name, option.method, rank=option.rank, axes=option.axes, seed=seed, progress=False
+                )
                 assert inputs is not None
                 return approximation_errors(model, trial, [known[0].name], inputs)[name][known[0].name]
-            layer = get_method(option.method).from_conv(convs[name], rank=option.rank, axes=option.axes)
+            layer = get_method(option.method).from_conv(convs[name], rank=option.rank, axes=option.axes, seed=seed)
             if known:
                 return weight_errors(convs[name], layer, known)[known[0].name]
             assert callable(metric)
-            return float(metric(convs[name].weight.detach().double(), layer.weight.detach().double()))
+            return float(metric(weight_of(convs[name]).detach().double(), layer.weight.detach().double()))
 
         return of
 
     return {name: with_metric(curve, measure(name)) for name, curve in curves.items()}
-
-
-def _losses(
-    model: nn.Module,
-    curves: Mapping[str, list[Option]],
-    moments: Mapping[str, InputMoments],
-    share: float,
-    inputs: Iterable[Any] | None,
-) -> dict[str, Callable[[float], float]]:
-    """For every layer what an error counts: its square, or with data the change of the output that trials show."""
-    if inputs is None:
-        return {name: lambda error: error**2 for name in curves}
-    few = list(_first(inputs))
-    losses = {}
-    for name, curve in curves.items():
-        trials = []
-        for size in (share, share / _HARDER):
-            option = _near(curve, size)
-            if option is not None and option.error > _EXACT:
-                trial = decompose(
-                    model, name, option.method, rank=option.rank, axes=option.axes, whiten=moments or None
-                )
-                trials.append((option.error, output_change(model, trial, few)))
-        losses[name] = loss_of(trials) if trials else (lambda error: error**2)
-    return losses
-
-
-def _first(inputs: Iterable[Any]) -> Iterable[Any]:
-    """The first batches, with `_SAMPLES` samples or a few more."""
-    count = 0
-    for batch in inputs:
-        yield batch
-        tensors = batch.values() if isinstance(batch, Mapping) else [batch] if isinstance(batch, Tensor) else batch
-        count += len(next(iter(tensors)))
-        if count >= _SAMPLES:
-            return
-
-
-def _near(curve: Sequence[Option], share: float) -> Option | None:
-    """The best option at a share of the dense parameters, or the smallest there is; None if there is only dense."""
-    smaller = [option for option in curve if option.method != DENSE]
-    most = share * max(option.parameters for option in curve)
-    fitting = [option for option in smaller if option.parameters <= most]
-    if fitting:
-        return min(fitting, key=lambda option: (option.error, option.parameters))
-    return min(smaller, key=lambda option: option.parameters, default=None)
 
 
 def _allocated(

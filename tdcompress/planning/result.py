@@ -6,18 +6,22 @@ import copy
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from tdcompress.errors import CompressionError, unknown
+from tdcompress.errors import CompressionError, naming, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
-from tdcompress.layers.spec import plain_class
+from tdcompress.layers.kinds import kind_of
+from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option
+from tdcompress.progress import Progress
 from tdcompress.report import short_count
-from tdcompress.surgery import decompose
-from tdcompress.surgery.swap import swapped
+from tdcompress.surgery.decompose import Problem, replaced
+from tdcompress.surgery.left import Refusals, grouped
+from tdcompress.surgery.plain import Policy, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,12 +39,14 @@ class LayerPlan:
         spec: what it is.
         options: the curve: every method at many ranks, and dense.
         chosen: which of them it shall become.
+        tied: the layers that share its weight, and become the same.
     """
 
     layer: str
     spec: ConvSpec
     options: tuple[Option, ...]
     chosen: int
+    tied: tuple[str, ...] = ()
 
     @property
     def choice(self) -> Option:
@@ -63,6 +69,7 @@ class Plan:
         metric: the name of the error.
         budget: the most that the layers may cost together.
         seed: what random starts are drawn from.
+        left: the layers that are not planned for, and why.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -70,6 +77,7 @@ class Plan:
     metric: str
     budget: float
     seed: int = 0
+    left: tuple[tuple[str, str], ...] = ()
 
     def __getitem__(self, layer: str) -> LayerPlan:
         """The entry of a layer, by its name."""
@@ -124,39 +132,48 @@ class Plan:
         return plan
 
     def apply(
-        self, model: nn.Module, *, whiten: Mapping[str, InputMoments] | None = None, inplace: bool = False
+        self,
+        model: nn.Module,
+        *,
+        whiten: Mapping[str, InputMoments] | None = None,
+        inplace: bool = False,
+        executor: Executor | None = None,
+        progress: Progress = None,
     ) -> nn.Module:
-        """Carry the plan out: `decompose` for every layer that is not left dense.
+        """Carry the plan out: what `decompose` does, for every layer that is not left dense.
 
         Args:
             model: the model that was planned for, or one of the same layers.
-            whiten: as for `decompose`.
+            whiten: moments of inputs by the layers' names, as for `decompose`; layers that it lacks are not whitened.
             inplace: change `model` itself.
+            executor: as for `decompose`.
+            progress: as for `decompose`.
 
         Raises:
             CompressionError: the model is another one; the first difference is named, and it is as it was.
         """
         self.check(model)
-        target = model
-        chosen = [entry for entry in self.layers if entry.choice.method != DENSE]
-        for entry in chosen:
+        selected, problems = [], {}
+        for entry in self.layers:
             choice = entry.choice
-            target = decompose(
-                target,
-                entry.layer,
-                choice.method,
-                rank=choice.rank,
-                axes=choice.axes,
-                seed=self.seed,
-                whiten=whiten,
-                inplace=target is not model,  # all but the first change what the first has copied
-            )
-        if inplace:
-            new = [
-                (entry.layer, model.get_submodule(entry.layer), target.get_submodule(entry.layer)) for entry in chosen
-            ]
-            return swapped(model, new, inplace=True)
-        return target if chosen else copy.deepcopy(model)
+            for name in (entry.layer, *entry.tied) if choice.method != DENSE else ():
+                module, kind = model.get_submodule(name), get_method(choice.method)
+                with naming(name):
+                    conv, moments = plain(module, Policy()), (whiten or {}).get(name)
+                problems[name] = Problem(kind, conv, None, choice.rank, None, self.seed, choice.axes, moments)
+                selected.append((name, module))
+        if not selected:
+            return model if inplace else copy.deepcopy(model)
+        return replaced(
+            model,
+            selected,
+            problems,
+            Refusals("raise"),
+            skipped=dict(self.left),
+            inplace=inplace,
+            executor=executor,
+            progress=progress,
+        )
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model that was not planned for.
@@ -169,7 +186,7 @@ class Plan:
             module = modules.get(entry.layer)
             if module is None:
                 raise CompressionError(f"the plan is for another model: this one has no layer {entry.layer!r}.")
-            if isinstance(module, FactorizedConv) or plain_class(module) is None:
+            if isinstance(module, FactorizedConv) or kind_of(module) is None:
                 raise CompressionError(
                     f"the plan is for another model: there layer {entry.layer!r} is dense, here it is a "
                     f"{type(module).__name__}."
@@ -195,7 +212,8 @@ class Plan:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         total = f"{self._amount(*self.cost)} {unit}, {self.ratio:.1%} removed; the budget is {self._one(self.budget)}"
-        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], total])
+        left = [f"left dense: {line}" for line in grouped(dict(self.left))]
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], total, *left])
 
     def _amount(self, before: float, after: float) -> str:
         return f"{self._one(before)} → {self._one(after)}"
@@ -221,9 +239,9 @@ class Plan:
             version = found.pop("version")
             if version > FORMAT_VERSION:
                 raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
-            plan = Plan(**{**found, "layers": tuple(map(_layer_from, found["layers"]))})
+            plan = Plan(**{**found, "layers": tuple(map(_layer_from, found["layers"])), "left": _left_from(found)})
             for entry in plan.layers:
-                _ = entry.choice, entry.dense, entry.spec.kind
+                _ = entry.choice, entry.dense, entry.spec.adapter
             _ = UNITS[plan.objective], float(plan.budget), plan.cost
         except CompressionError:
             raise
@@ -245,12 +263,18 @@ class Plan:
         return figure
 
 
+def _left_from(found: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name), str(reason)) for name, reason in found.get("left", ()))
+
+
 def _layer_from(found: Mapping[str, Any]) -> LayerPlan:
     options = tuple(
         Option(**{**one, "rank": tuple(one["rank"]), "axes": tuple(map(tuple, one["axes"]))})
         for one in found["options"]
     )
-    spec: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in found["spec"].items()
-    }
-    return LayerPlan(found["layer"], ConvSpec(**spec), options, found["chosen"])
+    spec: dict[str, Any] = {key: _as_tuples(value) for key, value in found["spec"].items()}
+    return LayerPlan(found["layer"], ConvSpec(**spec), options, found["chosen"], tuple(found.get("tied", ())))
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

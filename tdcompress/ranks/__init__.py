@@ -9,6 +9,7 @@ from tdcompress.ranks.budget import (
     Rank,
     cp_parameters,
     cp_ranks,
+    kept_share,
     parameter_budget,
     svd_parameters,
     svd_ranks,
@@ -16,7 +17,8 @@ from tdcompress.ranks.budget import (
     tt_parameters,
     tucker_parameters,
 )
-from tdcompress.ranks.curves import Point, cp_curve, svd_curve, tt_curve, tucker_curve
+from tdcompress.ranks.cp import cp_curve
+from tdcompress.ranks.curves import Point, svd_curve, tt_curve, tucker_curve
 from tdcompress.ranks.tensor_train import tt_ranks
 from tdcompress.ranks.tucker import tucker_ranks
 
@@ -26,6 +28,7 @@ __all__ = [
     "cp_curve",
     "cp_parameters",
     "cp_ranks",
+    "kept_share",
     "parameter_budget",
     "svd_curve",
     "svd_parameters",

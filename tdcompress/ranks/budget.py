@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Real
+from fractions import Fraction
+from numbers import Rational, Real
 
 from tdcompress.decompositions import cp_limit
 from tdcompress.decompositions.bridge import rule
@@ -13,8 +14,28 @@ from tdcompress.errors import CompressionError
 Rank = tuple[int, ...]
 
 
+def kept_share(ratio: float) -> Fraction:
+    """The share that is kept when `ratio` is removed, exact in decimal: of 0.9 a tenth.
+
+    Args:
+        ratio: the share to remove, in (0, 1). It is taken as it prints, since `1 - 0.9` in binary is below a tenth.
+
+    Raises:
+        CompressionError: `ratio` is no number in (0, 1).
+
+    >>> kept_share(0.9), 1 - 0.9 < 0.1
+    (Fraction(1, 10), True)
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1:
+        raise CompressionError(
+            f"ratio must be between 0 and 1, got {ratio!r}; it is the share of the parameters to remove, "
+            "so ratio=0.9 keeps a tenth."
+        )
+    return 1 - (Fraction(ratio) if isinstance(ratio, Rational) else Fraction(str(ratio)))
+
+
 def parameter_budget(numel: int, ratio: float) -> int:
-    """The most parameters that a weight may keep.
+    """The most parameters that a weight may keep: the whole ones in its `kept_share`.
 
     Args:
         numel: the parameters of the weight.
@@ -23,18 +44,10 @@ def parameter_budget(numel: int, ratio: float) -> int:
     Raises:
         CompressionError: `ratio` is no number in (0, 1).
 
-    >>> parameter_budget(36864, 0.9)
-    3686
+    >>> parameter_budget(36864, 0.9), parameter_budget(1000, 0.9)
+    (3686, 100)
     """
-    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1:
-        raise CompressionError(
-            f"ratio must be between 0 and 1, got {ratio!r}; it is the share of the parameters to remove, "
-            "so ratio=0.9 keeps a tenth."
-        )
-    ratio = float(ratio)
-    budget = math.floor((1 - ratio) * numel)
-    # Rounding may have lifted the product onto a whole number: "never more" is meant to the last bit.
-    return budget - 1 if budget / numel > 1 - ratio else budget
+    return math.floor(kept_share(ratio) * numel)
 
 
 def tensorly_torch_rank(method: str, kernel_shape: Sequence[int], ratio: float) -> Rank:

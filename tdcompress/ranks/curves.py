@@ -12,21 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions import cp_limit, tensor_train_limits, tucker_limits
+from tdcompress.decompositions import tensor_train_limits, tucker_limits
 from tdcompress.decompositions.algebra import squared_singular_values
-from tdcompress.ranks.budget import Rank, cp_ranks, svd_ranks, tt_parameters
+from tdcompress.ranks.budget import Rank, svd_ranks, tt_parameters
 from tdcompress.ranks.tucker import best_block, core_energies, hosvd_core
 
 Point = tuple[Rank, float]
-_SOLVED = 6  # ranks at which CP is solved,
-_SMALLEST, _LARGEST = 1 / 160, 3 / 4  # from this share of the kernel's size to this one
 _BLOCKS = 12  # outer ranks of the tensor train that are tried
 
 
 def svd_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     """Exact: the tail of the singular values. `kernels`: (groups, out, in, first, second)."""
     rows = [kernel.permute(0, 3, 1, 2).flatten(0, 1).flatten(1) for kernel in kernels]
-    tail = _tail(torch.stack([squared_singular_values(matrix) for matrix in rows]).sum(0))
+    tail = tail_shares(torch.stack([squared_singular_values(matrix) for matrix in rows]).sum(0))
     return _points(budgets, lambda budget: [(rank, tail[rank[0]]) for rank in svd_ranks(kernels.shape[1:], budget)])
 
 
@@ -51,7 +49,7 @@ def tt_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     modes = tuple(kernels.shape[1:])
     sizes, limits = (modes[1], *modes[2:], modes[0]), tucker_limits(modes, (0, 1))
     if len(modes) == 2:
-        tail = _tail(torch.stack([squared_singular_values(kernel) for kernel in kernels]).sum(0))
+        tail = tail_shares(torch.stack([squared_singular_values(kernel) for kernel in kernels]).sum(0))
         most = min(modes)
         ranks = {budget: min(budget // sum(modes), most) for budget in budgets}
         return _points(budgets, lambda budget: [((ranks[budget],), tail[ranks[budget]])] if ranks[budget] else [])
@@ -74,38 +72,6 @@ def tt_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     return _points(budgets, at)
 
 
-def cp_curve(kernels: Tensor, budgets: Sequence[int], solve: Callable[[Rank], float]) -> list[Point]:
-    """Solved for at few ranks, and interpolated between: the logarithm of the error is nearly one of the rank's.
-
-    Args:
-        kernels: shape (groups, *modes).
-        budgets: parameters for one group.
-        solve: the squared relative error that a few sweeps reach at a rank.
-    """
-    modes = tuple(kernels.shape[1:])
-    terms = math.prod(modes) / sum(modes)  # that take as much as the kernel itself
-    lowest, highest = (min(max(share * terms, 1), cp_limit(modes)) for share in (_SMALLEST, _LARGEST))
-    solved = np.unique(np.geomspace(lowest, highest, _SOLVED).round().astype(int))
-    errors = np.maximum.accumulate([max(solve((int(rank),)), 1e-12) for rank in solved][::-1])[::-1]
-    steps = np.log(solved), np.log(errors)
-
-    def at(budget: int) -> list[Point]:
-        return [
-            (rank, float(min(1.0, np.exp(_straight(math.log(rank[0]), *steps))))) for rank in cp_ranks(modes, budget)
-        ]
-
-    return _points(budgets, at)
-
-
-def _straight(place: float, places: np.ndarray, values: np.ndarray) -> float:
-    """Linear between the points, beyond the last one as between the last two, before the first towards log 1 = 0."""
-    if len(places) > 1 and place > places[-1]:
-        return float(values[-1] + (place - places[-1]) * (values[-1] - values[-2]) / (places[-1] - places[-2]))
-    if place < places[0]:
-        return float(values[0] * (place + 1) / (places[0] + 1))
-    return float(np.interp(place, places, values))
-
-
 def _block_tails(cores: Sequence[Tensor], pair: Rank) -> list[list[float]]:
     """For every inner bond, [r]: the energy that the leading block of the cores loses there at rank r."""
     chains = [core[: pair[0], : pair[1]].movedim(0, -1) for core in cores]
@@ -113,7 +79,7 @@ def _block_tails(cores: Sequence[Tensor], pair: Rank) -> list[list[float]]:
     for bond in range(2, chains[0].ndim - 1):
         matrices = [chain.reshape(math.prod(chain.shape[:bond]), -1) for chain in chains]
         squares = torch.stack([squared_singular_values(matrix) for matrix in matrices]).sum(0)
-        tails.append([share * float(squares.sum()) for share in _tail(squares)])
+        tails.append([share * float(squares.sum()) for share in tail_shares(squares)])
     return tails
 
 
@@ -134,7 +100,7 @@ def _inner(sizes: Sequence[int], first: int, last: int, budget: int) -> Rank | N
     return rank if low and all(left <= size * right and right <= size * left for left, size, right in bounds) else None
 
 
-def _tail(squares: Tensor) -> list[float]:
+def tail_shares(squares: Tensor) -> list[float]:
     """[r]: the share of the energy that is lost if r values are kept."""
     total = float(squares.sum()) or 1.0
     lost = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)]) / total

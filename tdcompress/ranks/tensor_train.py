@@ -133,7 +133,7 @@ def _best_inner(
         if rank < 1 or first > sizes[1] * rank or last > sizes[2] * rank:
             return None, math.inf
         return (rank,), float(tails[0][rank])
-    one = torch.arange(1, len(tails[0]))
+    one = torch.arange(1, len(tails[0]), device="cpu")
     other = (room - sizes[1] * first * one) // (sizes[2] * one + sizes[3] * last)
     other = other.minimum(sizes[2] * one).clamp(max=min(sizes[3] * last, len(tails[1]) - 1))
     possible = (other >= 1) & (one <= sizes[2] * other) & (first <= sizes[1] * one) & (last <= sizes[3] * other)

@@ -70,7 +70,7 @@ def best_block(energy: Tensor, modes: Sequence[int], limits: Rank, budget: int) 
 def _blocks(energy: Tensor, modes: Sequence[int], limits: Rank, budget: int) -> tuple[Tensor, Tensor, Tensor]:
     """For every out-rank the largest in-rank that fits, and the energy of that block; −∞ where none fits."""
     spatial = math.prod(modes[2:])
-    out = torch.arange(1, limits[0] + 1)
+    out = torch.arange(1, limits[0] + 1, device="cpu")
     inner = (budget - modes[0] * out) // (modes[1] + out * spatial)
     inner = inner.clamp(max=limits[1]).minimum(out * spatial)
     possible = (inner >= 1) & (out <= inner * spatial)

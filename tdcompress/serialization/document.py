@@ -14,7 +14,7 @@ from torch import nn
 from tdcompress.decompositions import Solution
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
-from tdcompress.layers.spec import plain_class
+from tdcompress.layers.kinds import default_kind, kind_of
 from tdcompress.methods import METHODS, get_method
 
 FORMAT_VERSION = 1
@@ -112,13 +112,15 @@ def layer_of(entry: Any, modules: Mapping[str, nn.Module]) -> tuple[str, Factori
 def _spec_at(module: nn.Module) -> ConvSpec:
     if isinstance(module, FactorizedConv):
         return module.spec
-    if plain_class(module) is None:
+    if kind_of(module) is None:
         raise CompressionError(f"the file has a factorized layer, the model a {type(module).__name__}.")
     return ConvSpec.read(module)
 
 
 def _check_spec(found: Mapping[str, Any], spec: ConvSpec) -> None:
     expected = json.loads(json.dumps(asdict(spec)))
+    # Files that were written when there were only PyTorch's own kinds do not name them.
+    found = {"kind": default_kind(len(spec.kernel_size), spec.transposed), "options": [], **found}
     if found.keys() != expected.keys():
         raise _damaged("spec", found)
     for name, value in expected.items():

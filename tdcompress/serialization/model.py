@@ -90,10 +90,10 @@ def load(path: str | os.PathLike[str], *, into: nn.Module, inplace: bool = False
     try:
         tensors, entries, left = _read(Path(path))
         swaps = _swaps(entries, into)
+        retie(swaps)  # before the shapes are compared: a head that is tied to an embedding has them turned
         _compare(tensors, _expected(into, swaps))
     except CompressionError as error:
         raise CompressionError(f"{os.fspath(path)}: {error}") from None
-    retie(swaps)
     places = dict(into.named_modules(remove_duplicate=False))
     left = {name: reason for name, reason in left.items() if name in places}
     if not inplace:
@@ -205,8 +205,8 @@ def _empty_like(layer: FactorizedConv, old: nn.Module) -> FactorizedConv:
     device = "cpu" if like.is_meta else like.device
     for stage in layer:
         stage.weight = parameter(torch.empty(stage.weight.shape, dtype=like.dtype, device=device), like=like)
-        if stage.bias is not None:
-            stage.bias = parameter(torch.empty(stage.bias.shape, dtype=like.dtype, device=device), like=bias)
+    if layer.bias is not None:
+        layer[-1].bias = parameter(torch.empty(layer.bias.shape, dtype=like.dtype, device=device), like=bias)
     return layer.train(old.training)
 
 

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import evaluating, forward
+from tdcompress.batches import evaluating
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import FeatureMean, Metric
-
-Pair = tuple[tuple[Any, ...], Tensor]  # a layer's arguments and its output
+from tdcompress.watching import Call, calls_of
 
 # Activations of one batch: what stays in a core's caches is several times faster than what does not.
 _BYTES_PER_BATCH = {"cpu": 2 * 2**20}
@@ -37,61 +36,66 @@ class Features:
     """
 
     def __init__(self, model: nn.Module, layer: str, data: Iterable[Any] | Tensor, limit: int = LIMIT) -> None:
-        self._model, self._layer = model, model.get_submodule(layer)
-        self._once = False
+        self._model, self._name, self._layer = model, layer, model.get_submodule(layer)
         first = next(iter(data), None) if not isinstance(data, Tensor) else data[:1]
         if first is None or not len(first):
             raise CompressionError("the data is empty; feature errors need at least one batch of inputs.")
-        pairs = self._computed(first)
-        if not pairs:
+        self._most: int | None = None
+        self._fast = True
+        calls = self._first(first)
+        if not calls:
             raise CompressionError(f"the model's forward never reached {layer!r}.")
-        self._once = len(pairs) == 1
-        self._batches = torch.split(data, _batch_size(pairs)) if isinstance(data, Tensor) else data
-        self._kept: list[Pair] | None = []
+        self._most = 1 if len(calls) == 1 else None  # then what comes after the layer is of no interest
+        self._batches = torch.split(data, _batch_size(calls)) if isinstance(data, Tensor) else data
+        self._kept: list[Call] | None = []
         size = 0
-        for pair in self._all():
-            size += _bytes(pair)
+        for call in self._all():
+            size += call.nbytes
             if size > limit:
                 self._kept = None
                 break
-            self._kept.append(pair)
+            self._kept.append(call.kept() if self._most else call)
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[Call]:
         return iter(self._kept) if self._kept is not None else self._all()
 
     def errors(self, approximation: nn.Module, metrics: Iterable[Metric]) -> dict[str, float]:
         """The feature errors of a layer in place of the original one: one pass for all metrics."""
         mean = FeatureMean([metric for metric in metrics if metric.on == "features"])
-        with torch.no_grad(), evaluating(approximation):
-            for inputs, output in self:
-                mean.update(output, approximation(*inputs))
+        try:
+            with torch.no_grad(), evaluating(approximation):
+                for call in self:
+                    mean.update(call.first_output, call.on(approximation))
+        except CompressionError as error:
+            raise error.at(self._name) from None
         return mean.compute()
 
-    def _all(self) -> Iterator[Pair]:
+    def _all(self) -> Iterator[Call]:
         for batch in self._batches:
             yield from self._computed(batch)
 
-    def _computed(self, batch: Any) -> list[Pair]:
-        seen: list[Pair] = []
-
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            seen.append((inputs, output))
-            if self._once:  # what comes after the layer is of no interest
-                raise _ReachedError
-
-        handle = self._layer.register_forward_hook(hook)
+    def _first(self, batch: Any) -> list[Call]:
         try:
-            with torch.no_grad(), evaluating(self._model):
-                forward(self._model, _channels_last(batch))
-        except _ReachedError:
-            pass
-        finally:
-            handle.remove()
-        return seen
+            return self._computed(batch)
+        except RuntimeError:  # a `view` in the model that needs the plain memory format, or an error of its own
+            self._fast = False
+            return self._computed(batch)
+
+    def _computed(self, batch: Any) -> list[Call]:
+        if isinstance(batch, Tensor):
+            batch = copied(batch, self._fast)
+        with evaluating(self._model):
+            return calls_of(self._model, {self._name: self._layer}, batch, most=self._most)[self._name]
 
 
-class _ReachedError(Exception):
-    """The layer was reached; nobody sees this."""
+def copied(batch: Tensor, fast: bool) -> Tensor:
+    """A copy that a model may overwrite.
+
+    Args:
+        batch: (samples, …).
+        fast: whether images shall be in the memory format in which convolutions are fastest.
+    """
+    return batch.clone(memory_format=torch.channels_last if fast and batch.ndim == 4 else torch.preserve_format)
 
 
 def activation_budget(device: torch.device) -> int:
@@ -99,23 +103,7 @@ def activation_budget(device: torch.device) -> int:
     return _BYTES_PER_BATCH.get(device.type, _ON_DEVICES)
 
 
-def _batch_size(pairs: list[Pair]) -> int:
-    largest = max((tensor for pair in pairs for tensor in _tensors(pair)), key=lambda tensor: tensor.numel())
+def _batch_size(calls: Iterable[Call]) -> int:
+    largest = max((call.largest for call in calls), key=Tensor.numel)
     budget = activation_budget(largest.device)
     return min(512, max(1, budget // (largest.numel() * largest.element_size())))
-
-
-def _bytes(pair: Pair) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(pair))
-
-
-def _tensors(pair: Pair) -> list[Tensor]:
-    inputs, output = pair
-    return [tensor for tensor in (*inputs, output) if isinstance(tensor, Tensor)]
-
-
-def _channels_last(batch: Any) -> Any:
-    """Images in the memory format in which convolutions are fastest; everything else as it is."""
-    if isinstance(batch, Tensor) and batch.ndim == 4:
-        return batch.contiguous(memory_format=torch.channels_last)
-    return batch

@@ -14,15 +14,16 @@ from tdcompress.decompositions import Solver
 from tdcompress.decompositions.algebra import check_tensor
 from tdcompress.errors import CompressionError, naming, warn
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
-from tdcompress.layers.request import check_reachable
-from tdcompress.layers.spec import Axes, Convolution, as_convolution
+from tdcompress.layers.kinds import as_dense, reads_features, weight_of
+from tdcompress.layers.request import check_asked, check_reachable
+from tdcompress.layers.spec import Axes
 from tdcompress.methods import get_method
 from tdcompress.progress import Progress
 from tdcompress.surgery.left import OnRefusal, Refusals, left_dense, without
 from tdcompress.surgery.plain import Policy, check_forward, check_hooks, check_wrapper, plain
 from tdcompress.surgery.selection import LayerSelector, Named, dense_layers, select_factorized, select_layers
 from tdcompress.surgery.swap import Swap, swapped
-from tdcompress.surgery.ties import cut_ties, misfits, retie
+from tdcompress.surgery.ties import cut_ties, follower, misfits, retie, tied_groups
 from tdcompress.work import solved
 
 Hooks = Literal["refuse", "keep"]
@@ -57,14 +58,14 @@ def decompose(
     Every layer draws its random start from a numeric seed anew, so it does not matter which others go with it.
     Training mode, dtype, device, memory format, requires_grad and the order of the names are kept. A module that
     stands in several places is replaced in all of them, by one; layers that share their weight and are decomposed
-    together share their factors.
+    together are decomposed once and share their factors, an embedding and the head that is tied to it as well.
 
     Args:
         model: any module. It is left alone unless `inplace`; the new one shares no memory with it.
         layer: a name as in `model.named_modules()` (`""` is the model itself, for a model that is one
             layer), a glob such as `"layer4.*"`, a list of those, or a predicate on name and module.
             Globs and predicates pick the convolutions among what they match, and for a method that takes
-            them the linear layers too.
+            a matrix the linear layers and embeddings too.
         method: `"cp"`, `"tucker"`, `"tt"`, `"svd"`, or a registered one.
         ratio: the share of each layer's weight parameters to remove, in (0, 1): `ratio=0.9` keeps at most
             a tenth. What was reached is the new layer's `ratio`.
@@ -79,11 +80,12 @@ def decompose(
             the new layer as their module; a hook that needs a plain convolution is the user's business.
         parametrized: what to do with a layer whose weight or bias is computed (`nn.utils.parametrize`, weight and
             spectral norm of either kind, pruning): `"refuse"`, or `"bake"` to decompose the value of this moment.
-        allow_subclasses: whether a subclass of a convolution is treated as the convolution. Its own forward is lost.
+        allow_subclasses: whether a subclass of a layer is treated as that layer. Its own forward is lost.
         axes: the arrangement of the spatial axes that a rank is meant for, as in a factorized layer's `axes`; by
             default the method's own.
         whiten: moments of the layers' inputs by name, from `input_moments`: the features, not the weights, are then
-            approximated best, and the bias takes over the mean of what is lost.
+            approximated best, and the bias takes over the mean of what is lost. Embeddings have none, and are not
+            whitened, nor is what is tied to them.
         skip: layers to leave as they are, of those that `layer` means. A name or glob means a module with all that is
             in it, so `"head"` and `"encoder.0"` do; it must exist. Or a list of those, or a predicate.
         on_refusal: what to do with a layer that cannot be replaced: `"raise"`, or `"skip"` to leave it, and those that
@@ -114,23 +116,62 @@ def decompose(
             "seed is a torch.Generator, which the layers draw from one after the other; with executor= give a number."
         )
     selected, skipped = without(model, select_layers(model, layer, linear=kind.takes_linear), skip)
+    following = {name for _, *others in tied_groups(selected) for name, _ in others}
     problems = {}
     for name, module in selected:
         with refused.of(name):
             check_wrapper(model, name)
-            conv, moments = plain(module, policy), _of_layer(whiten, name)
-            problem = _Problem(kind, conv, ratio, rank, solver, seed, axes, moments)
+            conv = plain(module, policy)
+            moments = None if name in following else _of_layer(whiten, name, conv)
+            problem = Problem(kind, conv, ratio, rank, solver, seed, axes, moments)
             problem.check()
             problems[name] = problem
+    return replaced(
+        model, selected, problems, refused, skipped=skipped, inplace=inplace, executor=executor, progress=progress
+    )
+
+
+def replaced(
+    model: nn.Module,
+    selected: Sequence[Named],
+    problems: Mapping[str, Problem],
+    refused: Refusals,
+    *,
+    skipped: Mapping[str, str],
+    inplace: bool,
+    executor: Executor | None,
+    progress: Progress,
+) -> nn.Module:
+    """The model with layers factorized, each as its own problem says.
+
+    Args:
+        model: see `decompose`.
+        selected: the layers.
+        problems: what is asked of each of them that is not refused yet. Of layers that share their weight it counts for
+            the first of their group, see `tied_groups`.
+        refused: where refusals are noted or raised.
+        skipped: the layers that were left out, and why.
+        inplace: see `decompose`.
+        executor: see `decompose`.
+        progress: see `decompose`.
+
+    Raises:
+        CompressionError: see `decompose`.
+    """
     remaining = _untied(model, selected, refused)
+    groups = tied_groups(remaining)
     layers = solved(
-        _Problem.solution,
-        {name: problems[name] for name, _ in remaining},
+        Problem.solution,
+        {name: problems[name] for (name, _), *_ in groups},
         title="decompose",
         executor=executor,
         progress=progress,
         refused=refused.noted,
     )
+    for (first, _), *others in groups:
+        for name, _ in others if first in layers else []:
+            with refused.of(name):
+                layers[name] = follower(first, layers[first], problems[name].conv)
     swaps = [(name, old, layers[name]) for name, old in _untied(model, remaining, refused, layers)]
     retie(swaps)
     for name, _, new in swaps:
@@ -230,7 +271,7 @@ def restore(
             check_hooks(module, policy)
             for stage_name, stage in module.named_children():
                 with naming(stage_name):
-                    as_convolution(stage)
+                    as_dense(stage)
             swaps.append((name, module, module.to_conv()))
     retie(swaps)
     every = sum(isinstance(module, FactorizedConv) for module in model.modules())
@@ -239,11 +280,11 @@ def restore(
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """A layer to factorize and what was asked of it; what goes to a worker."""
 
     kind: type[FactorizedConv]
-    conv: Convolution
+    conv: nn.Module
     ratio: float | None
     rank: int | Sequence[int] | str | None
     solver: Solver
@@ -257,18 +298,19 @@ class _Problem:
         Raises:
             CompressionError: the layer cannot be factorized like that.
         """
+        check_asked(self.ratio, self.rank)
         check_reachable(
             self.kind, ConvSpec.of(self.conv), None if isinstance(self.rank, str) else self.ratio, self.solver
         )
-        check_tensor(self.conv.weight)
+        check_tensor(weight_of(self.conv))
 
     def solution(self) -> FactorizedConv:
         """The factorized layer."""
-        return self.kind._factorized(self.conv, self.ratio, self.rank, self.solver, self.seed, self.axes, self.whiten)
+        return self.kind.factorized(self.conv, self.ratio, self.rank, self.solver, self.seed, self.axes, self.whiten)
 
 
-def _of_layer(whiten: Mapping[str, InputMoments] | None, name: str) -> InputMoments | None:
-    if whiten is None:
+def _of_layer(whiten: Mapping[str, InputMoments] | None, name: str, conv: nn.Module) -> InputMoments | None:
+    if whiten is None or not reads_features(conv):
         return None
     if name not in whiten:
         raise CompressionError("whiten= has no moments of its inputs; see td.input_moments.")
@@ -290,7 +332,7 @@ def _untied(
         remaining = refused.remaining(layers)
         tied = cut_ties(model, remaining)
         if new is not None:
-            tied = {**misfits([(name, old, new[name]) for name, old in remaining]), **tied}
+            tied = {**misfits([(name, old, new[name]) for name, old in remaining if name in new]), **tied}
         if not tied:
             return remaining
         for name, _ in remaining:

@@ -10,8 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tdcompress.errors import CompressionError
-from tdcompress.layers import FactorizedConv
-from tdcompress.layers.spec import plain_class
+from tdcompress.surgery.holders import kind_at
 
 Parameters = Mapping[str, nn.Parameter]
 
@@ -85,13 +84,14 @@ def _heirs(name: str, modules: Mapping[str, nn.Module]) -> list[tuple[str, nn.Pa
     layer = next(outer for outer in (".".join(path[:n]) for n in range(len(path) - 1, -1, -1)) if outer in modules)
     prefix, module = f"{layer}." if layer else "", modules[layer]
     heirs: list[tuple[str, nn.Parameter]] = []
-    if isinstance(module, FactorizedConv) or plain_class(module) is not None:
+    kind = kind_at(module)
+    if kind is not None:
         # "bias" of a plain layer and of a last stage, and its parametrizations
-        is_bias = "bias" in path[-1] or "bias" in path[-2:-1]
+        is_bias = any(word in path[-1] or word in path[-2:-1] for word in ("bias", kind.bias))
         heirs = [
             (prefix + local, parameter)
             for local, parameter in module.named_parameters()
-            if (local.split(".")[-1] == "bias") == is_bias
+            if (local.split(".")[-1] in ("bias", kind.bias)) == is_bias
         ]
     if not heirs:
         raise CompressionError(

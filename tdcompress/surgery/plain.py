@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from tdcompress.errors import CompressionError
-from tdcompress.layers.spec import KINDS, Convolution, ConvSpec, plain_class
+from tdcompress.layers import ConvSpec
+from tdcompress.layers.kinds import LayerKind, kind_of, refusal_of
 from tdcompress.surgery.selection import ancestors
 
 # Everything in which a module keeps hooks, as PyTorch itself has it, and the flag that says of which kind they are.
@@ -32,7 +33,7 @@ _WRAPPERS = {
 
 @dataclass(frozen=True)
 class Policy:
-    """What may happen to a layer that is more than a plain convolution or linear layer; see `decompose`."""
+    """What may happen to a layer that is more than a plain one; see `decompose`."""
 
     hooks: Literal["refuse", "keep"] = "refuse"
     parametrized: Literal["refuse", "bake"] = "refuse"
@@ -45,7 +46,7 @@ class Policy:
             raise CompressionError(f"parametrized must be 'refuse' or 'bake', got {self.parametrized!r}.")
 
 
-def plain(module: nn.Module, policy: Policy) -> Convolution:
+def plain(module: nn.Module, policy: Policy) -> Any:
     """A plain layer with the weights of `module`, as they are now, without its parametrizations and hooks.
 
     Args:
@@ -55,8 +56,8 @@ def plain(module: nn.Module, policy: Policy) -> Convolution:
     Raises:
         CompressionError: it cannot be had, or not under this policy; the message says what to do.
     """
-    _check_class(module, policy)
-    _check_contents(module)
+    kind = _check_class(module, policy)
+    _check_contents(module, {kind.weight, kind.bias})
     with torch.enable_grad():  # so that what is computed from trained parameters says that it is trained
         computed = dict(_computed(module))
     if computed and policy.parametrized == "refuse":
@@ -66,10 +67,12 @@ def plain(module: nn.Module, policy: Policy) -> Convolution:
         )
     check_hooks(module, policy)
     # A computed one is not looked at here: in training mode spectral norm would take a step for it.
-    weight, bias = (computed[name] if name in computed else getattr(module, name) for name in ("weight", "bias"))
-    _check_tensor_types(weight, bias)
+    values = {
+        name: computed[name] if name in computed else getattr(module, name, None) for name in (kind.weight, kind.bias)
+    }
+    _check_tensor_types(*values.values())
     stand_in = ConvSpec.read(module).build(device="meta")
-    for name, value in (("weight", weight), ("bias", bias)):
+    for name, value in values.items():
         if value is not None:
             setattr(stand_in, name, nn.Parameter(value.detach(), requires_grad=value.requires_grad))
     return stand_in.train(module.training)
@@ -122,27 +125,25 @@ def _computes(hook: object) -> bool:
     return isinstance(hook, BasePruningMethod) or getattr(hook, "__module__", "").startswith("torch.nn.utils.")
 
 
-def _check_class(module: nn.Module, policy: Policy) -> None:
-    known = plain_class(module)
-    kind = type(module)
-    if known is None:
-        names = ", ".join(one.__name__ for one in KINDS.values())
-        raise CompressionError(f"{kind.__name__} cannot be factorized; {names} can.")
+def _check_class(module: nn.Module, policy: Policy) -> LayerKind:
+    known, why = kind_of(module), refusal_of(module)
+    if known is None or why is not None:
+        raise CompressionError(why or "")
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         raise CompressionError("it is lazy and has no weight yet; run one forward first.")
     # A parametrized module has a class of its own, made from the one it was.
-    own = kind.__bases__[0] if parametrize.is_parametrized(module) else kind
-    if own is not known and not policy.allow_subclasses:
+    own = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+    if not known.matches(own) and not policy.allow_subclasses:
         raise CompressionError(
-            f"{own.__name__} is a subclass of {known.__name__} whose forward may differ; pass allow_subclasses=True "
+            f"{own.__name__} is a subclass of {known.name} whose forward may differ; pass allow_subclasses=True "
             "if it does not."
         )
     check_forward(module)
+    return known
 
 
-def _check_contents(module: nn.Module) -> None:
+def _check_contents(module: nn.Module, known: set[str]) -> None:
     """Refuse a layer that owns more than a weight and a bias: the replacement would lose it."""
-    known = {"weight", "bias"}
     for hook in module._forward_pre_hooks.values():
         name = getattr(hook, "_tensor_name", None) or getattr(hook, "name", "")
         known |= {f"{name}_{part}" for part in ("g", "v", "u", "orig", "mask")}

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from torch import nn
 
 from tdcompress.errors import CompressionError
-from tdcompress.layers import FactorizedConv
-from tdcompress.layers.spec import plain_class
+from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.layers.kinds import kind_of
 
 LayerSelector = str | Sequence[str] | Callable[[str, nn.Module], bool]
 Named = tuple[str, nn.Module]
@@ -19,18 +19,18 @@ Named = tuple[str, nn.Module]
 def select_layers(model: nn.Module, layer: LayerSelector, *, linear: bool = False) -> list[Named]:
     """The layers to factorize that `layer` means, by name, each once.
 
-    A name may mean any module that is not factorized yet. Globs and predicates pick convolutions, and subclasses and
-    parametrized ones with them, so that none is passed over in silence.
+    A name may mean any module that is not factorized yet. Globs and predicates pick layers of the known kinds, and
+    subclasses and parametrized ones with them, so that none is passed over in silence.
 
     Args:
         model: where to look.
         layer: see `decompose`.
-        linear: whether globs and predicates pick linear layers too.
+        linear: whether globs and predicates pick layers whose weight is a matrix too: linear layers and embeddings.
 
     Raises:
         CompressionError: a name does not exist (close ones are suggested), or nothing is matched.
     """
-    noun = "convolution or linear layer" if linear else "convolution"
+    noun = "convolution, linear layer or embedding" if linear else "convolution"
     selected = _select(model, layer, noun, list(dense_layers(model, linear)))
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, _ in selected:
@@ -137,12 +137,12 @@ def _check_not_factorized(name: str, modules: Mapping[str, nn.Module]) -> None:
 
 
 def dense_layers(model: nn.Module, linear: bool) -> Iterator[Named]:
-    """Every convolution, and on demand every linear layer, but for the stages of those that are factorized already."""
+    """Every convolution, and on demand what has a matrix, but for the stages of those that are factorized already."""
     inside: set[int] = set()
     for name, module in model.named_modules():
         if isinstance(module, FactorizedConv):
             inside.update(id(stage) for stage in module.modules())
-        elif id(module) not in inside and plain_class(module) not in (None, *(() if linear else (nn.Linear,))):
+        elif id(module) not in inside and kind_of(module) and (linear or not ConvSpec.read(module).is_matrix):
             yield name, module
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.surgery.holders import biases, held
 from tdcompress.surgery.left import keep_left
 from tdcompress.surgery.plain import HOOK_TABLES, kept_hooks
 
@@ -28,7 +29,8 @@ def swapped(
 ) -> nn.Module:
     """The model with every old layer replaced wherever it stands, shared uses included.
 
-    The new layers take over hooks and what other attributes a user hung on the old ones.
+    The new layers take over hooks and what other attributes a user hung on the old ones. What else holds an old layer's
+    bias holds the new layer's.
 
     Args:
         model: the model.
@@ -70,7 +72,13 @@ def swap_in_place(model: nn.Module, swaps: Sequence[Swap], undo: ExitStack) -> n
                 state = bound.__getstate__()
                 undo.callback(bound.__setstate__, state)
                 bound.__setstate__({**state, "module": new})
+    new_biases, inside = _new_biases(swaps), {id(part) for _, old, _ in swaps for part in old.modules()}
     for parent in list(model.modules()):
+        if id(parent) not in inside:
+            for name, one in parent._parameters.items():
+                if id(one) in new_biases:
+                    undo.callback(parent._parameters.__setitem__, name, one)
+                    parent._parameters[name] = new_biases[id(one)]
         for name, child in parent._modules.items():  # named_children would skip a second use
             if id(child) in replacements:
                 undo.callback(parent._modules.__setitem__, name, child)
@@ -81,7 +89,7 @@ def swap_in_place(model: nn.Module, swaps: Sequence[Swap], undo: ExitStack) -> n
 def _in_a_copy(model: nn.Module, swaps: Sequence[Swap], copies: Mapping[int, Any]) -> nn.Module:
     # A copy that is told the new layers are the copies of the old ones puts them wherever those stood,
     # and never copies a dense weight that would be thrown away.
-    memo: dict[int, Any] = {**copies, **{id(old): new for _, old, new in swaps}}
+    memo: dict[int, Any] = {**copies, **{id(old): new for _, old, new in swaps}, **_new_biases(swaps)}
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
         for _, old, new in swaps:
@@ -93,6 +101,12 @@ def _in_a_copy(model: nn.Module, swaps: Sequence[Swap], copies: Mapping[int, Any
             f"the model cannot be copied ({error}); pass inplace=True to change it itself."
         ) from error
     return copied
+
+
+def _new_biases(swaps: Sequence[Swap]) -> dict[int, nn.Parameter]:
+    """The new layers' biases by the ids of those whose places they take."""
+    pairs = [pair for _, old, new in swaps for pair in zip(held(biases(old)), held(biases(new)), strict=True)]
+    return {id(old): new for old, new in pairs if old is not None and new is not None}
 
 
 def _hang(new: nn.Module, table: str, hooks: Any, old: Any) -> None:

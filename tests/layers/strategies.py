@@ -1,37 +1,65 @@
 """Layers to be factorized, drawn by hypothesis: every kind, small enough to be quick."""
 
+import importlib.util
 import warnings
 
 import torch
 from hypothesis import strategies as st
-from torch import nn
 
 import tdcompress as td
-from tdcompress.layers.spec import KINDS
+from tdcompress.layers.kinds import KINDS
 from tdcompress.methods import METHODS
 
+SEEDS = st.integers(0, 1000)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
+if importlib.util.find_spec("transformers"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+
+NAMES = [name for name in KINDS if not name.startswith("transformers.") or importlib.util.find_spec("transformers")]
+
+
+def axes_of(kind):
+    """How many spatial axes a kind of layer has."""
+    return int(kind[-2]) if kind.startswith("Conv") else 0
+
+
 def kinds(method):
-    """The module classes that a method takes."""
-    return [kind for kind in KINDS.values() if METHODS[method].takes_linear or kind is not nn.Linear]
+    """The names of the kinds that a method takes."""
+    return [name for name in NAMES if METHODS[method].takes_linear or axes_of(name)]
+
+
+def a_spec(kind, **how):
+    """A layer of this kind with a kernel of 3 in every direction, and 16 channels to 12."""
+    count, bias = axes_of(kind), kind != "Embedding"
+    if not count:
+        return td.ConvSpec(16, 12, kind=kind, has_bias=bias)
+    groups = how.pop("groups", 2)
+    return td.ConvSpec(
+        16, 12, *((number,) * count for number in (3, 2, 1, 1)), groups, transposed="Transpose" in kind, **how
+    )
 
 
 @st.composite
 def layers(draw, method, dtypes=(torch.float64,)):
     """Any layer that PyTorch accepts and the method takes, with weights of its own."""
-    ndim, transposed = draw(st.sampled_from([key for key, kind in KINDS.items() if kind in kinds(method)]))
-    return fresh(draw(specs(ndim, transposed)), draw(st.sampled_from(dtypes)), draw(st.integers(0, 1000)))
+    return fresh(draw(specs(draw(st.sampled_from(kinds(method))))), draw(st.sampled_from(dtypes)), draw(SEEDS))
 
 
 @st.composite
-def specs(draw, ndim, transposed):
-    """The arguments of a layer with so many spatial axes."""
+def specs(draw, kind):
+    """The arguments of a layer of this kind."""
+    ndim, transposed = axes_of(kind), "Transpose" in kind
     if ndim == 0:
         inner, out = draw(st.integers(1, 12)), draw(st.integers(1, 12))
-        return td.ConvSpec(inner, out, (), (), (), (), has_bias=draw(st.booleans()))
+        if kind == "Embedding":
+            options = draw(st.sampled_from([(), (("padding_idx", inner - 1),), (("sparse", True),)]))
+            return td.ConvSpec(inner, out, has_bias=False, kind=kind, options=options)
+        has_bias = True if kind == "transformers.Conv1D" else draw(st.booleans())
+        return td.ConvSpec(inner, out, has_bias=has_bias, kind=kind)
 
     def along(least, most):
         return tuple(draw(st.integers(least, most)) for _ in range(ndim))
@@ -68,6 +96,8 @@ def an_input(layer, dtype=torch.float64, seed=0):
     spec = td.ConvSpec.of(layer)
     sizes = [7 + axis for axis in range(len(spec.kernel_size))]
     generator = torch.Generator().manual_seed(seed)
+    if not spec.adapter.reads_features:
+        return torch.randint(spec.in_channels, (2, 9), generator=generator)
     return torch.randn(2, spec.in_channels, *sizes, generator=generator, dtype=torch.float64).to(dtype)
 
 

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import tdcompress as td
@@ -102,6 +104,167 @@ class TestPrefixCache:
         outputs(PrefixCache(model, inputs), td.decompose(model, "3.0", "tt", 0.5))
         assert model.training
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Calls(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def seeded_chain(*modules):
+    model = nn.Sequential(*modules)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.copy_(0.2 + torch.rand(tensor.shape, generator=generator))
+                tensor -= 0.4 * (tensor.ndim > 1)
+    return model.eval()
+
+
+def drawn(shape, count=37):
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1))
+
+
+def check(model, inputs, cache=None):
+    """What the cache gives is what the model gives, however often, and the inputs stay as they are."""
+    before = inputs.clone()
+    cache = cache or PrefixCache(model, inputs)
+    with torch.no_grad():
+        expected = model(inputs.clone())
+    for _ in range(2):
+        assert torch.allclose(outputs(cache, model), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(inputs, before)
+    return cache
+
+
+HARD = {
+    "Conv3d": ((2, 5, 5, 5), [nn.Conv3d(2, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 3, 2), nn.Flatten()]),
+    "Conv1d": ((2, 9), [nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 3, 2)]),
+    "a norm without running statistics": (
+        (3, 6, 6),
+        [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.Conv2d(4, 4, 3)],
+    ),
+    "one that refuses single samples": (
+        (3, 4, 4),
+        [nn.Conv2d(3, 4, 4), nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)],
+    ),
+    "identity, then in place": ((3, 4, 4), [nn.Identity(), nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3)]),
+    "in place at once": ((3, 4, 4), [nn.Hardswish(inplace=True), nn.Conv2d(3, 4, 3)]),
+    "flat, then in place": ((3, 4, 4), [nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(48, 4)]),
+    "a view, then in place": ((3, 4, 4), [Calls(lambda x: x[:, 1:].mT), Calls(lambda x: x.mul_(-1)), nn.Flatten()]),
+    "an activation of ours behind a view": ((12,), [Calls(lambda x: x.view(-1, 3, 4)), nn.ReLU(), nn.Linear(4, 2)]),
+    "in place on what is kept": (
+        (3, 4, 4),
+        [nn.Conv2d(3, 4, 3), nn.Identity(), nn.Hardswish(inplace=True), nn.Conv2d(4, 4, 1)],
+    ),
+    "nothing but the inputs": ((5,), [nn.Identity(), nn.Dropout()]),
+    "a view that needs the plain memory format": (
+        (3, 6, 6),
+        [nn.Conv2d(3, 4, 3), nn.ReLU(), Calls(lambda x: x.view(len(x), -1)), nn.Linear(64, 4)],
+    ),
+    "samples that become more and fewer": (
+        (4, 3, 5, 5),
+        [nn.Flatten(0, 1), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Unflatten(0, (-1, 4)), nn.Flatten(), nn.Linear(144, 2)],
+    ),
+    "outputs that are tuples": ((5, 3), [nn.LSTM(3, 4), Calls(lambda pair: pair[0]), nn.Linear(4, 2)]),
+    "transposed, with its norm": ((3, 4, 4), [nn.ConvTranspose2d(3, 3, 2), nn.BatchNorm2d(3), nn.ReLU()]),
+    "instance norm": ((3, 5, 5), [nn.Conv2d(3, 4, 2), nn.InstanceNorm2d(4), nn.Conv2d(4, 2, 1)]),
+}
+
+
+@pytest.mark.parametrize("what", HARD)
+def test_chains_that_are_hard(what):
+    shape, modules = HARD[what]
+    model, inputs = seeded_chain(*modules), drawn(shape)
+    cache = check(model, inputs)
+    convs = [
+        n for n, m in model.named_children() if isinstance(m, nn.modules.conv._ConvNd) and m.weight[0, 0].numel() > 1
+    ]
+    for name in convs:
+        for ratio in (0.1, 0.5):
+            check(td.decompose(model, name, "svd", ratio), inputs, cache)
+
+
+def test_a_module_that_stands_twice_in_a_chain_runs_twice():
+    conv, relu, norm = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(3)
+    model = seeded_chain(relu, conv, norm, relu, conv, nn.Sequential(relu, conv), conv, norm)
+    assert len(links(model)) == 9
+    inputs = drawn((3, 5, 5))
+    cache = check(model, inputs)
+    check(td.decompose(model, "1", "svd", 0.5), inputs, cache)
+
+
+def test_hooks_are_run():
+    model = seeded_chain(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    for place in range(4):
+        small = td.decompose(model, "3", "svd", 0.2)
+        small[place].register_forward_hook(lambda module, args, output: 2 * output)
+        inputs = drawn((3, 5, 5))
+        check(small, inputs, PrefixCache(model, inputs))
+    small = td.decompose(model, "0", "svd", 0.1)  # run dense if it had none
+    small[0].register_forward_hook(lambda module, args, output: -output)
+    check(small, inputs, PrefixCache(model, inputs))
+
+
+def test_a_buffer_that_is_not_saved_tells_models_apart():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(()), persistent=False)
+
+        def forward(self, x):
+            return self.scale * x
+
+    model = nn.Sequential(Scaled(), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).eval()
+    inputs = drawn((3, 6, 6))
+    cache = check(model, inputs)
+    other = td.decompose(model, "2", "svd", 0.5)
+    other[0].scale.fill_(3)
+    check(other, inputs, cache)
+
+
+def test_no_setting_of_the_caller_s_is_changed_between_batches(inputs):
+    cache = PrefixCache(chain(), inputs)
+    for _ in cache.outputs(chain()):
+        assert torch.is_grad_enabled()
+
+
+LINKS = {
+    "conv": lambda: nn.Conv2d(3, 3, 3, padding=1),
+    "norm": lambda: nn.BatchNorm2d(3),
+    "bare norm": lambda: nn.BatchNorm2d(3, track_running_stats=False),
+    "relu": nn.ReLU,
+    "relu in place": lambda: nn.ReLU(inplace=True),
+    "hardswish in place": lambda: nn.Hardswish(inplace=True),
+    "identity": nn.Identity,
+    "pool": lambda: nn.AvgPool2d(3, 1, 1),
+    "negated in place": lambda: Calls(lambda x: x.neg_()),
+    "half of it in place": lambda: Calls(lambda x: x[:, ::2].mul_(0.5).sum() * 0 + x),
+    "a view": lambda: Calls(lambda x: x.mT),
+    "reshaped": lambda: Calls(lambda x: x.reshape(len(x), -1).reshape(len(x), 3, 4, 4)),
+    "viewed": lambda: Calls(lambda x: x.contiguous().view(len(x), -1).view(len(x), 3, 4, 4)),
+    "nested": lambda: nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(sorted(LINKS)), min_size=1, max_size=6), st.data())
+def test_drawn_chains(names, data):
+    repeated = data.draw(st.booleans())
+    made = {name: LINKS[name]() for name in names}
+    model = seeded_chain(*(made[name] if repeated else LINKS[name]() for name in names))
+    inputs = drawn((3, 4, 4), 9)
+    cache = check(model, inputs)
+    convs = [name for name, module in model.named_children() if isinstance(module, nn.Conv2d)]
+    for name in convs[-2:]:
+        check(td.decompose(model, name, "svd", 0.4), inputs, cache)
 
 
 def test_folding_leaves_inputs_alone_and_merges_norms(inputs):

@@ -175,6 +175,7 @@ GOOD = {"layer": "1.conv1", "method": "tucker", "ratio": 0.5}
         (a_model, {"ratio": 1.0}, "layer '1.conv1': ratio must be between 0 and 1"),
         (a_model, {"ratio": 0}, "ratio must be between 0 and 1"),
         (a_model, {"rank": (3, 3)}, "either a ratio or a rank, got both"),
+        (a_model, {"rank": 3, "ratio": 0.999}, "either a ratio or a rank, got both"),  # and not what 0.999 lacks
         (a_model, {"ratio": None}, "either a ratio or a rank, got neither"),
         (a_model, {"ratio": None, "rank": (3,)}, r"has 1 entries, 2 are needed; the largest feasible is \(16, 16\)"),
         (a_model, {"ratio": None, "rank": (3, 17)}, r"the largest feasible is \(16, 16\)"),

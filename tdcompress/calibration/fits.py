@@ -1,0 +1,134 @@
+"""What one factorized layer is fitted by: which equations, what they are shown, and how they are settled."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tdcompress.calibration.regression import (
+    Goal,
+    Regression,
+    columns,
+    fit_all,
+    fit_last,
+    fit_low_rank,
+    fits_all,
+    has_closed_form,
+)
+from tdcompress.errors import CompressionError
+from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.layers.kinds import weight_of
+from tdcompress.layers.moments import check_finite
+from tdcompress.watching import Call
+
+
+class LayerFit:
+    """One layer of the compressed model, on its way to the original's features.
+
+    Args:
+        name: of the layer.
+        model: the compressed model; the layer in it is changed by `settle`.
+        dense: the original's layer.
+        fit: what may be fitted, see `calibrate`.
+        centred: whether something else makes up for a mean that is lost.
+        calls: how often a forward calls the layer.
+
+    Attributes:
+        watched: the module whose calls `take_call` shall be told.
+        nbytes: what the equations take.
+    """
+
+    def __init__(self, name: str, model: nn.Module, dense: Any, fit: str, *, centred: bool, calls: int) -> None:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, FactorizedConv)
+        self.name, self.layer, self.dense, self.calls = name, layer, dense, calls
+        self._goals: deque[Goal] = deque()
+        self._settle: Callable[[Regression], None] | None = None
+        self.watched: nn.Module = layer
+        spec = layer.spec
+        centred = centred or layer.bias is not None
+        if fit == "bias" or layer.transposed or _is_shared(model, layer):
+            pass
+        elif fit == "all" and has_closed_form(type(layer), layer.spec, layer.axes):
+            self._settle = lambda seen: fit_low_rank(layer, seen, weight_of(dense))
+        elif fit == "all" and fits_all(layer):
+            self._settle = lambda seen: fit_all(layer, seen, weight_of(dense))
+        else:
+            self.watched, spec = layer[-1], layer.stage_specs[-1]
+            self._settle = lambda seen: fit_last(layer, seen)
+        self._seen: Regression | MeanError
+        self._seen = MeanError(spec) if self._settle is None else Regression(spec, centred=centred)
+        self.nbytes = 0 if self._settle is None else 8 * columns(spec) * (columns(spec) + spec.out_channels)
+
+    def take_goal(self, call: Call) -> None:
+        """What the original's layer answers."""
+        self._goals.append(self._seen.goal(call.first_output))
+
+    def take_call(self, call: Call) -> None:
+        """What the compressed layer, or the stage of it that is watched, is called with and answers."""
+        if not self._goals or not call.input.is_floating_point():  # token numbers: an embedding is exact as it is
+            return
+        if isinstance(self._seen, MeanError):
+            self._seen.update(call.first_output, self._goals.popleft())
+        else:
+            self._seen.update(call.input, self._goals.popleft())
+
+    def settle(self) -> None:
+        """Write what was found into the layer, and forget the equations.
+
+        Raises:
+            CompressionError: what was seen is not finite.
+        """
+        seen, self._seen = self._seen, MeanError(self.layer.spec)
+        if not seen.count:
+            return
+        try:
+            if isinstance(seen, MeanError):
+                seen.settle(self.layer)
+            elif self._settle is not None:
+                self._settle(seen)
+        except CompressionError as error:
+            raise error.at(self.name) from None
+
+
+class MeanError:
+    """The mean of the original's features less that of the compressed layer's, by channel."""
+
+    def __init__(self, spec: ConvSpec) -> None:
+        self.axis = -1 - len(spec.kernel_size)
+        self.total, self.count = torch.zeros(spec.out_channels, dtype=torch.float64, device="cpu"), 0
+
+    def goal(self, output: Tensor) -> Goal:
+        """What is kept of the original's output."""
+        return Goal(self._sum(output), None)
+
+    def update(self, output: Tensor, goal: Goal) -> None:
+        """Take in what the compressed layer answers."""
+        apart = goal.values - self._sum(output)
+        self.total = self.total.to(apart) + apart
+        self.count += output.numel() // len(apart)
+
+    def _sum(self, output: Tensor) -> Tensor:  # (channels,)
+        return output.double().movedim(self.axis, -1).flatten(0, -2).sum(0)
+
+    def settle(self, layer: FactorizedConv) -> None:
+        """Move the bias by the mean error."""
+        check_finite(self.total)
+        if layer.bias is not None:
+            layer.bias.add_((self.total / self.count).to(layer.bias))
+
+
+def _is_shared(model: nn.Module, layer: FactorizedConv) -> bool:
+    """Whether a weight of the layer is another module's as well, which would change with it."""
+    weights = {id(stage.weight) for stage in layer}
+    inside = {id(stage) for stage in layer}
+    return any(
+        id(parameter) in weights
+        for module in model.modules()
+        if id(module) not in inside
+        for parameter in module._parameters.values()
+    )

@@ -1,0 +1,210 @@
+"""A model's run, watched: what chosen layers are called with, and what they answer.
+
+>>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Flatten())
+>>> def note(name, call):
+...     print(name, tuple(call.input.shape), "->", tuple(call.first_output.shape))
+>>> with watching({"0": model[0]}, note):
+...     _ = run(model, torch.zeros(2, 3, 5, 5))
+0 (2, 3, 5, 5) -> (2, 8, 3, 3)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tdcompress.batches import forward
+from tdcompress.errors import CompressionError
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer.
+
+    Its tensors are those of the forward itself, which what comes later may overwrite: `ReLU(inplace=True)` does. Who
+    looks at them after the call does so on the copies that `kept` gives.
+
+    Attributes:
+        args: the arguments by position.
+        kwargs: the arguments by keyword.
+        output: what the layer answered; None before it has.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any = None
+
+    @property
+    def input(self) -> Tensor:
+        """What the layer works on: its first argument, `input=`, or the only tensor that was given by keyword.
+
+        Raises:
+            CompressionError: there is no such tensor.
+
+        >>> Call((), {"input": torch.zeros(2, 3)}).input.shape
+        torch.Size([2, 3])
+        """
+        if self.args:
+            found = [self.args[0]]
+        elif "input" in self.kwargs:
+            found = [self.kwargs["input"]]
+        else:
+            found = [value for value in self.kwargs.values() if isinstance(value, Tensor)]
+        if len(found) == 1 and isinstance(found[0], Tensor):
+            return found[0]
+        given = [type(value).__name__ for value in self.args]
+        given += [f"{name}={type(value).__name__}" for name, value in self.kwargs.items()]
+        raise CompressionError(
+            f"it is called with ({', '.join(given)}), which does not say what its input is; pass one tensor first, or "
+            "as input=."
+        )
+
+    @property
+    def first_output(self) -> Tensor:
+        """The output, or the first tensor of an output that has several parts.
+
+        Raises:
+            CompressionError: there is none.
+        """
+        found = next(_tensors(self.output), None)
+        if found is None:
+            raise CompressionError(f"its output is a {type(self.output).__name__} without a tensor in it.")
+        return found
+
+    def on(self, layer: nn.Module) -> Any:
+        """What another layer answers to the same call."""
+        return layer(*self.args, **self.kwargs)
+
+    def kept(self) -> Call:
+        """A copy that nothing overwrites; its tensors have no graph."""
+        return self.changed(lambda tensor: tensor.detach().clone())
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Call:
+        """The call with every tensor replaced, also those inside tuples, lists and dicts; each of them once."""
+        found: dict[int, Tensor] = {}
+
+        def one(tensor: Tensor) -> Tensor:
+            if id(tensor) not in found:
+                found[id(tensor)] = change(tensor)
+            return found[id(tensor)]
+
+        return Call(*(_changed(part, one) for part in (self.args, self.kwargs, self.output)))
+
+    @property
+    def nbytes(self) -> int:
+        """What its tensors take."""
+        once = {id(tensor): tensor for tensor in _tensors((self.args, self.kwargs, self.output))}
+        return sum(tensor.numel() * tensor.element_size() for tensor in once.values())
+
+    @property
+    def largest(self) -> Tensor:
+        """The largest of its tensors."""
+        return max(_tensors((self.args, self.kwargs, self.output)), key=Tensor.numel)
+
+
+class Reached(Exception):  # noqa: N818, it is no error
+    """Raised by who watches, when all that is needed of a forward has been seen; `run` ends it there."""
+
+
+@contextmanager
+def watching(
+    layers: Mapping[str, nn.Module], note: Callable[[str, Call], None], *, outputs: bool = True
+) -> Iterator[None]:
+    """Inside the block every call of these layers is told to `note`; no hook is left behind.
+
+    Args:
+        layers: modules by name. One that stands under several names is noted under each of them.
+        note: called with a name and a call, at its end, in the order of the forward. It gets the forward's own
+            tensors, so that nothing is kept but what it keeps. It may raise `Reached`.
+        outputs: whether to wait for the layer's answer; otherwise calls are noted as they begin.
+
+    Raises:
+        CompressionError: `note` raised it; the layer's name is put in front.
+    """
+
+    def hook(name: str) -> Callable[..., None]:
+        def noted(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any = None) -> None:
+            try:
+                note(name, Call(args, kwargs, output))
+            except CompressionError as error:
+                raise error.at(name) from None
+
+        return noted
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            register = layer.register_forward_hook if outputs else layer.register_forward_pre_hook
+            stack.callback(register(hook(name), with_kwargs=True).remove)
+        yield
+
+
+def run(model: nn.Module, batch: Any) -> Any:
+    """The model's output for a batch, as `batches.forward` has it; None if a watcher ended the forward before."""
+    try:
+        return forward(model, batch)
+    except Reached:
+        return None
+
+
+def calls_of(
+    model: nn.Module, layers: Mapping[str, nn.Module], batch: Any, *, most: int | None = None
+) -> dict[str, list[Call]]:
+    """The calls of some layers in one forward, without gradients, in copies.
+
+    Args:
+        model: what runs.
+        layers: of its modules, by name.
+        batch: as for `batches.forward`.
+        most: how many calls of each layer are wanted; all by default. The forward ends when they have been seen.
+
+    Returns:
+        A list for every name, empty where the forward never came.
+
+    >>> conv = nn.Conv2d(3, 3, 1)
+    >>> model = nn.Sequential(conv, nn.ReLU(inplace=True), conv)
+    >>> len(calls_of(model, {"0": conv}, torch.zeros(1, 3, 4, 4))["0"])
+    2
+    """
+    calls: dict[str, list[Call]] = {name: [] for name in layers}
+
+    def note(name: str, call: Call) -> None:
+        if most is None or len(calls[name]) < most:
+            calls[name].append(call)
+            if most is not None and all(len(found) == most for found in calls.values()):
+                raise Reached  # nothing runs after it that could overwrite this one, so it needs no copy
+            calls[name][-1] = call.kept()
+
+    with torch.no_grad(), watching(layers, note):
+        run(model, batch)
+    return calls
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple | list):
+        parts = [_changed(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, Mapping):
+        found: Any = copy.copy(value)
+        for name, part in value.items():
+            found[name] = _changed(part, change)
+        return found
+    return value
