@@ -20,7 +20,7 @@ def a_model():
         shared = nn.Conv2d(8, 8, 3, padding=1)
         model = nn.Sequential(shared, nn.Conv2d(8, 8, 3, padding=1), shared, nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))
         model[1].weight = shared.weight
-        model.bias = model[4].bias
+        model.bias = model[1].bias
     model[4].requires_grad_(False)
     model[3].eval()
     model[1].register_forward_hook(lambda *args: None)
