@@ -73,7 +73,6 @@ def _forward(layer: nn.Module, calls: Sequence[Call]) -> Callable[[], None]:
 def _multiply_adds(conv: Any, calls: Sequence[Call]) -> Costing:
     """Counted on the meta device, so that nothing is computed."""
     shapes = [call.changed(lambda tensor: tensor.to("meta")) for call in calls]
-    spec, dtype = ConvSpec.of(conv), conv.weight.dtype
     spec, dtype = ConvSpec.of(conv), weight_of(conv).dtype
 
     def counted(option: Option) -> Option:

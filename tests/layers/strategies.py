@@ -56,7 +56,8 @@ def specs(draw, kind):
     if ndim == 0:
         inner, out = draw(st.integers(1, 12)), draw(st.integers(1, 12))
         if kind == "Embedding":
-            options = draw(st.sampled_from([(), (("padding_idx", inner - 1),), (("sparse", True),)]))
+            # Not sparse: PyTorch has no such gradients through a weight that is computed.
+            options = draw(st.sampled_from([(), (("padding_idx", inner - 1),)]))
             return td.ConvSpec(inner, out, has_bias=False, kind=kind, options=options)
         has_bias = True if kind == "transformers.Conv1D" else draw(st.booleans())
         return td.ConvSpec(inner, out, has_bias=has_bias, kind=kind)
