@@ -38,7 +38,7 @@ def select_layers(model: nn.Module, layer: LayerSelector, *, linear: bool = Fals
         matrices = 0 if candidates or linear else len(list(dense_layers(model, linear=True)))
         if not matrices:
             raise
-        hint = f"The {matrices} with a matrix, linear layers and the like, are for a method that takes them: 'svd'."
+        hint = f"Its {matrices} layers with a matrix, such as linear ones, are for a method that takes them: 'svd'."
         raise CompressionError(f"{error} {hint}") from None
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, _ in selected:

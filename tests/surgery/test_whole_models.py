@@ -251,7 +251,7 @@ class TestWhatTheModelSays:
 @pytest.mark.parametrize("method", ["tucker", "cp"])
 def test_a_model_of_matrices_is_told_which_method_takes_them(method):
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
-    with pytest.raises(td.CompressionError, match=r"matches no convolution; .* The 2 with a matrix.*: 'svd'\."):
+    with pytest.raises(td.CompressionError, match=r"matches no convolution; .* Its 2 layers with a matrix.*: 'svd'\."):
         td.decompose(model, "*", method, 0.3)
 
 
