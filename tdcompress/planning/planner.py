@@ -178,6 +178,7 @@ def _convs(
             if ConvSpec.of(conv).is_matrix and not any(get_method(method).takes_linear for method in methods):
                 raise CompressionError(f"none of {', '.join(methods)} takes a {type(conv).__name__}.")
             found[first], tied[first] = conv, tuple(name for name, _ in others)
+    refused.settle(len(selected))
     if not found:
         raise CompressionError("no layer of the model can be decomposed; td.refusals(model) says why.")
     return found, tied, skipped

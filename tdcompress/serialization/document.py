@@ -24,18 +24,20 @@ _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = 100
 
 
-def document_of(layers: Mapping[str, FactorizedConv], aliases: Mapping[str, str]) -> str:
+def document_of(layers: Mapping[str, FactorizedConv], aliases: Mapping[str, str], left: Mapping[str, str]) -> str:
     """The JSON that goes into a file.
 
     Args:
         layers: the factorized layers by name.
         aliases: names of tensors that are stored under another name.
+        left: why layers were left dense, by name.
 
     Raises:
         CompressionError: a layer's class is not registered, so that no reader would know it.
     """
     entries = [{"name": name, **_entry(name, layer)} for name, layer in layers.items()]
-    return json.dumps({"version": FORMAT_VERSION, "layers": entries, "aliases": dict(aliases)})
+    document = {"version": FORMAT_VERSION, "layers": entries, "aliases": dict(aliases), "left_dense": dict(left)}
+    return json.dumps(document)
 
 
 def _entry(name: str, layer: FactorizedConv) -> dict[str, Any]:
@@ -54,8 +56,10 @@ def _entry(name: str, layer: FactorizedConv) -> dict[str, Any]:
     }
 
 
-def parse(text: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The entries of the layers and the aliases of the tensors; of the entries, only that they are objects is checked.
+def parse(text: str) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, str]]:
+    """The entries of the layers, the aliases of the tensors, and what was left dense.
+
+    Of the entries, only that they are objects is checked.
 
     Raises:
         CompressionError: it is no such JSON, or of a newer version.
@@ -72,10 +76,9 @@ def parse(text: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
             f"it was written by a newer tdcompress (format {_shown.repr(version)}; this one reads {FORMAT_VERSION}); "
             "upgrade tdcompress."
         )
-    aliases = _field(document, "aliases", dict)
-    if not all(isinstance(name, str) for name in aliases.values()):
-        raise _damaged("aliases", aliases)
-    return _field(document, "layers", list), aliases
+    layers, aliases = _field(document, "layers", list), _texts(document, "aliases")
+    left = _texts(document, "left_dense") if "left_dense" in document else {}  # older files do not say
+    return layers, aliases, {name: _printable(reason) for name, reason in left.items()}
 
 
 def layer_of(entry: Any, modules: Mapping[str, nn.Module]) -> tuple[str, FactorizedConv]:
@@ -161,6 +164,18 @@ def _number(entry: Mapping[str, Any], key: str, optional: bool = False) -> float
     if math.isnan(value):
         raise _damaged(key, value)
     return value
+
+
+def _texts(document: Any, key: str) -> dict[str, str]:
+    found = _field(document, key, dict)
+    if not all(isinstance(text, str) for text in found.values()):
+        raise _damaged(key, found)
+    return found
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _field(entry: Any, key: str, kind: type[Any]) -> Any:

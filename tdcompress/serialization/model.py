@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
 from tdcompress.layers.base import parameter
 from tdcompress.serialization.document import document_of, layer_of, parse
+from tdcompress.surgery.left import keep_left, left_dense
 from tdcompress.surgery.plain import check_wrapper
 from tdcompress.surgery.selection import ancestors
-from tdcompress.surgery.swap import Swap, swapped
+from tdcompress.surgery.swap import Swap, swap_in_place, swapped
 from tdcompress.surgery.ties import retie
 
 _KEY = "tdcompress"
@@ -55,7 +57,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata={_KEY: document_of(layers, aliases)})
+        save_file(tensors, partial, metadata={_KEY: document_of(layers, aliases, left_dense(model))})
         os.replace(partial, target)
     except (SafetensorError, KeyError) as error:
         raise CompressionError(f"the model cannot be stored as safetensors: {error}.") from error
@@ -86,15 +88,25 @@ def load(path: str | os.PathLike[str], *, into: nn.Module, inplace: bool = False
     if inplace and any(tensor.is_meta for _, tensor in _tensors(into)):
         raise CompressionError("a model on the meta device has no memory to load into; leave inplace=False.")
     try:
-        tensors, entries = _read(Path(path))
+        tensors, entries, left = _read(Path(path))
         swaps = _swaps(entries, into)
         retie(swaps)  # before the shapes are compared: a head that is tied to an embedding has them turned
         _compare(tensors, _expected(into, swaps))
     except CompressionError as error:
         raise CompressionError(f"{os.fspath(path)}: {error}") from None
-    twins = {} if inplace else _twins(into, swaps)
-    target = swapped(into, swaps, inplace=inplace, copies=twins)
-    target.load_state_dict(tensors)
+    places = dict(into.named_modules(remove_duplicate=False))
+    left = {name: reason for name, reason in left.items() if name in places}
+    if not inplace:
+        target = swapped(into, swaps, inplace=False, copies=_twins(into, swaps), left=left)
+        target.load_state_dict(tensors)
+        return target
+    with ExitStack() as undo:
+        target = swap_in_place(into, swaps, undo)
+        keep_left(target, left, undo)
+        for value in target.state_dict().values():
+            undo.callback(value.copy_, value.clone())
+        target.load_state_dict(tensors)
+        undo.pop_all()  # all went well
     return target
 
 
@@ -128,21 +140,21 @@ def _check_plain(name: str, value: object) -> None:
         raise CompressionError(f"{name!r} is {found}; only plain tensors with values can be stored.")
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], list[Any]]:
-    """The tensors by all their names, and the entries of the factorized layers."""
+def _read(path: Path) -> tuple[dict[str, Tensor], list[Any], dict[str, str]]:
+    """The tensors by all their names, the entries of the factorized layers, and what was left dense."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if _KEY not in metadata:
                 raise CompressionError("it was not written by td.save; load its tensors with safetensors itself.")
-            entries, aliases = parse(metadata[_KEY])
+            entries, aliases, left = parse(metadata[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, UnicodeDecodeError) as error:
         raise CompressionError(f"it is truncated or no safetensors file ({error}).") from None
     for name, first in aliases.items():
         if first not in tensors or name in tensors:
             raise CompressionError(f"its description is damaged: {name[:100]!r} is said to be {first[:100]!r}.")
-    return {**tensors, **{name: tensors[first] for name, first in aliases.items()}}, entries
+    return {**tensors, **{name: tensors[first] for name, first in aliases.items()}}, entries, left
 
 
 def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

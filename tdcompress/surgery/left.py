@@ -46,13 +46,14 @@ def without(
 
 
 class Refusals:
-    """The layers that cannot be done: the first is raised, or all are noted.
+    """The layers that cannot be done.
 
     Args:
-        on_refusal: which of the two.
+        on_refusal: what to do with them: `"raise"` the first, or `"skip"` them.
 
     Attributes:
         reasons: the errors, without the layer's name, by that name.
+        noted: where `solved` shall note further ones; None if it shall raise them.
     """
 
     def __init__(self, on_refusal: OnRefusal) -> None:
@@ -63,26 +64,42 @@ class Refusals:
 
     @contextmanager
     def of(self, layer: str) -> Iterator[None]:
-        """A block that is about one layer; what it refuses is noted or raised with the layer's name."""
+        """A block that is about one layer; what it refuses is noted, and raised by `settle`."""
         with naming(layer):
             try:
                 yield
             except CompressionError as error:
-                if self.noted is None:
-                    raise
-                self.noted[layer] = error
+                self.reasons[layer] = error
+
+    def settle(self, layers: int) -> None:
+        """Raise the first that was noted, unless refused layers are skipped.
+
+        Args:
+            layers: of how many layers they are; where others can be done, the error says how to leave these.
+
+        Raises:
+            CompressionError: there is one.
+        """
+        if self.noted is None and self.reasons:
+            first = next(iter(self.reasons))
+            error, count = self.reasons[first].at(first), len(self.reasons)
+            if count < layers:
+                what = "is refused; to leave it" if count == 1 else "are refused; to leave them"
+                error = CompressionError(f"{error} {count} of {layers} layers {what} dense, pass on_refusal='skip'.")
+            raise error
 
     def remaining(self, layers: Sequence[Named]) -> list[Named]:
         """The layers that are not refused.
 
         Raises:
-            CompressionError: there are none.
+            CompressionError: see `settle`, or none remain.
         """
+        self.settle(len(layers))
         remaining = [(name, module) for name, module in layers if name not in self.reasons]
         if not remaining:
-            first = next(iter(self.reasons))
             if len(self.reasons) == 1:
-                raise self.reasons[first].at(first)
+                ((name, error),) = self.reasons.items()
+                raise error.at(name)
             raise CompressionError("no layer can be decomposed.\n" + "\n".join(grouped(self.texts, at_most=_FEW)))
         return remaining
 

@@ -31,7 +31,15 @@ def select_layers(model: nn.Module, layer: LayerSelector, *, linear: bool = Fals
         CompressionError: a name does not exist (close ones are suggested), or nothing is matched.
     """
     noun = "convolution, linear layer or embedding" if linear else "convolution"
-    selected = _select(model, layer, noun, list(dense_layers(model, linear)))
+    candidates = list(dense_layers(model, linear))
+    try:
+        selected = _select(model, layer, noun, candidates)
+    except CompressionError as error:
+        matrices = 0 if candidates or linear else len(list(dense_layers(model, linear=True)))
+        if not matrices:
+            raise
+        hint = f"Its {matrices} layers with a matrix, such as linear ones, are for a method that takes them: 'svd'."
+        raise CompressionError(f"{error} {hint}") from None
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, _ in selected:
         _check_not_factorized(name, modules)
@@ -74,6 +82,7 @@ def _select(model: nn.Module, layer: LayerSelector, noun: str, candidates: Seque
 
 
 def _named(modules: Mapping[str, nn.Module], text: str, noun: str, candidates: Sequence[Named]) -> list[Named]:
+    _check_text(text, "layer")
     if text in modules:
         return [(text, modules[text])]
     if any(sign in text for sign in "*?["):
@@ -97,15 +106,23 @@ def names_of(modules: Mapping[str, nn.Module], wanted: LayerSelector, argument: 
     """
     if isinstance(wanted, nn.Module) or not isinstance(wanted, Iterable):
         raise CompressionError(
-            f"{argument} must be a name, a glob, a list of those, or a predicate, got a {type(wanted).__name__}."
+            f"{argument}= takes a name, a glob, a list of those, or a predicate, got a {type(wanted).__name__}."
         )
     found: list[str] = []
     for text in [wanted] if isinstance(wanted, str) else wanted:
+        _check_text(text, argument)
         matched = [text] if text in modules else [name for name in modules if fnmatch.fnmatchcase(name, text)]
         if not matched:
-            raise CompressionError(f"{argument}: {_nowhere(text, modules, [one for one in modules.items() if one[0]])}")
+            # The outermost are those that one skips: a head, an encoder.
+            outermost = [one for one in modules.items() if one[0] and "." not in one[0]]
+            raise CompressionError(f"{argument}=: {_nowhere(text, modules, outermost)}")
         found += matched
     return found
+
+
+def _check_text(text: object, argument: str) -> None:
+    if not isinstance(text, str):
+        raise CompressionError(f"{argument}= lists names and globs, got a {type(text).__name__}, {text!r}.")
 
 
 def _nowhere(text: str, modules: Mapping[str, nn.Module], candidates: Sequence[Named]) -> CompressionError:
