@@ -7,13 +7,17 @@ symmetric matrix cost a tenth of its SVD.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tdcompress.errors import CompressionError
+from tdcompress.threads import threads_for
+
+_WAITING = 768  # rows of a symmetric matrix, below which threads that look for its eigenvalues mostly wait
+_BLOCK = 1 << 22  # elements, up to which a copy in float64 costs nothing that counts
 
 
 def unfold(tensor: Tensor, mode: int) -> Tensor:
@@ -50,10 +54,31 @@ def mode_dot(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
     return torch.tensordot(matrix, tensor, dims=([1], [mode])).movedim(0, mode)
 
 
-def gram(matrix: Tensor) -> Tensor:  # (rows, columns) -> (rows, rows)
-    """`matrix @ matrix.T` in float64."""
-    matrix = matrix.double()
-    return matrix @ matrix.mT
+def working(tensor: Tensor) -> Tensor:
+    """`tensor` in the precision to work in: float64, but of a large one no second copy of twice the size is made."""
+    if tensor.numel() <= _BLOCK:
+        return tensor.double()
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def gram(matrix: Tensor) -> Tensor:  # (…, rows, columns) -> (…, rows, rows)
+    """`matrix @ matrix.T` in float64; of a large matrix block by block, so that no copy of it is made."""
+    if matrix.numel() <= _BLOCK or matrix.dtype == torch.float64:
+        matrix = matrix.double()
+        return matrix @ matrix.mT
+    total = matrix.new_zeros(*matrix.shape[:-1], matrix.shape[-2], dtype=torch.float64)
+    for block in torch.split(matrix, max(1, _BLOCK * matrix.shape[-1] // matrix.numel()), dim=-1):
+        total += gram(block)
+    return total
+
+
+def squared_norm(tensor: Tensor) -> float:
+    """The sum of the squares, in float64."""
+    return sum(float(block.double().square().sum()) for block in _blocks(tensor))
+
+
+def _blocks(tensor: Tensor) -> Sequence[Tensor]:
+    return torch.split(tensor, max(1, _BLOCK * len(tensor) // max(1, tensor.numel())))
 
 
 def leading_subspace(matrix: Tensor, rank: int) -> Tensor:
@@ -79,32 +104,39 @@ def leading_subspace(matrix: Tensor, rank: int) -> Tensor:
 def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     """The eigenvalues of symmetric matrices, (…, size, size), in ascending order, and the eigenvectors as columns.
 
-    On the CPU by numpy: torch's threads meet so often in this one routine that it takes 3 to 8 times as long where
-    they sleep while they wait (OMP_WAIT_POLICY=PASSIVE), or have to share their cores.
+    Small ones by one thread: more of them meet thousands of times in this routine, and take a hundred times as long
+    where they have to share their cores.
     """
-    if symmetric.device.type == "cpu":
-        values, vectors = np.linalg.eigh(symmetric.numpy())
-        return torch.from_numpy(values), torch.from_numpy(vectors)
-    found = torch.linalg.eigh(symmetric)
+    with threads_for(_eigen_work(symmetric)):
+        found = torch.linalg.eigh(symmetric)
     return found.eigenvalues, found.eigenvectors
+
+
+def _eigen_work(symmetric: Tensor) -> int:
+    """Elements, as `threads_for` counts them: from some hundreds of rows on the work between two meetings is enough."""
+    return 0 if symmetric.shape[-1] < _WAITING else symmetric.shape[-1] ** 3
 
 
 def squared_singular_values(matrix: Tensor) -> Tensor:  # (…, rows, columns) -> (…, smaller side)
     """The squared singular values of matrices in float64, largest first."""
-    small_side = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
-    symmetric = gram(small_side)
-    on_cpu = symmetric.device.type == "cpu"  # by numpy for the reason that eigh() gives
-    values = torch.from_numpy(np.linalg.eigvalsh(symmetric.numpy())) if on_cpu else torch.linalg.eigvalsh(symmetric)
+    symmetric = gram(matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT)
+    with threads_for(_eigen_work(symmetric)):  # for the reason that eigh() gives
+        values = torch.linalg.eigvalsh(symmetric)
     return values.flip(-1).clamp(min=0)
 
 
 def relative_error(tensor: Tensor, approximation: Tensor) -> float:
     """‖tensor − approximation‖ / ‖tensor‖ in the Frobenius norm; 0 for a zero tensor met exactly."""
-    norm = torch.linalg.vector_norm(tensor.double())
-    distance = torch.linalg.vector_norm(tensor.double() - approximation.double())
-    if norm == 0:
-        return 0.0 if distance == 0 else float("inf")
-    return float(distance / norm)
+    pairs = zip(_blocks(tensor), _blocks(approximation), strict=True)
+    return ratio_of_norms(sum(float((one.double() - other.double()).square().sum()) for one, other in pairs), tensor)
+
+
+def ratio_of_norms(squared_distance: float, tensor: Tensor) -> float:
+    """The root of a squared distance over the norm of a tensor; 0 of nothing for a zero tensor."""
+    total = squared_norm(tensor)
+    if total == 0:
+        return 0.0 if squared_distance == 0 else math.inf
+    return math.sqrt(squared_distance / total)
 
 
 def check_tensor(tensor: Tensor) -> None:

@@ -15,6 +15,7 @@ from tdcompress.decompositions.algebra import check_rank, check_tensor, relative
 from tdcompress.decompositions.als import als
 from tdcompress.decompositions.options import CPOptions, Solver, resolve
 from tdcompress.decompositions.solution import Solution
+from tdcompress.threads import threads_for
 
 
 @dataclass(frozen=True)
@@ -108,16 +109,17 @@ def cp(
     tensor = tensor.detach()
     check_rank([rank], [cp_limit(tensor.shape)], "CP")
     options = resolve(solver, CPOptions)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = torch.Generator("cpu").manual_seed(0) if generator is None else generator
     began = time.perf_counter()
     work = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
     # A power of two takes a kernel of 1e-30 into range without changing a bit of its shape.
     scale = _power_of_two(work)
     if options is None:
-        seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+        seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device="cpu"))
         rows, sweeps, converged = bridge.cp(work / scale, rank, seed)
     else:
-        rows, sweeps, converged = _solve(work / scale, rank, options, generator, tensor.dtype)
+        with threads_for(tensor.numel()):
+            rows, sweeps, converged = _solve(work / scale, rank, options, generator, tensor.dtype)
     weights, factors = _normalized(rows)
     weights, factors = (weights * scale).to(tensor.dtype), tuple(factor.to(tensor.dtype) for factor in factors)
     found = CPDecomposition(weights, factors, Solution(0.0))

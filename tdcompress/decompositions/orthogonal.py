@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import eigh, leading_subspace, mode_dot, unfold
+from tdcompress.decompositions.algebra import eigh, gram, leading_subspace, mode_dot, unfold, working
 
 
 class OrthogonalTerms:
@@ -27,13 +27,13 @@ class OrthogonalTerms:
     def __init__(self, tensor: Tensor) -> None:
         self._shape, self._like = tensor.shape, tensor
         self._rotations = [leading_subspace(unfold(tensor, mode), size) for mode, size in self._small()]
-        rotated = tensor.double()
+        rotated = working(tensor)
         for mode, rotation in enumerate(self._rotations, start=2):
-            rotated = mode_dot(rotated, rotation.mT, mode)
+            rotated = mode_dot(rotated, rotation.mT.to(rotated), mode)
         slices = rotated.flatten(2).movedim(-1, 0)  # (positions, first, second)
-        _, self._right = eigh(slices.mT @ slices)  # the second mode is the smaller one
-        self._left = slices @ self._right
-        self._values = torch.linalg.vector_norm(self._left, dim=1)
+        _, self._right = eigh(gram(slices.mT))  # the second mode is the smaller one
+        self._left = slices @ self._right.to(slices)
+        self._values = torch.linalg.vector_norm(self._left, dim=1, dtype=torch.float64)
 
     def _small(self) -> list[tuple[int, int]]:
         return list(enumerate(self._shape))[2:]

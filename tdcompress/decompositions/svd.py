@@ -11,10 +11,20 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import bridge
-from tdcompress.decompositions.algebra import check_rank, check_tensor, leading_subspace, relative_error
+from tdcompress.decompositions.algebra import (
+    check_rank,
+    check_tensor,
+    ratio_of_norms,
+    squared_norm,
+    working,
+)
 from tdcompress.decompositions.options import Solver, SVDOptions, resolve
+from tdcompress.decompositions.randomized import truncating_subspace
 from tdcompress.decompositions.solution import Solution
 from tdcompress.errors import CompressionError
+from tdcompress.threads import threads_for
+
+_ROWS = 1 << 24  # elements of the approximation that are looked at together
 
 
 @dataclass(frozen=True)
@@ -87,12 +97,24 @@ def svd(tensor: Tensor, rank: int, *, rows: Sequence[int] = (0,), solver: Solver
     check_rank([rank], [min(map(math.prod, sizes))], "SVD")
     options = resolve(solver, SVDOptions)
     began = time.perf_counter()
-    matrix = tensor.double().permute(*rows, *columns).reshape(math.prod(sizes[0]), -1)
-    left, values, right = bridge.svd(matrix, rank) if options is None else _solve(matrix, rank)
+    matrix = working(tensor.permute(*rows, *columns).reshape(math.prod(sizes[0]), -1))
+    if options is None:
+        left, values, right = bridge.svd(matrix, rank)
+    else:
+        with threads_for(matrix.numel()):
+            left, values, right = _solve(matrix, rank)
     left, right = (side.reshape(*size, rank).to(tensor.dtype) for side, size in zip((left, right), sizes, strict=True))
     found = SVDecomposition(left, values.to(tensor.dtype), right, rows, Solution(0.0))
-    error, seconds = relative_error(tensor, found.to_dense()), time.perf_counter() - began
+    error, seconds = _error(matrix, found), time.perf_counter() - began
     return replace(found, solution=Solution(error, seconds=seconds))
+
+
+def _error(matrix: Tensor, found: SVDecomposition) -> float:
+    """The relative error of the factors as they are, some rows at a time."""
+    left, right = (side.reshape(-1, found.rank).to(matrix) for side in found.balanced_factors())
+    count = max(1, _ROWS // matrix.shape[1])
+    pairs = zip(torch.split(matrix, count), torch.split(left, count), strict=True)
+    return ratio_of_norms(sum(squared_norm(some - one @ right.mT) for some, one in pairs), matrix)
 
 
 def _solve(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +122,7 @@ def _solve(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     if matrix.shape[0] > matrix.shape[1]:
         right, values, left = _solve(matrix.mT, rank)
         return left, values, right
-    left = leading_subspace(matrix, rank)
+    left = truncating_subspace(matrix, rank).to(matrix)
     right = matrix.mT @ left
     values = torch.linalg.vector_norm(right, dim=0)
     return left, values, right / values.clamp(min=torch.finfo(values.dtype).tiny)

@@ -11,10 +11,18 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import bridge
-from tdcompress.decompositions.algebra import check_rank, check_tensor, leading_subspace, relative_error
+from tdcompress.decompositions.algebra import (
+    check_rank,
+    check_tensor,
+    leading_subspace,
+    relative_error,
+    squared_norm,
+    working,
+)
 from tdcompress.decompositions.options import Solver, TTOptions, resolve
 from tdcompress.decompositions.solution import Solution
 from tdcompress.errors import CompressionError
+from tdcompress.threads import threads_for
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,9 @@ def tensor_train(tensor: Tensor, rank: Sequence[int], *, solver: Solver = None) 
     if options is None:
         cores, sweeps, converged = bridge.tensor_train(tensor, rank), 0, True
     else:
-        cores = _tt_svd(tensor.double(), rank)
-        cores, sweeps, converged = _alternate(tensor.double(), cores, options)
+        with threads_for(tensor.numel()):
+            work = working(tensor)
+            cores, sweeps, converged = _alternate(work, _tt_svd(work, rank), options)
     cores = tuple(core.to(tensor.dtype) for core in cores)
     error, seconds = relative_error(tensor, _multiply(cores)), time.perf_counter() - began
     return TTDecomposition(cores, Solution(error, sweeps, converged, seconds))
@@ -101,7 +110,7 @@ def _tt_svd(tensor: Tensor, rank: Sequence[int]) -> tuple[Tensor, ...]:
     rest, left = tensor, 1
     for size, right in zip(tensor.shape[:-1], rank, strict=True):
         matrix = rest.reshape(left * size, -1)
-        vectors = leading_subspace(matrix, right)
+        vectors = leading_subspace(matrix, right).to(matrix)
         cores.append(vectors.reshape(left, size, right))
         rest, left = vectors.mT @ matrix, right
     return (*cores, rest.reshape(left, tensor.shape[-1], 1))
@@ -114,7 +123,7 @@ def _alternate(tensor: Tensor, cores: tuple[Tensor, ...], options: TTOptions) ->
     """
     if any(left > size * right for left, size, right in (core.shape for core in cores)):
         return cores, 0, True
-    total = tensor.square().sum()
+    total = squared_norm(tensor)
     error = _error(total, cores[-1])
     backward = tensor.permute(*reversed(range(tensor.ndim)))
     for sweep in range(1, options.max_iter + 1):
@@ -146,9 +155,9 @@ def _turned(cores: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(core.permute(2, 1, 0) for core in reversed(cores))
 
 
-def _error(total: Tensor, last: Tensor) -> float:
+def _error(total: float, last: Tensor) -> float:
     """The error of a left-orthonormal train follows from its last core, which holds what is kept."""
-    return float((total - last.square().sum()).clamp(min=0).sqrt())
+    return math.sqrt(max(0.0, total - squared_norm(last)))
 
 
 def _multiply(cores: Sequence[Tensor]) -> Tensor:

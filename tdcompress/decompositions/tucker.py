@@ -17,11 +17,14 @@ from tdcompress.decompositions.algebra import (
     leading_subspace,
     mode_dot,
     relative_error,
+    squared_norm,
     unfold,
+    working,
 )
 from tdcompress.decompositions.options import Solver, TuckerOptions, resolve
 from tdcompress.decompositions.solution import Solution
 from tdcompress.errors import CompressionError
+from tdcompress.threads import threads_for
 
 _SMALL = 128  # up to this size of a mode, sweeps on the whole tensor cost next to nothing
 
@@ -99,7 +102,8 @@ def tucker(
     if options is None:
         core, factors, sweeps, converged = bridge.tucker(tensor, rank, modes)
     else:
-        core, factors, sweeps, converged = _solve(tensor.double(), dict(zip(modes, rank, strict=True)), options)
+        with threads_for(tensor.numel()):
+            core, factors, sweeps, converged = _solve(working(tensor), dict(zip(modes, rank, strict=True)), options)
     core = core.to(tensor.dtype)
     factors = {mode: factor.to(tensor.dtype) for mode, factor in factors.items()}
     error, seconds = relative_error(tensor, _multiply(core, factors)), time.perf_counter() - began
@@ -122,7 +126,7 @@ def _solve(
     the last sweep lets in what was left out.
     """
     sizes = {mode: _leading(rank, tensor.shape[mode]) for mode, rank in ranks.items()}
-    bases = {mode: leading_subspace(unfold(tensor, mode), size) for mode, size in sizes.items()}
+    bases = {mode: leading_subspace(unfold(tensor, mode), size).to(tensor) for mode, size in sizes.items()}
     factors = {mode: bases[mode][:, :rank] for mode, rank in ranks.items()}
     if options.max_iter == 0 or all(rank == tensor.shape[mode] for mode, rank in ranks.items()):
         return _multiply(tensor, factors, transpose=True), factors, 0, True
@@ -146,7 +150,7 @@ def kept_by_hooi(core: Tensor, rank: Sequence[int], options: TuckerOptions) -> f
     ranks = dict(enumerate(rank))
     block = core[tuple(slice(_leading(size, core.shape[mode])) for mode, size in ranks.items())]
     factors, _, _ = _hooi(block, ranks, options)
-    return float(_multiply(block, factors, transpose=True).square().sum())
+    return squared_norm(_multiply(block, factors, transpose=True))
 
 
 def _leading(rank: int, size: int) -> int:
@@ -157,14 +161,14 @@ def _hooi(tensor: Tensor, ranks: dict[int, int], options: TuckerOptions) -> tupl
     """From the leading unit vectors on: the factors, how many sweeps there were, and whether they converged."""
     sizes = {mode: tensor.shape[mode] for mode in ranks}
     factors = {mode: torch.eye(sizes[mode], rank, device=tensor.device).to(tensor) for mode, rank in ranks.items()}
-    total, error = tensor.square().sum(), math.inf
+    total, error = squared_norm(tensor), math.inf
     for sweep in range(1, options.max_iter + 1):
         for mode, rank in ranks.items():
             projected = _multiply(tensor, factors, skip=mode, transpose=True)
-            factors[mode] = leading_subspace(unfold(projected, mode), rank)
+            factors[mode] = leading_subspace(unfold(projected, mode), rank).to(tensor)
         core = mode_dot(projected, factors[mode].mT, mode)
         # The error of orthonormal factors follows from what the core keeps.
-        previous, error = error, float((total - core.square().sum()).clamp(min=0).sqrt())
+        previous, error = error, math.sqrt(max(0.0, total - squared_norm(core)))
         if sweep > 1 and previous - error <= options.tol * previous:  # not <, or an exact one would never stop
             return factors, sweep, True
     return factors, options.max_iter, False

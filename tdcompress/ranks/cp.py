@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from tdcompress.decompositions import CPOptions, cp_limit
@@ -22,6 +23,7 @@ from tdcompress.decompositions.als import Run, Sweep
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
 from tdcompress.ranks.budget import cp_ranks
 from tdcompress.ranks.curves import Point, tail_shares
+from tdcompress.threads import threads_for
 
 _SHARES = (0.02, 0.05, 0.12, 0.25, 0.45, 0.7, 0.95)  # of the parameters, at which sweeps are made
 _SWEEPS = (10, 30)  # of which the second number tells the error, and both where it is going
@@ -51,7 +53,9 @@ def cp_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     places = torch.tensor([rank[0] for rank in ranks], device="cpu")
     tensors = _ordered(kernels)
     if tensors.ndim == 3:
-        lost = torch.tensor(tail_shares(squared_singular_values(tensors).sum(0)), device="cpu")[places].numpy()
+        with threads_for(tensors[0].numel()):
+            squares = squared_singular_values(tensors).sum(0)
+        lost = torch.tensor(tail_shares(squares), device="cpu")[places].numpy()
     elif tensors.any():
         lost = _Swept(tensors).lost(places)
     else:
@@ -80,11 +84,12 @@ class _Swept:
         filled = [int(place) for place in energy.nonzero()]
         chosen = {filled[len(filled) * i // _GROUPS] for i in range(_GROUPS)}
         lost, kept = [], []
-        for place, tensor in enumerate(tensors):
-            terms = OrthogonalTerms(tensor)
-            lost.append(terms.lost)
-            if place in chosen:
-                kept.append((tensor, terms))
+        with threads_for(tensors[0].numel()):
+            for place, tensor in enumerate(tensors):
+                terms = OrthogonalTerms(tensor)
+                lost.append(terms.lost)
+                if place in chosen:
+                    kept.append((tensor, terms))
         self._lost, self._whole = torch.stack(lost).sum(0), _Sample(kept)
         self._work = max(_WORK, _WORK_PER_WEIGHT * tensors.numel()) / len(kept)
 
@@ -95,8 +100,6 @@ class _Swept:
 
     def _ratio(self, shares: np.ndarray) -> np.ndarray:
         """The error after sweeps over that of orthogonal terms, at shares of the parameters."""
-        from scipy.interpolate import PchipInterpolator  # takes long to load
-
         places, logs = self._measured()
         if len(places) == 1:
             return np.ones_like(shares)
@@ -148,12 +151,13 @@ class _Sample:
         """The logarithm of the error that sweeps end at over the orthogonal terms' own."""
         early = late = 0.0
         for kernel, terms in self._kernels:
-            sweep = Sweep(kernel, CPOptions().penalty)
-            run = Run(sweep, terms.rows(rank))
-            run.advance(_SWEEPS[0], 0.0)
-            early += float(run.error.square() * sweep.square)
-            run.advance(_SWEEPS[1] - _SWEEPS[0], 0.0)
-            late += float(run.error.square() * sweep.square)
+            with threads_for(kernel.numel()):
+                sweep = Sweep(kernel, CPOptions().penalty)
+                run = Run(sweep, terms.rows(rank))
+                run.advance(_SWEEPS[0], 0.0)
+                early += float(run.error.square() * sweep.square)
+                run.advance(_SWEEPS[1] - _SWEEPS[0], 0.0)
+                late += float(run.error.square() * sweep.square)
         late = max(late, _NOTHING * float(self._lost[0]))
         # The more terms, the longer sweeps go on as they did; fitted to where the default solver stops.
         going_on = (0.5 + rank / self.terms) * max(0.0, math.log(early / late))
@@ -167,7 +171,8 @@ class _Sample:
                 filled = max(size, min(core.shape[mode], core.numel() // core.shape[mode]))
                 places = torch.arange(size, device=core.device).add(0.5).mul(filled / size).long()
                 core = core.index_select(mode, places)
-            found.append((core, OrthogonalTerms(core)))
+            with threads_for(core.numel()):
+                found.append((core, OrthogonalTerms(core)))
         return _Sample(found)
 
     @cached_property
@@ -176,9 +181,10 @@ class _Sample:
         found = []
         for kernel, _ in self._kernels:
             core = kernel
-            for mode, size in enumerate(self.shape):
-                if size > _WHOLE:
-                    core = mode_dot(core, leading_subspace(unfold(kernel, mode), size).mT.to(kernel), mode)
+            with threads_for(kernel.numel()):
+                for mode, size in enumerate(self.shape):
+                    if size > _WHOLE:
+                        core = mode_dot(core, leading_subspace(unfold(kernel, mode), size).mT.to(kernel), mode)
             found.append(core)
         return found
 

@@ -12,6 +12,7 @@ from tdcompress.decompositions import TuckerOptions
 from tdcompress.decompositions.algebra import squared_singular_values
 from tdcompress.ranks.budget import Rank, grown, tt_parameters
 from tdcompress.ranks.tucker import core_energies, hosvd_core, tucker_ranks
+from tdcompress.threads import threads_for
 
 
 def tt_ranks(kernels: Tensor, budget: int) -> list[Rank]:
@@ -31,8 +32,9 @@ def tt_ranks(kernels: Tensor, budget: int) -> list[Rank]:
         return [(rank,)] if rank else []
     if len(modes) == 3:  # without an inner bond the train is Tucker, whose core costs the same
         return [rank[::-1] for rank in tucker_ranks(kernels, budget, TuckerOptions(candidates=1))]
-    search = _Search(kernels, budget)
-    best = search.run()
+    with threads_for(kernels[0].numel()):
+        search = _Search(kernels, budget)
+        best = search.run()
     return [] if best is None else [grown(best, search.useful)]
 
 

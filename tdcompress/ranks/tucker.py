@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import TuckerOptions, tucker_limits
-from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold
+from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold, working
 from tdcompress.decompositions.tucker import kept_by_hooi
 from tdcompress.ranks.budget import Rank, grown, tucker_parameters
+from tdcompress.threads import threads_for
 
 
 def tucker_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> list[Rank]:
@@ -30,8 +31,9 @@ def tucker_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> list[R
     modes = tuple(kernels.shape[1:])
     spatial = math.prod(modes[2:])
     limits = tucker_limits(modes, (0, 1))
-    cores = [hosvd_core(kernel) for kernel in kernels]
-    energy = core_energies(cores)
+    with threads_for(kernels[0].numel()):
+        cores = [hosvd_core(kernel) for kernel in kernels]
+        energy = core_energies(cores)
     out, inner, kept = _blocks(energy, modes, limits, budget)
     if math.isinf(float(kept.max())):
         return []
@@ -50,7 +52,8 @@ def tucker_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> list[R
     ranks = [grown((int(out[place]), int(inner[place])), useful) for place in places if kept[place].isfinite()]
     if len(ranks) == 1:
         return ranks
-    return [max(ranks, key=lambda rank: sum(kept_by_hooi(core, rank, options) for core in cores))]
+    with threads_for(kernels[0].numel()):
+        return [max(ranks, key=lambda rank: sum(kept_by_hooi(core, rank, options) for core in cores))]
 
 
 def best_block(energy: Tensor, modes: Sequence[int], limits: Rank, budget: int) -> Rank | None:
@@ -84,14 +87,14 @@ def _around(centre: int, count: int, spacing: int) -> list[int]:
 
 def core_energies(cores: Sequence[Tensor]) -> Tensor:  # one (≤ out, ≤ in, *spatial) a group -> (≤ out, ≤ in)
     """Summed over the groups, [i, j]: the squared norm of the HOSVD core's leading (i + 1) × (j + 1) block."""
-    blocks = torch.stack(list(cores)).square().sum(0)
-    return blocks.reshape(*blocks.shape[:2], -1).sum(-1).cumsum(0).cumsum(1).cpu()
+    squares = [core.flatten(2).square().sum(-1, dtype=torch.float64) if core.ndim > 2 else core**2 for core in cores]
+    return torch.stack(squares).sum(0).cumsum(0).cumsum(1).cpu()
 
 
 def hosvd_core(kernel: Tensor) -> Tensor:
-    """The kernel, (out, in, *spatial), in the singular bases of its two channel modes, float64."""
-    core = kernel.double()
+    """The kernel, (out, in, *spatial), in the singular bases of its two channel modes."""
+    core = working(kernel)
     for mode in (0, 1):
         matrix = unfold(kernel, mode)
-        core = mode_dot(core, leading_subspace(matrix, min(matrix.shape)).mT, mode)
+        core = mode_dot(core, leading_subspace(matrix, min(matrix.shape)).mT.to(core), mode)
     return core

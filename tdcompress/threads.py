@@ -1,0 +1,44 @@
+"""How many threads work on a tensor: one, if it is small.
+
+Threads of OpenMP spin while they wait for each other. Where another program wants the cores too, thousands of small
+operations then take ten to sixty times as long; and even on idle cores the waiting costs small ones more than the
+second thread is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_SMALL = 1 << 23  # elements, below which what is done between two waits takes milliseconds at the most
+
+
+@contextmanager
+def threads_for(elements: int) -> Iterator[None]:
+    """Work on a tensor of so many elements with as many of torch's threads as pay: the user's number, or one.
+
+    The number is put back at the end, whatever happens. It is one of this thread; others keep theirs, but one that uses
+    torch for the first time meanwhile begins with what it finds. Where one thread does it all, bits do not depend on
+    the user's number.
+
+    Args:
+        elements: of the largest tensor or matrix that is worked on.
+
+    >>> before = torch.get_num_threads()
+    >>> with threads_for(1000):
+    ...     torch.get_num_threads()
+    1
+    >>> torch.get_num_threads() == before
+    True
+    """
+    before = torch.get_num_threads()
+    if elements >= _SMALL or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
