@@ -15,6 +15,11 @@ import torch
 _SMALL = 1 << 23  # elements, below which what is done between two waits takes milliseconds at the most
 
 
+def is_small(elements: int) -> bool:
+    """Whether one thread works on a tensor of so many elements."""
+    return elements < _SMALL
+
+
 @contextmanager
 def threads_for(elements: int) -> Iterator[None]:
     """Work on a tensor of so many elements with as many of torch's threads as pay: the user's number, or one.
@@ -34,7 +39,7 @@ def threads_for(elements: int) -> Iterator[None]:
     True
     """
     before = torch.get_num_threads()
-    if elements >= _SMALL or before == 1:
+    if before == 1 or not is_small(elements):
         yield
         return
     torch.set_num_threads(1)

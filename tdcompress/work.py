@@ -1,11 +1,18 @@
-"""The work of many layers: one after the other in this process, or side by side on an executor."""
+"""The work of many layers: side by side on threads of this process, or on an executor."""
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -13,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from tdcompress.errors import CompressionError, naming
-from tdcompress.progress import Progress, following
+from tdcompress.threads import is_small
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -23,12 +30,15 @@ def solved(
     function: Callable[[_Task], _Result],
     tasks: Mapping[str, _Task],
     *,
-    title: str,
+    step: Callable[[str], object] = lambda layer: None,
     executor: Executor | None = None,
-    progress: Progress = None,
     refused: dict[str, CompressionError] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, _Result]:
     """What `function` makes of every layer's task.
+
+    Small layers gain little from a second thread, and much from a second layer: without an executor as many of them as
+    PyTorch has threads are worked on at a time, each by one thread, so that the number does not change a bit.
 
     On an executor the results have the same bits as in a process with as many threads as a worker has. Tensors
     are sent by value, without the rest of the memory that they are a view of. Whatever goes wrong, or Ctrl-C,
@@ -37,23 +47,23 @@ def solved(
     Args:
         function: for an executor it must stand at the top level of a module.
         tasks: what it is called with, by the layer's name.
-        title: what the work is called, see `following`.
+        step: called with the name of every layer that is done, in the order of the tasks, the large ones last.
         executor: any `concurrent.futures.Executor`; None for this process.
-        progress: see `following`; pieces are done in the order of the tasks.
         refused: where to note a `CompressionError` of the function, by the layer's name, instead of raising it.
+        sizes: the elements of every layer, if `function` may run in several threads; None if it may not.
 
     Returns:
         The results by name, in the order of the tasks.
 
     Raises:
-        CompressionError: the first in the order of the tasks, with the layer's name; or the executor is forked or
+        CompressionError: the first in that order, with the layer's name; or the executor is forked or
             breaks down.
 
-    >>> solved(len, {"conv1": "abc", "conv2": "de"}, title="count")
+    >>> solved(len, {"conv1": "abc", "conv2": "de"})
     {'conv1': 3, 'conv2': 2}
     """
     found: dict[str, _Result] = {}
-    with following(progress, len(tasks), title) as step, _results(function, tasks, executor) as results:
+    with _results(function, tasks, executor, sizes) as results:
         for name, result in results.items():
             outcome = result()
             if not isinstance(outcome, CompressionError):
@@ -63,7 +73,7 @@ def solved(
             else:
                 refused[name] = outcome
             step(name)
-    return found
+    return {name: found[name] for name in tasks if name in found}
 
 
 def check_executor(executor: Executor) -> None:
@@ -87,11 +97,19 @@ def check_executor(executor: Executor) -> None:
 
 @contextmanager
 def _results(
-    function: Callable[[_Task], _Result], tasks: Mapping[str, _Task], executor: Executor | None
+    function: Callable[[_Task], _Result],
+    tasks: Mapping[str, _Task],
+    executor: Executor | None,
+    sizes: Mapping[str, int] | None,
 ) -> Iterator[dict[str, Callable[[], Any]]]:
     """For every task a call that waits for its result; a `CompressionError` is a result, too."""
     if executor is None:
-        yield {name: partial(_named, name, function, task) for name, task in tasks.items()}
+        small = [] if sizes is None else [name for name in tasks if is_small(sizes[name])]
+        if len(small) > 1 and torch.get_num_threads() > 1:
+            with _threads(function, tasks, sorted(small, key=sizes.__getitem__, reverse=True)) as results:
+                yield results
+        else:
+            yield {name: partial(_named, name, function, task) for name, task in tasks.items()}
         return
     check_executor(executor)
     futures: list[Future[Any]] = []
@@ -102,6 +120,29 @@ def _results(
     finally:
         for future in futures:
             future.cancel()
+
+
+@contextmanager
+def _threads(
+    function: Callable[[_Task], _Result], tasks: Mapping[str, _Task], small: Sequence[str]
+) -> Iterator[dict[str, Callable[[], Any]]]:
+    """The small layers' results from threads, largest first, and then the others', from this one."""
+    count = torch.get_num_threads()
+
+    def alone(name: str) -> _Result | CompressionError:
+        torch.set_num_threads(count)  # of BLAS, too: it has one number for all threads, which those of the pool have set
+        return _named(name, function, tasks[name])
+
+    pool = ThreadPoolExecutor(min(count, len(small)), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        waiting = {name: pool.submit(_attempted, function, tasks[name]) for name in small}
+        yield {
+            **{name: waiting[name].result for name in tasks if name in waiting},
+            **{name: partial(alone, name) for name in tasks if name not in waiting},
+        }
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(count)
 
 
 def _named(name: str, function: Callable[[_Task], _Result], task: _Task) -> _Result | CompressionError:

@@ -143,19 +143,19 @@ class TestFailures:
     def test_the_first_refusal_in_order_is_raised(self, pool):
         for executor in (None, pool):
             with pytest.raises(td.CompressionError, match=r"^layer '1': 1 is odd\.$"):
-                solved(late_or_wrong, self.TASKS, title="test", executor=executor)
+                solved(late_or_wrong, self.TASKS, executor=executor)
 
     def test_refusals_are_noted_where_it_is_asked_for(self, pool):
         for executor in (None, pool):
             refused = {}
-            found = solved(late_or_wrong, self.TASKS, title="test", executor=executor, refused=refused)
+            found = solved(late_or_wrong, self.TASKS, executor=executor, refused=refused)
             assert found == {"0": 0, "2": 2, "4": 4}
             assert {name: str(error) for name, error in refused.items()} == {"1": "1 is odd.", "3": "3 is odd."}
 
     def test_other_errors_come_as_they_are(self, pool):
         for executor in (None, pool):
             with pytest.raises(ZeroDivisionError):
-                solved(has_a_bug, self.TASKS, title="test", executor=executor)
+                solved(has_a_bug, self.TASKS, executor=executor)
 
     def test_a_worker_that_dies_is_reported_and_the_model_is_as_it_was(self, monkeypatch):
         model = a_model()
@@ -163,7 +163,7 @@ class TestFailures:
         with processes(1) as mortal:
             message = r"the ProcessPoolExecutor broke down .* nothing was changed.*lack memory.*with fewer workers"
             with pytest.raises(td.CompressionError, match=f"^layer '0': {message}"):
-                solved(dies, self.TASKS, title="test", executor=mortal, refused={})
+                solved(dies, self.TASKS, executor=mortal, refused={})
             with pytest.raises(td.CompressionError, match=message):  # it is broken for good
                 td.decompose(model, "*", "svd", 0.5, executor=mortal, on_refusal="skip", inplace=True)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -176,7 +176,7 @@ class TestFailures:
 
     def test_what_cannot_be_sent(self, pool):
         with pytest.raises(td.CompressionError, match=r"layer '0': it cannot be sent to another process .*top level"):
-            solved(lambda task: task, self.TASKS, title="test", executor=pool)
+            solved(lambda task: task, self.TASKS, executor=pool)
 
     def test_a_forked_pool_and_no_pool(self):
         with (
@@ -250,7 +250,7 @@ class TestDask:
                 client.wait_for_workers(2)
                 there = on_all_layers(client.get_executor())
                 with pytest.raises(td.CompressionError, match=r"^layer '1': 1 is odd\.$"):
-                    solved(late_or_wrong, TestFailures.TASKS, title="test", executor=client.get_executor())
+                    solved(late_or_wrong, TestFailures.TASKS, executor=client.get_executor())
         finally:
             for process in reversed(started):
                 process.terminate()

@@ -13,7 +13,8 @@ from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.moments import check_finite, patches
 from tdcompress.layers.spec import Axes
 
-_POSITIONS = 256  # of one output at the most: neighbours see nearly the same
+_POSITIONS = (64, 256)  # of one output at the most, fewer for fewer unknowns: neighbours see nearly the same,
+_UNKNOWNS = 8  # unknowns for every position
 _RIDGE = 1e-3  # of the mean diagonal, towards the weight that is there
 _ITERATIONS = 60
 _WIDE = 2048  # columns above which the normal equations are summed in float32
@@ -67,18 +68,19 @@ class Regression:
         elif target.ndim == len(spec.kernel_size) + 1:
             target = target[None]
         values = target.detach().reshape(len(target), spec.groups, -1, target[:1, :1].numel())
-        if values.shape[3] <= _POSITIONS:
+        few, many = _POSITIONS
+        most = min(max(few, columns(spec) // _UNKNOWNS), many)
+        if values.shape[3] <= most:
             return Goal(values.clone(), None)
-        some = torch.randperm(values.shape[3], generator=self._generator, device="cpu")[:_POSITIONS].to(values.device)
+        some = torch.randperm(values.shape[3], generator=self._generator, device="cpu")[:most].to(values.device)
         return Goal(values[..., some], some)
 
     def update(self, inputs: Tensor, goal: Goal) -> None:
         """Take in what the convolution is called with, and what its output should be."""
         start = 0
-        for patch in patches(inputs, self.spec):
-            values = goal.values[start : start + len(patch)].to(patch)
+        for patch in patches(inputs, self.spec, goal.positions):
+            self._add(patch, goal.values[start : start + len(patch)].to(patch))
             start += len(patch)
-            self._add(patch if goal.positions is None else patch[:, :, :, goal.positions.to(patch.device)], values)
 
     def _add(self, patch: Tensor, goal: Tensor) -> None:
         """One of the `patches`, and the target at its positions, (samples, groups, out, positions)."""

@@ -57,6 +57,7 @@ class FactorizedConv(nn.Sequential, ABC):
     """
 
     method: ClassVar[str]
+    quick: ClassVar[Solver] = None  # for a layer that is only tried, see `plan`
     takes_linear: ClassVar[bool] = False  # whether a matrix, as `nn.Linear` and embeddings have, is worth this method
 
     if TYPE_CHECKING:  # what nn.Sequential does not tell: every stage is a convolution

@@ -27,6 +27,7 @@ class CPConv(FactorizedConv):
     """
 
     method = "cp"
+    quick = CPOptions(max_iter=60)
 
     @property
     def rank(self) -> int:

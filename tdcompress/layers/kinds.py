@@ -333,3 +333,10 @@ def register_layer_kind(
         raise CompressionError(f"the kind of layer {name!r} exists; pass another name=, or replace=True to overwrite.")
     KINDS[name] = LayerKind(name, layer, arguments, build, weight, bias, input_first, reads_features)
     return KINDS[name]
+
+
+def cpu_sizes(layers: Mapping[str, nn.Module]) -> dict[str, int] | None:
+    """The elements of the layers' weights by name; None if one is not in the CPU's memory."""
+    weights = {name: weight_of(layer) for name, layer in layers.items()}
+    on_cpu = all(weight.device.type == "cpu" for weight in weights.values())
+    return {name: weight.numel() for name, weight in weights.items()} if on_cpu else None

@@ -16,22 +16,21 @@ from tdcompress.layers.spec import Axes, ConvSpec
 
 _ELEMENTS = 1 << 24  # of patches at a time: 64 MB in float32
 _RIDGE = 1e-3  # of the mean eigenvalue: no direction is taken for one that never occurs
-_PRODUCTS = (
-    1 << 31
-)  # multiplications for the moment over kernel positions, of one batch; more patches than that take are drawn
+_PRODUCTS = 1 << 28  # for the moment over kernel positions, of one batch; no more patches count for it
 _WIDE = 2048  # channels above which a moment is summed in float32, since it is as large as the layer's weight
 _JOINT_BYTES = 4 << 30  # that the moment of whole patches may have
 
 
-def patches(inputs: Tensor, spec: ConvSpec) -> Iterator[Tensor]:
+def patches(inputs: Tensor, spec: ConvSpec, positions: Tensor | None = None) -> Iterator[Tensor]:
     """What the kernel of a convolution or linear layer is laid over, a few samples at a time.
 
     Args:
         inputs: what the layer is called with, with or without the dimension of samples.
         spec: the layer; of a transposed one every input pixel is a patch by itself, as for a pointwise one.
+        positions: the places in the output to look at, counted through; None for all.
 
     Yields:
-        Views, (samples, groups, in / groups, positions, positions in the kernel), in float32 at least.
+        (samples, groups, in / groups, positions, positions in the kernel), in float32 at least.
 
     >>> conv = torch.nn.Conv2d(4, 8, 3, padding=1)
     >>> [tuple(patch.shape) for patch in patches(torch.zeros(2, 4, 5, 6), ConvSpec.of(conv))]
@@ -40,8 +39,11 @@ def patches(inputs: Tensor, spec: ConvSpec) -> Iterator[Tensor]:
     kernel = () if spec.transposed else spec.kernel_size
     for some in _padded(inputs, spec):
         windows = _windows(some, spec)
-        positions = windows.shape[2 : windows.ndim - len(kernel)]
-        yield windows.reshape(len(some), spec.groups, -1, math.prod(positions), math.prod(kernel))
+        sizes = windows.shape[2 : windows.ndim - len(kernel)]
+        count = math.prod(sizes) if positions is None else len(positions)
+        if positions is not None:
+            windows = windows[(slice(None), slice(None), *torch.unravel_index(positions.to(some.device), sizes))]
+        yield windows.reshape(len(some), spec.groups, -1, count, math.prod(kernel))
 
 
 def _padded(inputs: Tensor, spec: ConvSpec) -> Iterator[Tensor]:

@@ -36,19 +36,18 @@ class LayerCurve:
 
 
 def curve_of(wanted: LayerCurve) -> tuple[list[Option], list[tuple[float, FactorizedConv]]]:
-    """The options of a layer, and the compressions to be tried in its place with the errors that the curve has."""
+    """The options of a layer, and the compressions to be tried in its place with the errors that the curve has.
+
+    Those are solved by few sweeps: what the rest would take off their errors is much the same for all layers.
+    """
     spec = ConvSpec.of(wanted.conv)
     whitening = None if wanted.moments is None else whitening_of(wanted.moments, spec)
     options = options_of(wanted.conv, wanted.methods, whitening)
-    layers = [
-        (
-            option.error,
-            get_method(option.method).factorized(
-                wanted.conv, None, option.rank, None, wanted.seed, option.axes, whitening
-            ),
-        )
-        for option in _tried(options, wanted.tried)
-    ]
+    layers = []
+    for option in _tried(options, wanted.tried):
+        kind = get_method(option.method)
+        layer = kind.factorized(wanted.conv, None, option.rank, kind.quick, wanted.seed, option.axes, whitening)
+        layers.append((option.error, layer))
     return options, layers
 
 

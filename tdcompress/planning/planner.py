@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tdcompress.batches import Data, again, evaluating
 from tdcompress.errors import CompressionError, unknown
-from tdcompress.layers import ConvSpec, FactorizedConv
-from tdcompress.layers.kinds import reads_features, weight_of
+from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
+from tdcompress.layers.kinds import cpu_sizes, reads_features, weight_of
 from tdcompress.layers.moments import moment_bytes
 from tdcompress.methods import get_method
 from tdcompress.metrics import METRICS, approximation_errors, get_metrics, weight_errors
@@ -40,6 +40,7 @@ Objective = Literal["parameters", "macs", "latency"]
 Metric = str | Callable[[Tensor, Tensor], Any]
 DEFAULT_METHODS = ("cp", "tucker", "tt", "svd")
 _READ_OFF = ("relative_weights", "relative_features")  # metrics that curves have, the second by whitening
+_KEPT = 128 << 20  # bytes of moments that are kept for those who decompose next
 _MOMENTS = 512 << 20  # bytes of moments at a time; more layers are planned in several passes
 
 
@@ -104,6 +105,28 @@ def plan(
         >>> small(torch.zeros(1, 3, 9, 9)).shape
         torch.Size([1, 64, 3, 3])
     """
+    found, _ = planned(
+        model, ratio, methods, layers, skip, on_refusal, objective, metric, example_inputs, data, seed, executor, progress
+    )
+    return found
+
+
+def planned(
+    model: nn.Module,
+    ratio: float,
+    methods: str | Sequence[str],
+    layers: LayerSelector | None,
+    skip: LayerSelector | None,
+    on_refusal: OnRefusal,
+    objective: Objective,
+    metric: Metric,
+    example_inputs: Any,
+    data: Data | None,
+    seed: int,
+    executor: Executor | None,
+    progress: Progress,
+) -> tuple[Plan, dict[str, InputMoments]]:
+    """What `plan` gives, and the moments of inputs that were summed for it, if they are small enough to be kept."""
     parameter_budget(1, ratio)  # for its check of the ratio
     if objective not in UNITS:
         raise unknown("objective", objective, UNITS)
@@ -124,7 +147,7 @@ def plan(
                 few = few_of(model, inputs, len(convs))
             trials = Trials(model, convs, few)
         seen = inputs if whitened else None
-        curves, losses = _curves(model, convs, tied, methods, seen, trials, share, seed, executor, step)
+        curves, losses, moments = _curves(model, convs, tied, methods, seen, trials, share, seed, executor, step)
     curves = _measured(model, convs, curves, metric, inputs, seed)
     costs = costings(model, convs, objective, example)
     options = {
@@ -136,7 +159,7 @@ def plan(
         found = _verified(model, found, convs, example, share)
     entries = tuple(replace(entry, tied=tied[entry.layer]) for entry in found.layers)
     left = {**skipped, **(refused.texts if layers is not None else {})}  # by default nobody asked for the refused
-    return replace(found, layers=entries, left=tuple(left.items()))
+    return replace(found, layers=entries, left=tuple(left.items())), moments
 
 
 def _needs_moments(metric: Metric, inputs: Iterable[Any] | None) -> bool:
@@ -212,8 +235,10 @@ def _curves(
     seed: int,
     executor: Executor | None,
     step: Callable[[str], None],
-) -> tuple[dict[str, list[Option]], dict[str, Callable[[float], float]]]:
+) -> tuple[dict[str, list[Option]], dict[str, Callable[[float], float]], dict[str, InputMoments]]:
     """For every layer its options, and what an error counts: its square, or the change of the output that trials show.
+
+    The third are the moments of the layers' inputs, if they are small enough to be kept.
 
     Args:
         model: the model.
@@ -230,20 +255,30 @@ def _curves(
     curves: dict[str, list[Option]] = {}
     losses: dict[str, Callable[[float], float]] = {}
     order, tried_share = (list(convs), None) if trials is None else (trials.order, share)
+    kept: dict[str, InputMoments] = {}
+    keeps = sum(moment_bytes(ConvSpec.of(conv)) for conv in convs.values()) <= _KEPT
     for names in _passes(convs, order, inputs is not None):
         moments = input_moments(model, inputs, names, progress=False) if inputs is not None else {}
+        if keeps:
+            kept.update(moments)
         tasks = {
             name: LayerCurve(convs[name], tuple(methods), moments.pop(name, None), tried_share, seed) for name in names
         }
-        for name, (options, tried) in solved(curve_of, tasks, title="plan", executor=executor, progress=False).items():
+        sizes = cpu_sizes({name: convs[name] for name in names})
+        found = solved(curve_of, tasks, step=step if trials is None else _not_yet, executor=executor, sizes=sizes)
+        for name, (options, tried) in found.items():
             curves[name] = options
             seen = []
             if trials is not None:
                 for error, layer in tried:
                     seen.append((error, trials.change(name, layer, _followers(model, tied[name], name, layer))))
+                step(name)
             losses[name] = loss_of(seen) if seen else (lambda error: error**2)
-            step(name)
-    return {name: curves[name] for name in convs if name in curves}, losses
+    return {name: curves[name] for name in convs if name in curves}, losses, kept
+
+
+def _not_yet(layer: str) -> None:
+    """A layer is done when it was tried, too."""
 
 
 def _followers(model: nn.Module, tied: Sequence[str], name: str, layer: FactorizedConv) -> dict[str, nn.Module]:

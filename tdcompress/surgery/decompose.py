@@ -14,11 +14,11 @@ from tdcompress.decompositions import Solver
 from tdcompress.decompositions.algebra import check_tensor
 from tdcompress.errors import CompressionError, naming, warn
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
-from tdcompress.layers.kinds import as_dense, reads_features, weight_of
+from tdcompress.layers.kinds import as_dense, cpu_sizes, reads_features, weight_of
 from tdcompress.layers.request import check_asked, check_reachable
 from tdcompress.layers.spec import Axes
 from tdcompress.methods import get_method
-from tdcompress.progress import Progress
+from tdcompress.progress import Progress, following
 from tdcompress.surgery.left import OnRefusal, Refusals, left_dense, without
 from tdcompress.surgery.plain import Policy, check_forward, check_hooks, check_wrapper, plain
 from tdcompress.surgery.selection import LayerSelector, Named, dense_layers, select_factorized, select_layers
@@ -160,14 +160,13 @@ def replaced(
     """
     remaining = _untied(model, selected, refused)
     groups = tied_groups(remaining)
-    layers = solved(
-        Problem.solution,
-        {name: problems[name] for (name, _), *_ in groups},
-        title="decompose",
-        executor=executor,
-        progress=progress,
-        refused=refused.noted,
-    )
+    tasks = {name: problems[name] for (name, _), *_ in groups}
+    in_order = any(isinstance(one.seed, torch.Generator) for one in tasks.values())  # they draw from it in turns
+    sizes = None if in_order else cpu_sizes({name: one.conv for name, one in tasks.items()})
+    with following(progress, len(tasks), "decompose") as step:
+        layers = solved(
+            Problem.solution, tasks, step=step, executor=executor, refused=refused.noted, sizes=sizes
+        )
     for (first, _), *others in groups:
         for name, _ in others if first in layers else []:
             with refused.of(name):
