@@ -74,7 +74,19 @@ def compress(
     inputs = None if data is None else again(data)
     metric = metric or ("relative_weights" if inputs is None else "relative_features")
     found, known = planned(
-        model, ratio, methods, layers, skip, on_refusal, objective, metric, example_inputs, inputs, seed, executor, progress
+        model,
+        ratio,
+        methods,
+        layers,
+        skip,
+        on_refusal,
+        objective,
+        metric,
+        example_inputs,
+        inputs,
+        seed,
+        executor,
+        progress,
     )
     chosen = [entry for entry in found.layers if entry.choice.method != DENSE]
     if inputs is None or not chosen:

@@ -104,9 +104,10 @@ def _results(
 ) -> Iterator[dict[str, Callable[[], Any]]]:
     """For every task a call that waits for its result; a `CompressionError` is a result, too."""
     if executor is None:
-        small = [] if sizes is None else [name for name in tasks if is_small(sizes[name])]
+        known = sizes or {}
+        small = [name for name in sorted(known, key=known.__getitem__, reverse=True) if is_small(known[name])]
         if len(small) > 1 and torch.get_num_threads() > 1:
-            with _threads(function, tasks, sorted(small, key=sizes.__getitem__, reverse=True)) as results:
+            with _threads(function, tasks, small) as results:
                 yield results
         else:
             yield {name: partial(_named, name, function, task) for name, task in tasks.items()}
@@ -130,7 +131,9 @@ def _threads(
     count = torch.get_num_threads()
 
     def alone(name: str) -> _Result | CompressionError:
-        torch.set_num_threads(count)  # of BLAS, too: it has one number for all threads, which those of the pool have set
+        torch.set_num_threads(
+            count
+        )  # of BLAS, too: it has one number for all threads, which those of the pool have set
         return _named(name, function, tasks[name])
 
     pool = ThreadPoolExecutor(min(count, len(small)), initializer=torch.set_num_threads, initargs=(1,))

@@ -1,13 +1,19 @@
 """One thread for small work, and the user's number back, whatever happens."""
 
 import threading
+import time
+from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 
+import tdcompress as td
 from tdcompress.decompositions import cp, svd, tensor_train, tucker
+from tdcompress.errors import CompressionError
 from tdcompress.methods import METHODS
 from tdcompress.threads import threads_for
+from tdcompress.work import solved
 
 LARGE = 1 << 24
 
@@ -94,3 +100,90 @@ def test_a_decomposition_runs_in_one_thread_and_gives_the_number_back(monkeypatc
     tucker(torch.randn(24, 24, 3, 3), (8, 8), modes=(0, 1))
     assert set(seen) == {1}
     assert torch.get_num_threads() == 2
+
+
+class TestSideBySide:
+    """Small layers on threads, large ones on all threads behind them."""
+
+    TASKS: ClassVar = {"a": 3, "b": 9, "c": 1, "d": 5}
+
+    def test_small_tasks_run_on_threads_of_one_and_large_ones_here(self):
+        seen = {}
+
+        def look(task):
+            seen[task] = (torch.get_num_threads(), threading.current_thread() is threading.main_thread())
+            return task**2
+
+        order = []
+        found = solved(look, self.TASKS, sizes={"a": 10, "b": LARGE, "c": 1000, "d": 20}, step=order.append)
+        assert list(found.items()) == [(name, task**2) for name, task in self.TASKS.items()]
+        assert seen == {3: (1, False), 9: (2, True), 1: (1, False), 5: (1, False)}
+        assert order == ["a", "c", "d", "b"]
+        assert torch.get_num_threads() == 2
+
+    @pytest.mark.parametrize("error", [ValueError, CompressionError, KeyboardInterrupt])
+    def test_what_goes_wrong_comes_out_and_the_number_is_back(self, error):
+        def wrong(task):
+            raise error("it is wrong.")
+
+        with pytest.raises(error, match="it is wrong"):
+            solved(wrong, self.TASKS, sizes=dict.fromkeys(self.TASKS, 10))
+        assert torch.get_num_threads() == 2
+
+    def test_what_has_not_begun_is_cancelled(self):
+        begun = []
+
+        def slow(task):
+            begun.append(task)
+            time.sleep(0.05)
+            if task == 0:
+                raise ValueError("it is wrong.")
+
+        tasks = {str(number): number for number in range(40)}
+        with pytest.raises(ValueError, match="it is wrong"):
+            solved(slow, tasks, sizes=dict.fromkeys(tasks, 10))
+        time.sleep(0.2)
+        assert len(begun) < 20
+
+    def test_refusals_are_noted_by_name(self):
+        def odd(task):
+            if task % 3 == 0:
+                raise CompressionError("three.")
+            return task
+
+        refused = {}
+        found = solved(odd, self.TASKS, sizes=dict.fromkeys(self.TASKS, 10), refused=refused)
+        assert found == {"c": 1, "d": 5}
+        assert {name: str(one) for name, one in refused.items()} == {"a": "three.", "b": "three."}
+
+    def test_one_task_or_one_thread_needs_no_pool(self):
+        def where(task):
+            return threading.current_thread()
+
+        assert solved(where, {"a": 0}, sizes={"a": 10}) == {"a": threading.current_thread()}
+        torch.set_num_threads(1)
+        assert set(solved(where, self.TASKS, sizes=dict.fromkeys(self.TASKS, 10)).values()) == {
+            threading.current_thread()
+        }
+
+    def test_a_model_has_the_same_bits_on_one_and_on_two_threads(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = nn.Sequential(*(nn.Conv2d(size, size + 8, 3) for size in (8, 16, 24, 32)))
+        found = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(td.decompose(model, "*", "cp", 0.8, progress=False).state_dict())
+        assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+    def test_layers_that_draw_from_one_generator_take_turns(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = nn.Sequential(*(nn.Conv2d(size, size + 8, 3) for size in (8, 16, 24)))
+        solver = td.CPOptions(starts=("random",), max_iter=5)
+        found = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            seed = torch.Generator().manual_seed(3)
+            found.append(td.decompose(model, "*", "cp", 0.8, solver=solver, seed=seed, progress=False).state_dict())
+        assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

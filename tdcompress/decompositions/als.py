@@ -42,13 +42,14 @@ def als(
     order = sorted(range(tensor.ndim), key=lambda mode: -tensor.shape[mode])
     ordered = tensor.permute(order)
     penalty = max(options.penalty, torch.finfo(dtype).eps ** 2)
+    most = options.sweeps(tensor.numel(), rank)
     runs = [Run(Sweep(ordered, penalty), start(kind, ordered, rank, generator)) for kind in options.starts]
     if len(runs) > 1:
         for run in runs:
-            run.advance(min(_TRIAL, options.max_iter), 0.0)
+            run.advance(min(_TRIAL, most), 0.0)
         runs.sort(key=lambda run: float(run.loss))
     best = runs[0]
-    converged = best.advance(options.max_iter - best.sweeps, options.tol)
+    converged = best.advance(most - best.sweeps, options.tol)
     return [best.current[order.index(mode)].to(tensor) for mode in range(tensor.ndim)], best.sweeps, converged
 
 

@@ -27,7 +27,7 @@ class CPConv(FactorizedConv):
     """
 
     method = "cp"
-    quick = CPOptions(max_iter=60)
+    quick = CPOptions(max_iter=60, max_work=1e11)
 
     @property
     def rank(self) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,8 @@ def patches(inputs: Tensor, spec: ConvSpec, positions: Tensor | None = None) -> 
         sizes = windows.shape[2 : windows.ndim - len(kernel)]
         count = math.prod(sizes) if positions is None else len(positions)
         if positions is not None:
-            windows = windows[(slice(None), slice(None), *torch.unravel_index(positions.to(some.device), sizes))]
+            places: Any = (slice(None), slice(None), *torch.unravel_index(positions.to(some.device), sizes))
+            windows = windows[places]
         yield windows.reshape(len(some), spec.groups, -1, count, math.prod(kernel))
 
 

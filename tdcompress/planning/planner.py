@@ -106,7 +106,19 @@ def plan(
         torch.Size([1, 64, 3, 3])
     """
     found, _ = planned(
-        model, ratio, methods, layers, skip, on_refusal, objective, metric, example_inputs, data, seed, executor, progress
+        model,
+        ratio,
+        methods,
+        layers,
+        skip,
+        on_refusal,
+        objective,
+        metric,
+        example_inputs,
+        data,
+        seed,
+        executor,
+        progress,
     )
     return found
 

@@ -164,9 +164,7 @@ def replaced(
     in_order = any(isinstance(one.seed, torch.Generator) for one in tasks.values())  # they draw from it in turns
     sizes = None if in_order else cpu_sizes({name: one.conv for name, one in tasks.items()})
     with following(progress, len(tasks), "decompose") as step:
-        layers = solved(
-            Problem.solution, tasks, step=step, executor=executor, refused=refused.noted, sizes=sizes
-        )
+        layers = solved(Problem.solution, tasks, step=step, executor=executor, refused=refused.noted, sizes=sizes)
     for (first, _), *others in groups:
         for name, _ in others if first in layers else []:
             with refused.of(name):

@@ -32,6 +32,7 @@ from tests.benchmarks.sections import (
     real_weights,
     resnet_shapes,
 )
+from tests.benchmarks.size import size_tables
 from tests.benchmarks.solvers import PEERS
 from tests.benchmarks.variants import VARIANTS, Variant, variants
 
@@ -102,6 +103,11 @@ def planning(quick: bool) -> str:
     return "\n\n".join("\n".join([note, "", *_table(*table)]) for note, *table in planning_tables(quick))
 
 
+def size(quick: bool) -> str:
+    """Whole models, one large layer, and how planning grows."""
+    return "\n\n".join("\n".join([note, "", *_table(*table)]) for note, *table in size_tables(quick))
+
+
 SECTIONS: dict[str, Callable[[bool], str]] = {
     "trained": trained,
     "resnet": resnet,
@@ -111,6 +117,7 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
     "growth": grown,
     "forward": forward,
     "planning": planning,
+    "size": size,
 }
 
 

@@ -46,6 +46,11 @@ def test_patches_are_what_the_kernel_is_laid_over(data):
     expected = layer(x)
     expected = expected.reshape(-1, spec.out_channels) if ndim == 0 else expected
     torch.testing.assert_close((out + bias).reshape(expected.shape), expected)
+    if ndim:
+        count = expected.reshape(-1, *expected.shape[-ndim:])[0].numel()
+        some = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=4)))
+        for few, every in zip(patches(x, spec, some), patches(x, spec), strict=True):
+            assert torch.equal(few, every[:, :, :, some])
 
 
 def test_moments_stream_and_are_those_of_all_patches_at_once():

@@ -9,6 +9,10 @@ import torch
 from torch import nn
 
 import tdcompress as td
+import tdcompress.compression as compression
+import tdcompress.layers.cp as cp_layers
+import tdcompress.planning.planner as planner
+from tdcompress.decompositions import cp
 from tdcompress.metrics import METRICS
 from tdcompress.report import count_multiply_adds
 
@@ -257,6 +261,44 @@ def test_compress_with_data_is_nearer_to_the_original_than_without():
     x = images(16, seed=7)[0]
     with torch.no_grad():
         assert (fitted(x) - model(x)).norm() < (plain(x) - model(x)).norm()
+
+
+def test_compress_sums_moments_once_unless_they_are_too_large_to_be_kept(monkeypatch):
+    summed = []
+
+    def note(model, inputs, names, **how):
+        summed.append(list(names))
+        return td.input_moments(model, inputs, names, **how)
+
+    for module in (compression, planner):
+        monkeypatch.setattr(module, "input_moments", note)
+    model, data = network(), images()
+    first = td.compress(model, 0.8, data=data)
+    assert len(summed) == 1
+    monkeypatch.setattr(planner, "_KEPT", 0)
+    second = td.compress(model, 0.8, data=data)
+    assert len(summed) == 3
+    assert all(torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_layers_are_tried_after_few_sweeps(monkeypatch):
+    told = []
+
+    def note(kernel, rank, *, solver, generator):
+        told.append(solver)
+        return cp(kernel, rank, solver=solver, generator=generator)
+
+    monkeypatch.setattr(cp_layers, "cp", note)
+    td.plan(network(), 0.8, methods=("cp",), layers=["3", "6"], data=images())
+    assert len(told) >= 4
+    assert set(told) == {td.CPConv.quick}
+
+
+def test_progress_tells_each_layer_as_soon_as_it_is_done():
+    seen = []
+    td.plan(network(), 0.8, progress=lambda done, total, what: seen.append((done, total, what)))
+    assert [done for done, _, _ in seen] == [1, 2, 3, 4]
+    assert {what for _, _, what in seen} == {"plan: 0", "plan: 3", "plan: 6", "plan: 9"}
 
 
 class Unused(nn.Module):
