@@ -50,11 +50,15 @@ def _in_a_process(name: str, rank: Sequence[int], task: str, *arguments: object)
     return Cost(name, tuple(rank), **in_a_process("costs", task, *arguments))
 
 
-def in_a_process(module: str, task: str, *arguments: object) -> dict[str, float]:
-    """What a function of a module of this package returns in a process that does nothing else."""
+def in_a_process(module: str, task: str, *arguments: object, limit: float | None = None) -> dict[str, float]:
+    """What a function of a module of this package returns in a process that does nothing else.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than `limit` seconds.
+    """
     call = f"{module}.{task}({', '.join(map(repr, arguments))})"
     code = f"import json; from tests.benchmarks import {module}; print(json.dumps({call}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=limit)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -164,7 +164,7 @@ def test_a_solver_that_is_interrupted(monkeypatch, inplace, at, error):
     monkeypatch.setattr(td.TuckerConv, "solve", staticmethod(interrupted))
     with pytest.raises(error):
         td.decompose(model, "*", "tucker", rank=3, inplace=inplace, on_refusal="skip")
-    assert len(calls) == at
+    assert len(calls) >= at  # beside it others may have begun
     assert same(before, facts(model))
 
 
