@@ -42,7 +42,7 @@ def als(
     order = sorted(range(tensor.ndim), key=lambda mode: -tensor.shape[mode])
     ordered = tensor.permute(order)
     penalty = max(options.penalty, torch.finfo(dtype).eps ** 2)
-    most = options.sweeps(tensor.numel(), rank)
+    most = options.sweeps(tensor.shape, rank)
     runs = [Run(Sweep(ordered, penalty), start(kind, ordered, rank, generator)) for kind in options.starts]
     if len(runs) > 1:
         for run in runs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -54,7 +55,7 @@ class CPOptions(SweepOptions):
             together; used where a convolution is decomposed.
         max_work: multiplications at the most in all sweeps from a start, of which at least ten are made; None for no
             limit. The default cuts short only what would take minutes: 300 sweeps of a 512 × 512 × 3 × 3 kernel at
-            rank 700 stay below.
+            rank 500 stay below.
     """
 
     max_iter: int = 300
@@ -75,11 +76,12 @@ class CPOptions(SweepOptions):
         if self.max_work is not None and not self.max_work > 0:
             raise CompressionError(f"max_work must be a number above 0 or None, got {self.max_work!r}.")
 
-    def sweeps(self, elements: int, rank: int) -> int:
-        """Sweeps at the most of a tensor of so many elements."""
+    def sweeps(self, shape: Sequence[int], rank: int) -> int:
+        """Sweeps at the most of a tensor: two products with all of it each, and for every mode a system to solve."""
         if self.max_work is None:
             return self.max_iter
-        return min(self.max_iter, max(_LEAST, int(self.max_work / (2 * elements * rank))))
+        work = 2 * math.prod(shape) * rank + rank**2 * (rank * len(shape) / 3 + 2 * sum(shape))
+        return min(self.max_iter, max(_LEAST, int(self.max_work / work)))
 
 
 @dataclass(frozen=True)

@@ -205,3 +205,18 @@ def test_the_sensitivity_is_the_error_that_noise_on_the_factors_makes():
         squares.append(float((torch.einsum("ar,br,cr,dr->abcd", *noisy) - dense).square().sum()))
     measured = sum(squares) / len(squares) / scale**2 / float(dense.square().sum())
     assert found.solution.sensitivity == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("work", [1.0, 1e7, None])
+def test_work_bounds_the_sweeps_but_for_the_first_ten(work):
+    tensor, rank = torch.randn(12, 10, 8, generator=torch.Generator().manual_seed(0)), 20
+    found = cp(tensor, rank, solver=CPOptions(max_iter=200, tol=0, max_work=work))
+    a_sweep = 2 * 12 * 10 * 8 * rank + rank**3 + 2 * rank**2 * (12 + 10 + 8)
+    expected = 200 if work is None else max(10, int(work / a_sweep))
+    assert found.solution.sweeps == expected
+
+
+@pytest.mark.parametrize("work", [0, -1.0])
+def test_no_work_is_refused(work):
+    with pytest.raises(CompressionError, match="max_work must be a number above 0 or None"):
+        CPOptions(max_work=work)
