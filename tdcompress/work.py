@@ -56,8 +56,7 @@ def solved(
         The results by name, in the order of the tasks.
 
     Raises:
-        CompressionError: the first in that order, with the layer's name; or the executor is forked or
-            breaks down.
+        CompressionError: the first in that order, with the layer's name; or the executor is forked or breaks down.
 
     >>> solved(len, {"conv1": "abc", "conv2": "de"})
     {'conv1': 3, 'conv2': 2}
@@ -131,9 +130,7 @@ def _threads(
     count = torch.get_num_threads()
 
     def alone(name: str) -> _Result | CompressionError:
-        torch.set_num_threads(
-            count
-        )  # of BLAS, too: it has one number for all threads, which those of the pool have set
+        torch.set_num_threads(count)  # BLAS has one number for all threads, which those of the pool have set
         return _named(name, function, tasks[name])
 
     pool = ThreadPoolExecutor(min(count, len(small)), initializer=torch.set_num_threads, initargs=(1,))
