@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import tdcompress as td
+from examples.paper.models import seeded
 from tdcompress.decompositions import cp, svd, tensor_train, tucker
 from tdcompress.errors import CompressionError
 from tdcompress.methods import METHODS
@@ -18,12 +19,7 @@ from tdcompress.work import solved
 LARGE = 1 << 24
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def test_small_work_gets_one_thread_and_large_work_the_users():
@@ -167,9 +163,7 @@ class TestSideBySide:
         }
 
     def test_a_model_has_the_same_bits_on_one_and_on_two_threads(self):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = nn.Sequential(*(nn.Conv2d(size, size + 8, 3) for size in (8, 16, 24, 32)))
+        model = seeded(lambda: nn.Sequential(*(nn.Conv2d(size, size + 8, 3) for size in (8, 16, 24, 32))), 0)
         found = []
         for count in (1, 2):
             torch.set_num_threads(count)
@@ -177,9 +171,7 @@ class TestSideBySide:
         assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
     def test_layers_that_draw_from_one_generator_take_turns(self):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = nn.Sequential(*(nn.Conv2d(size, size + 8, 3) for size in (8, 16, 24)))
+        model = seeded(lambda: nn.Sequential(*(nn.Conv2d(size, size + 8, 3) for size in (8, 16, 24))), 0)
         solver = td.CPOptions(starts=("random",), max_iter=5)
         found = []
         for count in (1, 2):

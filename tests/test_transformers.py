@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import tdcompress as td
+from examples.paper.models import seeded
 from tdcompress.surgery.ties import tied_groups
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # every model is built from a configuration; nothing may be fetched
@@ -68,9 +69,7 @@ pytestmark = [
 
 
 def build(name, seed=0):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return MODELS[name]().eval()
+    return seeded(MODELS[name], seed).eval()
 
 
 def inputs(name):

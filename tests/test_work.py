@@ -2,8 +2,6 @@
 
 import copy
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -13,17 +11,11 @@ import torch
 from torch import nn
 
 import tdcompress as td
+from examples.paper.models import seeded
 from tdcompress.study import processes
 from tdcompress.work import _Parcel, solved
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """As many as a worker has: sums in another order have other last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +25,12 @@ def pool():
 
 
 def a_model():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(
+    def network():
+        return nn.Sequential(
             nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=2, bias=False), nn.Flatten(), nn.Linear(256, 40)
         )
+
+    model = seeded(network, 0)
     model[0].to(memory_format=torch.channels_last)
     model[1].weight.requires_grad_(False)
     return model.eval()
@@ -229,30 +222,7 @@ def test_what_has_not_begun_is_cancelled(error):
     assert list(model.modules()) == modules
 
 
-class TestDask:
-    def test_a_scheduler_and_two_workers(self, tmp_path):
-        distributed = pytest.importorskip("distributed")
-        address = tmp_path / "scheduler.json"
-        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": os.getcwd()}
-        options["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
-        options["env"]["OMP_NUM_THREADS"] = "1"
-        scheduler = ["dask_scheduler", "--port", "0", "--no-dashboard", "--no-show", "--host", "127.0.0.1"]
-        worker = ["dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-        started = []
-        try:
-            for name, *arguments in (scheduler, worker, worker):
-                command = [sys.executable, "-m", f"distributed.cli.{name}", "--scheduler-file", str(address)]
-                started.append(subprocess.Popen([*command, *arguments], **options))
-                while not address.exists():
-                    assert started[0].poll() is None
-                    time.sleep(0.05)
-            with distributed.Client(scheduler_file=str(address)) as client:
-                client.wait_for_workers(2)
-                there = on_all_layers(client.get_executor())
-                with pytest.raises(td.CompressionError, match=r"^layer '1': 1 is odd\.$"):
-                    solved(late_or_wrong, TestFailures.TASKS, executor=client.get_executor())
-        finally:
-            for process in reversed(started):
-                process.terminate()
-                process.wait()
-        assert same(there, on_all_layers())
+def test_dask_with_two_workers(dask):
+    assert same(on_all_layers(dask.get_executor()), on_all_layers())
+    with pytest.raises(td.CompressionError, match=r"^layer '1': 1 is odd\.$"):
+        solved(late_or_wrong, TestFailures.TASKS, executor=dask.get_executor())

@@ -18,6 +18,7 @@ from tdcompress.errors import CompressionError
 
 CHECKPOINT = Path(training.__file__).parent / "checkpoints" / "garipovnet_fmnist.safetensors"
 SHORT = replace(RECIPES["digits"], epochs=2)
+pytestmark = pytest.mark.usefixtures("one_thread")  # networks so small that two would wait for each other
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +42,6 @@ def linear_splits(size: int = 40) -> Splits:
 
 def linear_model(seed: int = 0) -> nn.Module:
     return seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), seed)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For networks so small that threads spend their time waiting for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class TestTrain:

@@ -1,16 +1,11 @@
 import pytest
-import torch
 
 from tdcompress.study import processes
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """As many as a worker has: sums in another order have other last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _as_in_workers(one_thread):
+    """Every test."""
 
 
 @pytest.fixture

@@ -188,32 +188,11 @@ class TestElsewhere:
             study().run(store, executor, progress=False, under_way=0)
 
 
-class TestDask:
-    def test_a_scheduler_and_two_workers(self, tmp_path, folder):
-        distributed = pytest.importorskip("distributed")
-        address = tmp_path / "scheduler.json"
-        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": os.getcwd()}
-        options["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
-        scheduler = ["dask_scheduler", "--port", "0", "--no-dashboard", "--no-show", "--host", "127.0.0.1"]
-        worker = ["dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-        started = []
-        try:
-            for name, *arguments in (scheduler, worker, worker):
-                command = [sys.executable, "-m", f"distributed.cli.{name}", "--scheduler-file", str(address)]
-                started.append(subprocess.Popen([*command, *arguments], **options))
-                while not address.exists():
-                    assert started[0].poll() is None
-                    time.sleep(0.05)
-            with distributed.Client(scheduler_file=str(address)) as client:
-                client.wait_for_workers(2)
-                whole = study(evaluate=Counted(folder, seconds=0.02), methods=RANDOM)
-                there = whole.run(tmp_path / "there.sqlite", client.get_executor(), progress=False)
-        finally:
-            for process in reversed(started):
-                process.terminate()
-                process.wait()
-        assert loads(folder).tolist() == [1, 1]
-        same(there, study(methods=RANDOM).run(tmp_path / "here.sqlite", progress=False))
+def test_dask_with_two_workers(dask, tmp_path, folder):
+    whole = study(evaluate=Counted(folder, seconds=0.02), methods=RANDOM)
+    there = whole.run(tmp_path / "there.sqlite", dask.get_executor(), progress=False)
+    assert loads(folder).tolist() == [1, 1]
+    same(there, study(methods=RANDOM).run(tmp_path / "here.sqlite", progress=False))
 
 
 class TestKilled:

@@ -1,0 +1,58 @@
+"""What tests of several folders need: a number of threads, and a Dask cluster."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def one_thread():
+    """As many as a worker has, since sums in another order have other last bits; and enough for small networks."""
+    with threads(1):
+        yield
+
+
+@pytest.fixture
+def two_threads():
+    with threads(2):
+        yield
+
+
+@contextmanager
+def threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def dask(tmp_path):
+    """A client of a scheduler and two workers of one thread each, on the loopback."""
+    distributed = pytest.importorskip("distributed")
+    address = tmp_path / "scheduler.json"
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": os.getcwd()}
+    options["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
+    options["env"]["OMP_NUM_THREADS"] = "1"
+    scheduler = ["dask_scheduler", "--port", "0", "--no-dashboard", "--no-show", "--host", "127.0.0.1"]
+    worker = ["dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    started = []
+    try:
+        for name, *arguments in (scheduler, worker, worker):
+            command = [sys.executable, "-m", f"distributed.cli.{name}", "--scheduler-file", str(address)]
+            started.append(subprocess.Popen([*command, *arguments], **options))
+            while not address.exists():
+                assert started[0].poll() is None
+                time.sleep(0.05)
+        with distributed.Client(scheduler_file=str(address)) as client:
+            client.wait_for_workers(2)
+            yield client
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
