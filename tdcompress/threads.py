@@ -7,10 +7,16 @@ second thread is worth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
+
+_Arguments = ParamSpec("_Arguments")
+_Found = TypeVar("_Found")
 
 _SMALL = 1 << 23  # elements, below which what is done between two waits takes milliseconds at the most
 
@@ -47,3 +53,16 @@ def threads_for(elements: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def threads_by_kernel(
+    function: Callable[Concatenate[Tensor, _Arguments], _Found],
+) -> Callable[Concatenate[Tensor, _Arguments], _Found]:
+    """Let a function of kernels, (groups, *modes), run as `threads_for` says for one of them."""
+
+    @functools.wraps(function)
+    def run(kernels: Tensor, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Found:
+        with threads_for(kernels[0].numel()):
+            return function(kernels, *args, **kwargs)
+
+    return run

@@ -23,7 +23,7 @@ from tdcompress.decompositions.als import Run, Sweep
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
 from tdcompress.ranks.budget import cp_ranks
 from tdcompress.ranks.curves import Point, tail_shares
-from tdcompress.threads import threads_for
+from tdcompress.threads import threads_by_kernel, threads_for
 
 _SHARES = (0.02, 0.05, 0.12, 0.25, 0.45, 0.7, 0.95)  # of the parameters, at which sweeps are made
 _SWEEPS = (10, 30)  # of which the second number tells the error, and both where it is going
@@ -36,6 +36,7 @@ _FEWEST = 4  # terms that tell how far a smaller kernel is off
 _NOTHING = 1e-10  # of the squared norm: beyond this rank there is nothing left to lose
 
 
+@threads_by_kernel
 def cp_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     """About what the default solver loses at the largest rank within each budget; exact for a matrix.
 
@@ -53,8 +54,7 @@ def cp_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     places = torch.tensor([rank[0] for rank in ranks], device="cpu")
     tensors = _ordered(kernels)
     if tensors.ndim == 3:
-        with threads_for(tensors[0].numel()):
-            squares = squared_singular_values(tensors).sum(0)
+        squares = squared_singular_values(tensors).sum(0)
         lost = torch.tensor(tail_shares(squares), device="cpu")[places].numpy()
     elif tensors.any():
         lost = _Swept(tensors).lost(places)
@@ -84,12 +84,11 @@ class _Swept:
         filled = [int(place) for place in energy.nonzero()]
         chosen = {filled[len(filled) * i // _GROUPS] for i in range(_GROUPS)}
         lost, kept = [], []
-        with threads_for(tensors[0].numel()):
-            for place, tensor in enumerate(tensors):
-                terms = OrthogonalTerms(tensor)
-                lost.append(terms.lost)
-                if place in chosen:
-                    kept.append((tensor, terms))
+        for place, tensor in enumerate(tensors):
+            terms = OrthogonalTerms(tensor)
+            lost.append(terms.lost)
+            if place in chosen:
+                kept.append((tensor, terms))
         self._lost, self._whole = torch.stack(lost).sum(0), _Sample(kept)
         self._work = max(_WORK, _WORK_PER_WEIGHT * tensors.numel()) / len(kept)
 
@@ -181,10 +180,9 @@ class _Sample:
         found = []
         for kernel, _ in self._kernels:
             core = kernel
-            with threads_for(kernel.numel()):
-                for mode, size in enumerate(self.shape):
-                    if size > _WHOLE:
-                        core = mode_dot(core, leading_subspace(unfold(kernel, mode), size).mT.to(kernel), mode)
+            for mode, size in enumerate(self.shape):
+                if size > _WHOLE:
+                    core = mode_dot(core, leading_subspace(unfold(kernel, mode), size).mT.to(kernel), mode)
             found.append(core)
         return found
 

@@ -16,25 +16,25 @@ from tdcompress.decompositions import tensor_train_limits, tucker_limits
 from tdcompress.decompositions.algebra import squared_singular_values
 from tdcompress.ranks.budget import Rank, svd_ranks, tt_parameters
 from tdcompress.ranks.tucker import best_block, core_energies, hosvd_core
-from tdcompress.threads import threads_for
+from tdcompress.threads import threads_by_kernel
 
 Point = tuple[Rank, float]
 _BLOCKS = 12  # outer ranks of the tensor train that are tried
 
 
+@threads_by_kernel
 def svd_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     """Exact: the tail of the singular values. `kernels`: (groups, out, in, first, second)."""
-    with threads_for(kernels[0].numel()):
-        rows = [kernel.permute(0, 3, 1, 2).flatten(0, 1).flatten(1) for kernel in kernels]
-        tail = tail_shares(torch.stack([squared_singular_values(matrix) for matrix in rows]).sum(0))
+    rows = [kernel.permute(0, 3, 1, 2).flatten(0, 1).flatten(1) for kernel in kernels]
+    tail = tail_shares(torch.stack([squared_singular_values(matrix) for matrix in rows]).sum(0))
     return _points(budgets, lambda budget: [(rank, tail[rank[0]]) for rank in svd_ranks(kernels.shape[1:], budget)])
 
 
+@threads_by_kernel
 def tucker_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     """Exact for the truncated HOSVD: the energy outside a block of its core. `kernels`: (groups, out, in, *spatial)."""
     modes = tuple(kernels.shape[1:])
-    with threads_for(kernels[0].numel()):
-        energy = core_energies([hosvd_core(kernel) for kernel in kernels])
+    energy = core_energies([hosvd_core(kernel) for kernel in kernels])
     total = float(energy[-1, -1]) or 1.0
 
     def at(budget: int) -> list[Point]:
@@ -44,6 +44,7 @@ def tucker_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     return _points(budgets, at)
 
 
+@threads_by_kernel
 def tt_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     """A bound on TT-SVD: the energy outside a block of the HOSVD core, and the tails of the block's own unfoldings.
 
@@ -52,18 +53,16 @@ def tt_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     modes = tuple(kernels.shape[1:])
     sizes, limits = (modes[1], *modes[2:], modes[0]), tucker_limits(modes, (0, 1))
     if len(modes) == 2:
-        with threads_for(kernels[0].numel()):
-            tail = tail_shares(torch.stack([squared_singular_values(kernel) for kernel in kernels]).sum(0))
+        tail = tail_shares(torch.stack([squared_singular_values(kernel) for kernel in kernels]).sum(0))
         most = min(modes)
         ranks = {budget: min(budget // sum(modes), most) for budget in budgets}
         return _points(budgets, lambda budget: [((ranks[budget],), tail[ranks[budget]])] if ranks[budget] else [])
-    with threads_for(kernels[0].numel()):
-        cores = [hosvd_core(kernel) for kernel in kernels]
-        energy = core_energies(cores)
-        tried = np.geomspace(sum(sizes), 2 * math.prod(modes), _BLOCKS).astype(int)
-        outer = {best_block(energy, modes, limits, int(budget)) for budget in tried} - {None}
-        tails = {pair: _block_tails(cores, pair) for pair in outer if pair}
+    cores = [hosvd_core(kernel) for kernel in kernels]
+    energy = core_energies(cores)
     total = float(energy[-1, -1]) or 1.0
+    tried = np.geomspace(sum(sizes), 2 * math.prod(modes), _BLOCKS).astype(int)
+    outer = {best_block(energy, modes, limits, int(budget)) for budget in tried} - {None}
+    tails = {pair: _block_tails(cores, pair) for pair in outer if pair}
 
     def at(budget: int) -> list[Point]:
         found = []

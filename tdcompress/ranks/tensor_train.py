@@ -12,9 +12,10 @@ from tdcompress.decompositions import TuckerOptions
 from tdcompress.decompositions.algebra import squared_singular_values
 from tdcompress.ranks.budget import Rank, grown, tt_parameters
 from tdcompress.ranks.tucker import core_energies, hosvd_core, tucker_ranks
-from tdcompress.threads import threads_for
+from tdcompress.threads import threads_by_kernel
 
 
+@threads_by_kernel
 def tt_ranks(kernels: Tensor, budget: int) -> list[Rank]:
     """The inner ranks along (in, *spatial, out) within `budget` that promise to lose least; none if none fits.
 
@@ -32,9 +33,8 @@ def tt_ranks(kernels: Tensor, budget: int) -> list[Rank]:
         return [(rank,)] if rank else []
     if len(modes) == 3:  # without an inner bond the train is Tucker, whose core costs the same
         return [rank[::-1] for rank in tucker_ranks(kernels, budget, TuckerOptions(candidates=1))]
-    with threads_for(kernels[0].numel()):
-        search = _Search(kernels, budget)
-        best = search.run()
+    search = _Search(kernels, budget)
+    best = search.run()
     return [] if best is None else [grown(best, search.useful)]
 
 

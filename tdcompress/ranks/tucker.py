@@ -12,9 +12,10 @@ from tdcompress.decompositions import TuckerOptions, tucker_limits
 from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold, working
 from tdcompress.decompositions.tucker import kept_by_hooi
 from tdcompress.ranks.budget import Rank, grown, tucker_parameters
-from tdcompress.threads import threads_for
+from tdcompress.threads import threads_by_kernel
 
 
+@threads_by_kernel
 def tucker_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> list[Rank]:
     """The ranks (out, in) within `budget` that promise to lose least; none if none fits.
 
@@ -31,9 +32,8 @@ def tucker_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> list[R
     modes = tuple(kernels.shape[1:])
     spatial = math.prod(modes[2:])
     limits = tucker_limits(modes, (0, 1))
-    with threads_for(kernels[0].numel()):
-        cores = [hosvd_core(kernel) for kernel in kernels]
-        energy = core_energies(cores)
+    cores = [hosvd_core(kernel) for kernel in kernels]
+    energy = core_energies(cores)
     out, inner, kept = _blocks(energy, modes, limits, budget)
     if math.isinf(float(kept.max())):
         return []
@@ -52,8 +52,7 @@ def tucker_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> list[R
     ranks = [grown((int(out[place]), int(inner[place])), useful) for place in places if kept[place].isfinite()]
     if len(ranks) == 1:
         return ranks
-    with threads_for(kernels[0].numel()):
-        return [max(ranks, key=lambda rank: sum(kept_by_hooi(core, rank, options) for core in cores))]
+    return [max(ranks, key=lambda rank: sum(kept_by_hooi(core, rank, options) for core in cores))]
 
 
 def best_block(energy: Tensor, modes: Sequence[int], limits: Rank, budget: int) -> Rank | None:
