@@ -136,7 +136,7 @@ class CPConv(FactorizedConv):
         found = [_profiles(weight, group) for weight, group in zip(weights, self.axes, strict=True)]
         errors = [relative_error(weight, reduce(torch.mul, one)) for weight, one in zip(weights, found, strict=True)]
         lost = max(errors, default=0.0)
-        exact = lost <= 4 * torch.finfo(self[0].weight.dtype).eps
+        exact = lost <= 4 * torch.finfo(self[0].weight.dtype).eps + _ROUNDING
         if not exact and not nearest:
             raise CompressionError(
                 f"the spatial stage is no product of one kernel an axis; the nearest is {lost:.2g} away, in relative "
@@ -158,6 +158,11 @@ class CPConv(FactorizedConv):
             layer[-1].bias = parameter(self.bias.detach().clone(), like=self.bias)
         layer.solution, layer.ratio_asked = self.solution, self.ratio_asked
         return layer.train(self.training)
+
+
+# What the singular vectors of a product of three kernels lose in double precision: at most 47 times its resolution in
+# 40 000 random draws.
+_ROUNDING = 100 * torch.finfo(torch.float64).eps
 
 
 def _profiles(joint: Tensor, axes: Sequence[int]) -> list[Tensor]:

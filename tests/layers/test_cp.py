@@ -68,6 +68,13 @@ def test_what_was_merged_can_be_split_in_every_dtype(build, dtype):
     assert [name for name, _ in merged.split_spatial().named_children()] == [name for name, _ in layer.named_children()]
 
 
+def test_what_was_merged_in_double_precision_can_be_split_for_all_the_rounding_of_its_singular_vectors():
+    for seed in (183, 214, 220):
+        torch.manual_seed(seed)
+        layer = td.CPConv.from_conv(nn.Conv3d(2, 2, 3, dtype=torch.float64), rank=3)
+        assert same(layer.merge_spatial().split_spatial().weight, layer.weight)
+
+
 @pytest.mark.parametrize("build", [nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d])
 def test_a_stage_that_is_no_product_any_more_is_split_only_when_the_nearest_is_asked_for(build):
     layer = td.CPConv.from_conv(build(8, 8, 3, dtype=torch.float64), rank=6)
