@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tdcompress.errors import CompressionError
 
 Data = Iterable[Any] | Tensor
+
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+_TESTED = 2  # samples by which the memory format is chosen
+_CLOSE = 1e-3  # relative to the largest output, which rounding does not reach
 
 
 def batches(data: Data) -> Iterable[Any]:
@@ -61,3 +68,88 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def first_samples(batch: Any, most: int) -> tuple[Any, int]:
+    """The first samples of a batch, and how many there are; all of a dict whose tensors do not agree on that."""
+    if isinstance(batch, Tensor) and batch.ndim:
+        return batch[:most], min(most, len(batch))
+    if isinstance(batch, Mapping):
+        counts = {len(one) for one in batch.values() if isinstance(one, Tensor) and one.ndim}
+        if len(counts) != 1:
+            return batch, max(counts, default=1)
+        cut = {key: one[:most] if isinstance(one, Tensor) and one.ndim else one for key, one in batch.items()}
+        return cut, min(most, *counts)
+    if isinstance(batch, Sequence) and batch and isinstance(batch[0], Tensor):
+        few, count = first_samples(batch[0], most)
+        return [few], count
+    return batch, 1
+
+
+def output_of(found: Any) -> Tensor:
+    """The tensor in what a model returns: itself, `logits`, or the first entry.
+
+    Raises:
+        CompressionError: there is none.
+    """
+    if isinstance(found, Tensor):
+        return found
+    if isinstance(getattr(found, "logits", None), Tensor):
+        return found.logits
+    values = list(found.values()) if isinstance(found, Mapping) else found
+    if isinstance(values, Sequence) and values and isinstance(values[0], Tensor):
+        return values[0]
+    raise CompressionError(f"the model's output must be a tensor or start with one, got a {type(found).__name__}.")
+
+
+@dataclass(frozen=True)
+class _ChannelsLast(Iterable[Any]):
+    """Batches whose images lie channels last.
+
+    Attributes:
+        batches: as they were given.
+    """
+
+    batches: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(_channels_last, self.batches)
+
+
+def quickest(inputs: Iterable[Any], *models: nn.Module) -> Iterable[Any]:
+    """The batches in the memory format in which these models run quicker, for who runs them many times over.
+
+    On a CPU PyTorch's convolutions take images channels last in a half to four fifths of the time. Every convolution
+    hands the format on, so that it is enough to have the input so. Where a model does not take it (a `view` will not)
+    or says something else then, and for anything but images on a CPU, batches stay as they are.
+
+    Args:
+        inputs: batches that can be gone through more than once.
+        models: in evaluation mode.
+    """
+    first = next(iter(inputs), None)
+    images = first[0] if isinstance(first, Sequence) and first else first
+    if isinstance(inputs, _ChannelsLast) or not isinstance(images, Tensor) or images.ndim not in _FORMATS:
+        return inputs
+    if images.device.type != "cpu" or not images.is_floating_point():
+        return inputs
+    few, _ = first_samples(first, _TESTED)
+    try:
+        with torch.no_grad():
+            same = all(
+                _close(output_of(forward(one, few)), output_of(forward(one, _channels_last(few)))) for one in models
+            )
+    except Exception:  # whatever the model's own code raises; if it does so in any format, the user will see it
+        return inputs
+    return _ChannelsLast(inputs) if same else inputs
+
+
+def _channels_last(batch: Any) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.contiguous(memory_format=_FORMATS[batch.ndim]) if batch.ndim in _FORMATS else batch
+    return [_channels_last(batch[0]), *batch[1:]] if isinstance(batch, Sequence) else batch
+
+
+def _close(first: Tensor, second: Tensor) -> bool:
+    scale = float(first.abs().max()) if first.numel() else 0.0
+    return first.shape == second.shape and math.isfinite(scale) and bool((first - second).abs().max() <= _CLOSE * scale)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tdcompress.batches import Data, again
+from tdcompress.batches import Data, again, evaluating, quickest
 from tdcompress.calibration import Fit, calibrate
 from tdcompress.calibration.regression import has_closed_form
 from tdcompress.methods import get_method
@@ -91,6 +91,8 @@ def compress(
     chosen = [entry for entry in found.layers if entry.choice.method != DENSE]
     if inputs is None or not chosen:
         return found.apply(model, executor=executor, progress=progress)
+    with evaluating(model):
+        inputs = quickest(inputs, model)
     # Where calibration solves for all stages at once, what it starts from does not matter.
     names = [entry.layer for entry in chosen if not (fit == "all" and _solved_anew(entry))]
     missing = [name for name in names if name not in known]

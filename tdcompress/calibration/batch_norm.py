@@ -59,12 +59,13 @@ class Pooled:
 
     def update(self, inputs: Tensor) -> None:
         """Take in what a norm is called with."""
-        values = inputs.detach().double().transpose(0, 1).flatten(1)  # (channels, samples · positions)
-        count = values.shape[1]
-        mean = values.mean(1)
+        inputs = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32))
+        count = inputs.numel() // inputs.shape[1]
+        rest = [axis for axis in range(inputs.ndim) if axis != 1]
+        variance, mean = (one.double() for one in torch.var_mean(inputs, dim=rest, correction=0))  # Welford's
         check_finite(mean)
         apart, total = mean - self.mean.to(mean), self.count + count
-        squares = (values - mean[:, None]).square().sum(1) + apart.square() * self.count * count / total
+        squares = variance * count + apart.square() * self.count * count / total
         self.squares = self.squares.to(mean) + squares
         self.mean, self.count = self.mean.to(mean) + apart * count / total, total
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from tdcompress.batches import Data, again, evaluating, forward
+from tdcompress.batches import Data, again, evaluating, forward, quickest
 from tdcompress.calibration.batch_norm import estimating, is_estimated
 from tdcompress.calibration.fits import LayerFit
 from tdcompress.errors import CompressionError, unknown
@@ -86,6 +86,7 @@ def calibrate(
     model = copy.deepcopy(compressed)
     frozen = {name for name, module in model.named_modules() if model.training and not module.training}
     with torch.no_grad(), evaluating(model, *([] if original is None else [original])):
+        inputs = quickest(inputs, model, *([] if original is None else [original]))
         steps, tail = _steps(model, inputs, frozen if batch_norm else None)
         if original is None:
             tail = [norm for step in steps for norm in step.norms] + tail

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tdcompress.decompositions.algebra import self_product
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.moments import check_finite, patches
 from tdcompress.layers.spec import Axes
@@ -90,9 +91,10 @@ class Regression:
             self._shifts = rows.double().mean(2, keepdim=True), goals.double().mean(2, keepdim=True)
             check_finite(*self._shifts)
         rows, goals = rows - self._shifts[0].to(rows), goals - self._shifts[1].to(goals)
-        self._inner = self._inner.to(rows.device) + rows @ rows.mT
-        self._cross = self._cross.to(rows.device) + goals @ rows.mT
-        self._sums = self._sums.to(rows.device) + torch.cat([rows, goals], 1).double().sum(2)
+        self._inner = self._inner.to(rows.device).add_(self_product(rows))
+        self._cross = self._cross.to(rows.device).add_(goals @ rows.mT)
+        sums = [one.sum(2, dtype=torch.float64) for one in (rows, goals)]
+        self._sums = self._sums.to(rows.device).add_(torch.cat(sums, 1))
         self.count += rows.shape[-1]
 
     def means(self) -> tuple[Tensor, Tensor]:

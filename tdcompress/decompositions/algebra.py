@@ -17,6 +17,7 @@ from tdcompress.errors import CompressionError
 from tdcompress.threads import threads_for
 
 _WAITING = 768  # rows of a symmetric matrix, below which threads that look for its eigenvalues mostly wait
+_HALVED = 512  # rows, from which it pays to compute a symmetric product by halves
 _BLOCK = 1 << 22  # elements, up to which a copy in float64 costs nothing that counts
 
 
@@ -70,6 +71,26 @@ def gram(matrix: Tensor) -> Tensor:  # (…, rows, columns) -> (…, rows, rows)
     for block in torch.split(matrix, max(1, _BLOCK * matrix.shape[-1] // matrix.numel()), dim=-1):
         total += gram(block)
     return total
+
+
+def self_product(rows: Tensor) -> Tensor:  # (…, rows, columns) -> (…, rows, rows)
+    """`rows @ rows.T` in its own precision; of many rows little more than the half of it is computed."""
+    count = rows.shape[-2]
+    if count < _HALVED:
+        return rows @ rows.mT
+    first, second = rows[..., : count // 2, :], rows[..., count // 2 :, :]
+    across = first @ second.mT
+    upper = torch.cat([self_product(first), across], -1)
+    return torch.cat([upper, torch.cat([across.mT, self_product(second)], -1)], -2)
+
+
+def unravelled(index: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """The places along every axis of entries that are counted through; torch's own loads SymPy, for a second."""
+    places = []
+    for size in reversed(shape):
+        places.append(index % size)
+        index = index // size
+    return tuple(reversed(places))
 
 
 def squared_norm(tensor: Tensor) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import bridge
-from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error
+from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error, unravelled
 from tdcompress.decompositions.als import als
 from tdcompress.decompositions.options import CPOptions, Solver, resolve
 from tdcompress.decompositions.solution import Solution
@@ -154,7 +154,7 @@ def _exact(tensor: Tensor, rank: int) -> list[Tensor]:
     largest = max(range(tensor.ndim), key=lambda mode: tensor.shape[mode])
     others = [size for mode, size in enumerate(tensor.shape) if mode != largest]
     fibres = tensor.movedim(largest, -1).reshape(-1, tensor.shape[largest])[:rank]
-    places = torch.unravel_index(torch.arange(len(fibres), device=tensor.device), others) if others else ()
+    places = unravelled(torch.arange(len(fibres), device=tensor.device), others) if others else ()
     rows = [torch.nn.functional.one_hot(i, n).to(tensor.dtype) for i, n in zip(places, others, strict=True)]
     rows.insert(largest, fibres)
     return rows

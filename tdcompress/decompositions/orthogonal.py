@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import eigh, gram, leading_subspace, mode_dot, unfold, working
+from tdcompress.decompositions.algebra import eigh, gram, leading_subspace, mode_dot, unfold, unravelled, working
 
 
 class OrthogonalTerms:
@@ -48,7 +48,7 @@ class OrthogonalTerms:
         """The largest terms as factors (rank, size), in the tensor's type, as long in every mode."""
         largest, index = self._values.flatten().topk(rank)
         position, column = index // self._values.shape[1], index % self._values.shape[1]
-        places = torch.unravel_index(position, self._shape[2:])
+        places = unravelled(position, self._shape[2:])
         unit = self._left[position, :, column] / largest.clamp(min=torch.finfo(largest.dtype).tiny)[:, None]
         axes = [rotation.mT[i] for rotation, i in zip(self._rotations, places, strict=True)]
         share = largest[:, None] ** (1 / len(self._shape))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tdcompress.decompositions.algebra import self_product, unravelled
 from tdcompress.errors import CompressionError
 from tdcompress.layers.spec import Axes, ConvSpec
 
@@ -43,7 +44,7 @@ def patches(inputs: Tensor, spec: ConvSpec, positions: Tensor | None = None) -> 
         sizes = windows.shape[2 : windows.ndim - len(kernel)]
         count = math.prod(sizes) if positions is None else len(positions)
         if positions is not None:
-            places: Any = (slice(None), slice(None), *torch.unravel_index(positions.to(some.device), sizes))
+            places: Any = (slice(None), slice(None), *unravelled(positions.to(some.device), sizes))
             windows = windows[places]
         yield windows.reshape(len(some), spec.groups, -1, count, math.prod(kernel))
 
@@ -179,7 +180,7 @@ class InputMoments:
         if not self.spec.transposed and (self._positions > 1 or any(stride > 1 for stride in self.spec.stride)):
             pixels = pixels * _uses(shifted.shape[2:], self.spec).flatten().sqrt().to(pixels)
         rows = pixels.reshape(len(pixels), self.spec.groups, -1, pixels.shape[2]).permute(1, 2, 0, 3).flatten(2)
-        self._channels = self._channels.to(rows.device) + rows @ rows.mT
+        self._channels = self._channels.to(rows.device).add_(self_product(rows))
 
     def _add_kernel(self, shifted: Tensor, patches_of_a_channel: int) -> None:
         """All channels' patches, or so many of them that it does not take longer than the rest."""
@@ -200,7 +201,7 @@ class InputMoments:
         windows = _windows(shifted, self.spec)
         patch = windows.reshape(len(shifted), groups, size // self._positions, -1, self._positions)
         rows = patch.permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)
-        self._joint = self._joint.to(rows.device) + rows @ rows.mT
+        self._joint = self._joint.to(rows.device).add_(self_product(rows))
 
     @property
     def mean(self) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import Data, again, evaluating
+from tdcompress.batches import Data, again, evaluating, quickest
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
 from tdcompress.layers.kinds import cpu_sizes, reads_features, weight_of
@@ -156,6 +156,7 @@ def planned(
         trials = None
         if inputs is not None:
             with evaluating(model):
+                inputs = quickest(inputs, model)
                 few = few_of(model, inputs, len(convs))
             trials = Trials(model, convs, few)
         seen = inputs if whitened else None

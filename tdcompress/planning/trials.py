@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import evaluating, forward
+from tdcompress.batches import evaluating, first_samples, forward, output_of
 from tdcompress.calibration.batch_norm import Estimate, Pooled, is_estimated
 from tdcompress.errors import CompressionError
 from tdcompress.watching import Call, Reached, tensors_of, watching, with_tensors
 
 _FLOOR = 1e-12
 _SAMPLES = 256  # that are enough to see how much the output changes,
-_FEWEST = 8  # and that are too few
-_ROWS = 2048  # outputs, one a sample or one a token, times layers that are tried
+_FEWEST = 4  # and the fewest of any model,
+_ROWS = 1280  # outputs, one a sample or one a token, times layers that are tried
 
 
 def few_of(model: nn.Module, inputs: Iterable[Any], layers: int) -> list[Any]:
@@ -34,7 +34,7 @@ def few_of(model: nn.Module, inputs: Iterable[Any], layers: int) -> list[Any]:
     first = next(iter(inputs), None)
     if first is None:
         return []
-    start, count = _cut(first, _FEWEST)
+    start, count = first_samples(first, _FEWEST)
     with torch.no_grad():
         output = output_of(forward(model, start))
     rows = output.numel() / count / output.shape[-1 if output.ndim == 3 else min(1, output.ndim - 1)]
@@ -42,26 +42,12 @@ def few_of(model: nn.Module, inputs: Iterable[Any], layers: int) -> list[Any]:
     missing = min(max(math.ceil(wanted / max(1.0, rows)), _FEWEST), _SAMPLES)
     few = []
     for batch in inputs:
-        piece, count = _cut(batch, missing)
+        piece, count = first_samples(batch, missing)
         few.append(piece)
         missing -= count
         if missing <= 0:
             break
     return few
-
-
-def _cut(batch: Any, most: int) -> tuple[Any, int]:
-    """The first samples of a batch, and how many there are; all of one whose tensors do not agree on that."""
-    tensors = [batch] if isinstance(batch, Tensor) else list(batch.values() if isinstance(batch, Mapping) else batch)
-    counts = {len(one) for one in tensors if isinstance(one, Tensor) and one.ndim}
-    if isinstance(batch, Tensor) and batch.ndim:
-        return batch[:most], min(most, len(batch))
-    if isinstance(batch, Mapping) and len(counts) == 1:
-        cut = {key: one[:most] if isinstance(one, Tensor) and one.ndim else one for key, one in batch.items()}
-        return cut, min(most, *counts)
-    if not isinstance(batch, Mapping) and tensors and isinstance(tensors[0], Tensor):
-        return [tensors[0][:most]], min(most, len(tensors[0]))
-    return batch, max(counts, default=1)
 
 
 class Trials:
@@ -236,22 +222,6 @@ def _change(before: Tensor, after: Tensor) -> Tensor:  # one number a sample
         return (first.exp() * (first - second)).sum(1).clamp(min=0)
     size = before.flatten(1).square().sum(1).clamp(min=torch.finfo(before.dtype).tiny)
     return (after - before).flatten(1).square().sum(1) / size
-
-
-def output_of(found: Any) -> Tensor:
-    """The tensor in what a model returns: itself, `logits`, or the first entry.
-
-    Raises:
-        CompressionError: there is none.
-    """
-    if isinstance(found, Tensor):
-        return found
-    if isinstance(getattr(found, "logits", None), Tensor):
-        return found.logits
-    values = list(found.values()) if isinstance(found, Mapping) else found
-    if isinstance(values, Sequence) and values and isinstance(values[0], Tensor):
-        return values[0]
-    raise CompressionError(f"the model's output must be a tensor or start with one, got a {type(found).__name__}.")
 
 
 def loss_of(trials: Sequence[tuple[float, float]]) -> Callable[[float], float]:

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 import tdcompress as td
-from tdcompress.batches import forward
-from tdcompress.planning.trials import Trials, few_of, output_of
+from tdcompress.batches import forward, output_of
+from tdcompress.planning.trials import Trials, few_of
 
 
 class Branching(nn.Module):
@@ -144,14 +144,14 @@ def test_few_inputs_are_taken_for_deep_networks_and_tokens_count():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     data = [torch.randn(50, 3, 4) for _ in range(10)]
     assert sum(map(len, few_of(model, data, layers=5))) == 256
-    assert sum(map(len, few_of(model, data, layers=50))) == 40
+    assert sum(map(len, few_of(model, data, layers=50))) == 32
     tokens = [{"x": torch.randn(16, 20, 12)}]
 
     class Tokens(nn.Linear):
         def forward(self, x):
             return super().forward(x)
 
-    assert len(few_of(Tokens(12, 5), tokens, layers=60)[0]["x"]) == 8
+    assert len(few_of(Tokens(12, 5), tokens, layers=60)[0]["x"]) == 4
     assert few_of(model, [], layers=3) == []
 
 
