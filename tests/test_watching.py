@@ -10,7 +10,7 @@ from torch import nn
 import tdcompress as td
 from tdcompress.batches import evaluating
 from tdcompress.metrics import get_metrics
-from tdcompress.report import as_call, layer_calls
+from tdcompress.report.measuring import as_call, layer_calls
 from tdcompress.study.features import Features
 from tdcompress.watching import Call, Reached, calls_of, run, watching
 

@@ -23,7 +23,7 @@ from examples.paper.recipes import Recipe
 from examples.paper.training import evaluate, train
 from examples.paper.work import Source
 from tdcompress.errors import CompressionError
-from tdcompress.report import short_count
+from tdcompress.report.table import short_count
 
 RATIOS = (0.5, 0.75, 0.9, 0.95, 0.98)
 _IMAGES = 1000

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from tdcompress.report import short_count
+from tdcompress.report.table import short_count
 
 
 def draw(rows: Sequence[Mapping[str, str]], dense: float, path: str | Path) -> None:

@@ -16,7 +16,7 @@ from tdcompress.layers import ConvSpec
 from tdcompress.layers.kinds import weight_of
 from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option
-from tdcompress.report import as_call, count_multiply_adds, layer_calls, median_milliseconds
+from tdcompress.report.measuring import as_call, count_multiply_adds, layer_calls, median_milliseconds
 from tdcompress.watching import Call
 
 _TIMED = 4  # points of a curve that are timed

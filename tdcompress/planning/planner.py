@@ -27,7 +27,7 @@ from tdcompress.planning.result import UNITS, LayerPlan, Plan
 from tdcompress.planning.trials import Trials, few_of, loss_of
 from tdcompress.progress import Progress, following
 from tdcompress.ranks import kept_share, parameter_budget
-from tdcompress.report import as_call, layer_calls, median_milliseconds
+from tdcompress.report.measuring import as_call, layer_calls, median_milliseconds
 from tdcompress.surgery import LayerSelector, decompose, select_layers
 from tdcompress.surgery.left import OnRefusal, Refusals, without
 from tdcompress.surgery.plain import Policy, check_wrapper, plain

@@ -19,7 +19,7 @@ from tdcompress.layers.kinds import kind_of
 from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option
 from tdcompress.progress import Progress
-from tdcompress.report import short_count
+from tdcompress.report.table import aligned, short_count
 from tdcompress.surgery.decompose import Problem, replaced
 from tdcompress.surgery.left import Refusals, grouped
 from tdcompress.surgery.plain import Policy, plain
@@ -207,11 +207,9 @@ class Plan:
             row = [entry.layer, choice.method, rank, f"{choice.error:.4f}"]
             row.append(f"{short_count(dense.parameters)} → {short_count(choice.parameters)}")
             rows.append(row + ([self._amount(dense.cost, choice.cost)] if unit != "parameters" else []))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         total = f"{self._amount(*self.cost)} {unit}, {self.ratio:.1%} removed; the budget is {self._one(self.budget)}"
         left = [f"left dense: {line}" for line in grouped(dict(self.left))]
-        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], total, *left])
+        return aligned(rows, [total, *left])
 
     def _amount(self, before: float, after: float) -> str:
         return f"{self._one(before)} → {self._one(after)}"

@@ -12,7 +12,7 @@ from examples.budget.sensitivity import compared, weighted
 from examples.budget.sensitivity import main as sensitivity
 from examples.budget.vbmf import vbmf_rank
 from tdcompress import FactorizedConv
-from tdcompress.report import short_count
+from tdcompress.report.table import short_count
 from tests.examples.test_tables import synthetic
 
 

@@ -14,7 +14,7 @@ import tdcompress.layers.cp as cp_layers
 import tdcompress.planning.planner as planner
 from tdcompress.decompositions import cp
 from tdcompress.metrics import METRICS
-from tdcompress.report import count_multiply_adds
+from tdcompress.report.measuring import count_multiply_adds
 
 METHODS = ("cp", "tucker", "tt", "svd")
 
