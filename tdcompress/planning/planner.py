@@ -22,8 +22,9 @@ from tdcompress.moments import input_moments
 from tdcompress.planning.allocation import allocate
 from tdcompress.planning.costs import costings, milliseconds_of, stand_in
 from tdcompress.planning.curves import LayerCurve, curve_of
+from tdcompress.planning.layer import LayerPlan
 from tdcompress.planning.options import DENSE, Option, with_metric
-from tdcompress.planning.result import UNITS, LayerPlan, Plan
+from tdcompress.planning.result import UNITS, Plan
 from tdcompress.planning.trials import Trials, few_of, loss_of
 from tdcompress.progress import Progress, following
 from tdcompress.ranks import kept_share, parameter_budget

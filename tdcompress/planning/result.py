@@ -17,7 +17,9 @@ from tdcompress.errors import CompressionError, naming, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
 from tdcompress.layers.kinds import kind_of
 from tdcompress.methods import get_method
-from tdcompress.planning.options import DENSE, Option
+from tdcompress.planning.figure import draw
+from tdcompress.planning.layer import LayerPlan
+from tdcompress.planning.options import DENSE
 from tdcompress.progress import Progress
 from tdcompress.report.table import aligned, short_count
 from tdcompress.surgery.decompose import Problem, replaced
@@ -26,35 +28,6 @@ from tdcompress.surgery.plain import Policy, plain
 
 FORMAT_VERSION = 1
 UNITS = {"parameters": "parameters", "macs": "multiply-adds", "latency": "ms"}
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """What one layer may become, and what it shall become.
-
-    Attributes:
-        layer: its name.
-        spec: what it is.
-        options: the curve: every method at many ranks, and dense.
-        chosen: which of them it shall become.
-        tied: the layers that share its weight, and become the same.
-    """
-
-    layer: str
-    spec: ConvSpec
-    options: tuple[Option, ...]
-    chosen: int
-    tied: tuple[str, ...] = ()
-
-    @property
-    def choice(self) -> Option:
-        """What it shall become."""
-        return self.options[self.chosen]
-
-    @property
-    def dense(self) -> Option:
-        """What it is."""
-        return next(option for option in self.options if option.method == DENSE)
 
 
 @dataclass(frozen=True)
@@ -235,7 +208,8 @@ class Plan:
             version = found.pop("version")
             if version > FORMAT_VERSION:
                 raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
-            plan = Plan(**{**found, "layers": tuple(map(_layer_from, found["layers"])), "left": _left_from(found)})
+            layers = tuple(map(LayerPlan.from_fields, found["layers"]))
+            plan = Plan(**{**found, "layers": layers, "left": _left_from(found)})
             for entry in plan.layers:
                 _ = entry.choice, entry.dense, entry.spec.adapter
             _ = UNITS[plan.objective], float(plan.budget), plan.cost
@@ -251,9 +225,7 @@ class Plan:
         Args:
             path: where to save the picture too, if anywhere.
         """
-        from tdcompress.planning.figure import draw
-
-        figure = draw(self)
+        figure = draw(self.layers, self.objective, self.metric)
         if path is not None:
             figure.savefig(path)
         return figure
@@ -261,16 +233,3 @@ class Plan:
 
 def _left_from(found: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((str(name), str(reason)) for name, reason in found.get("left", ()))
-
-
-def _layer_from(found: Mapping[str, Any]) -> LayerPlan:
-    options = tuple(
-        Option(**{**one, "rank": tuple(one["rank"]), "axes": tuple(map(tuple, one["axes"]))})
-        for one in found["options"]
-    )
-    spec: dict[str, Any] = {key: _as_tuples(value) for key, value in found["spec"].items()}
-    return LayerPlan(found["layer"], ConvSpec(**spec), options, found["chosen"], tuple(found.get("tied", ())))
-
-
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

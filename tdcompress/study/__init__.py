@@ -14,7 +14,7 @@
 from tdcompress.study.executors import processes
 from tdcompress.study.grid import Trial
 from tdcompress.study.prefix import PrefixCache
-from tdcompress.study.spec import Study
+from tdcompress.study.study import Study
 from tdcompress.study.tables import export, read
 
 __all__ = ["PrefixCache", "Study", "Trial", "export", "processes", "read"]

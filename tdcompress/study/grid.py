@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tdcompress.decompositions import Solver
 from tdcompress.methods import get_method
 from tdcompress.study.identity import data_digest, digest, metric_fields, model_digest, solver_fields
-
-if TYPE_CHECKING:
-    from tdcompress.study.spec import Study
+from tdcompress.study.spec import Spec
 
 FORMAT = 1  # of the hashes below; a change of it makes every trial a new one
 
@@ -46,7 +44,7 @@ class Trial:
         return f"{self.layer} {self.method} {self.ratio:.0%} run {self.run}"
 
 
-def trials(study: Study, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
+def trials(study: Spec, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
     """All trials, layer by layer, and those that share a decomposition one after the other.
 
     Args:
@@ -71,7 +69,7 @@ def trials(study: Study, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
                     yield Trial(layer, method, ratio, run, rank, solver, seed, key, factors)
 
 
-def fields_of(study: Study) -> dict[str, dict[str, Any]]:
+def fields_of(study: Spec) -> dict[str, dict[str, Any]]:
     """What all trials of a study share: what their factors depend on, and what their measurements do besides."""
     metrics = study.chosen_metrics()
     on_features = any(metric.on == "features" for metric in metrics)
@@ -83,12 +81,12 @@ def fields_of(study: Study) -> dict[str, dict[str, Any]]:
     return {"factors": _factors(study), "measures": measures}
 
 
-def baseline_key(study: Study) -> str:
+def baseline_key(study: Spec) -> str:
     """What the performance of the model itself depends on."""
     return digest({**_factors(study), "version": study.version})
 
 
-def _factors(study: Study) -> dict[str, Any]:
+def _factors(study: Spec) -> dict[str, Any]:
     return {"format": FORMAT, "weights": model_digest(study.model)}
 
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,10 +21,8 @@ from tdcompress.methods import METHODS, get_method
 from tdcompress.metrics import Metric, weight_errors
 from tdcompress.study.features import Features
 from tdcompress.study.grid import Trial
+from tdcompress.study.spec import Spec
 from tdcompress.surgery import decompose
-
-if TYPE_CHECKING:
-    from tdcompress.study.spec import Study
 
 CALIBRATED, FINETUNED = "calibrated_", "finetuned_"  # before the names of performances
 _CANNOT_BE_SENT = (pickle.PicklingError, TypeError, AttributeError, RuntimeError)
@@ -44,7 +42,7 @@ class Job:
     kinds: dict[str, type[FactorizedConv]]
 
     @classmethod
-    def of(cls, study: Study) -> Job:
+    def of(cls, study: Spec) -> Job:
         """What the trials of this study need."""
         kinds = {name: get_method(name) for name in study.solvers()}
         return cls(
