@@ -1,29 +1,47 @@
 """Tensor to factors: pure functions on `torch.Tensor`."""
 
+from tdcompress.decompositions.blr import BLRDecomposition, blr, blr_limit, monarch_reshape
 from tdcompress.decompositions.cp import CPDecomposition, cp, cp_limit
+from tdcompress.decompositions.kronecker import KroneckerDecomposition, kronecker, kronecker_limit
 from tdcompress.decompositions.options import CPOptions, Options, Solver, SVDOptions, TTOptions, TuckerOptions
+from tdcompress.decompositions.reshape import Reshape, Reshaping, balanced_factors, factorizations
 from tdcompress.decompositions.solution import Solution
 from tdcompress.decompositions.svd import SVDecomposition, svd
 from tdcompress.decompositions.tensor_train import TTDecomposition, tensor_train, tensor_train_limits
+from tdcompress.decompositions.ttm import TTMDecomposition, ttm, ttm_limits
 from tdcompress.decompositions.tucker import TuckerDecomposition, tucker, tucker_limits
 
 __all__ = [
+    "BLRDecomposition",
     "CPDecomposition",
     "CPOptions",
+    "KroneckerDecomposition",
     "Options",
+    "Reshape",
+    "Reshaping",
     "SVDOptions",
     "SVDecomposition",
     "Solution",
     "Solver",
     "TTDecomposition",
+    "TTMDecomposition",
     "TTOptions",
     "TuckerDecomposition",
     "TuckerOptions",
+    "balanced_factors",
+    "blr",
+    "blr_limit",
     "cp",
     "cp_limit",
+    "factorizations",
+    "kronecker",
+    "kronecker_limit",
+    "monarch_reshape",
     "svd",
     "tensor_train",
     "tensor_train_limits",
+    "ttm",
+    "ttm_limits",
     "tucker",
     "tucker_limits",
 ]

@@ -5,6 +5,7 @@ because no stage of a factorized convolution is spent on them. Kernels come as (
 of one convolution share a rank, and what one rank costs is counted for one group.
 """
 
+from tdcompress.ranks.blr import blr_curve, blr_parameters, blr_shapes
 from tdcompress.ranks.budget import (
     Rank,
     cp_parameters,
@@ -19,16 +20,28 @@ from tdcompress.ranks.budget import (
 )
 from tdcompress.ranks.cp import cp_curve
 from tdcompress.ranks.curves import Point, svd_curve, tt_curve, tucker_curve
+from tdcompress.ranks.kronecker import kronecker_curve, kronecker_multiply_adds, kronecker_parameters, kronecker_shapes
+from tdcompress.ranks.reshaped import ReshapedRank, Shapes
 from tdcompress.ranks.tensor_train import tt_ranks
+from tdcompress.ranks.ttm import ttm_curve, ttm_multiply_adds, ttm_parameters, ttm_ranks
 from tdcompress.ranks.tucker import tucker_ranks
 
 __all__ = [
     "Point",
     "Rank",
+    "ReshapedRank",
+    "Shapes",
+    "blr_curve",
+    "blr_parameters",
+    "blr_shapes",
     "cp_curve",
     "cp_parameters",
     "cp_ranks",
     "kept_share",
+    "kronecker_curve",
+    "kronecker_multiply_adds",
+    "kronecker_parameters",
+    "kronecker_shapes",
     "parameter_budget",
     "svd_curve",
     "svd_parameters",
@@ -37,6 +50,10 @@ __all__ = [
     "tt_curve",
     "tt_parameters",
     "tt_ranks",
+    "ttm_curve",
+    "ttm_multiply_adds",
+    "ttm_parameters",
+    "ttm_ranks",
     "tucker_curve",
     "tucker_parameters",
     "tucker_ranks",

@@ -1,0 +1,81 @@
+"""The shape and the number of terms of a sum of Kronecker products under a budget: read off all shapes' spectra."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from tdcompress.decompositions.kronecker import kronecker_limit
+from tdcompress.decompositions.reshape import Reshape, as_reshape
+from tdcompress.ranks.reshaped import ReshapedRank, Shapes, Spectra, as_split, grids, is_svd
+from tdcompress.threads import threads_by_kernel
+
+
+def kronecker_parameters(reshape: Reshape, rank: Sequence[int]) -> int:
+    """Parameters of a sum of `rank` Kronecker products.
+
+    >>> kronecker_parameters(Reshape((16, 16), (8, 32)), (3,))
+    1920
+    """
+    return rank[0] * sum(reshape.sizes)
+
+
+def kronecker_multiply_adds(reshape: Reshape, rank: Sequence[int]) -> int:
+    """Multiply-adds of one row of inputs: the second factor first, or the first if that is cheaper.
+
+    >>> kronecker_multiply_adds(Reshape((16, 16), (8, 32)), (3,)), 256 * 256
+    (18432, 65536)
+    """
+    (out, last), (inner, fast) = reshape.rows, reshape.columns
+    return rank[0] * min(inner * last * (fast + out), fast * out * (inner + last))
+
+
+def kronecker_shapes(shape: tuple[int, int], reshape: Shapes = "best") -> list[Reshape]:
+    """The shapes that `reshape` stands for.
+
+    `"best"` are all pairs of factors of either side, with the columns' first factor slow or fast: what is left to
+    choose of the order, since turning both sides over exchanges the two factors. A row times a column is left out:
+    a sum of those is an SVD.
+
+    >>> len(kronecker_shapes((16, 9))), kronecker_shapes((7, 5))
+    (14, [])
+    """
+    if reshape != "best":
+        return [as_reshape(reshape, shape, 2)]
+    found = map(as_split, grids(shape, strided=[(False, False), (False, True)]))
+    return [split for split in dict.fromkeys(found) if not is_svd(split)]
+
+
+@threads_by_kernel
+def kronecker_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[ReshapedRank]:
+    """For every budget the shape with its number of terms that loses least; exact, and none where none fits.
+
+    Args:
+        kernels: shape (groups, rows, columns).
+        budgets: parameters for one group.
+        reshape: `"best"` for all shapes, `"balanced"`, or a shape; see `kronecker_shapes`.
+
+    Raises:
+        CompressionError: the reshape does not fit.
+
+    >>> import torch
+    >>> blocks = torch.kron(torch.ones(2, 4), torch.eye(3))
+    >>> best = kronecker_curve(blocks[None], [30])[0]
+    >>> best.reshape, best.rank, round(best.lost, 6)
+    (Reshape(rows=(2, 3), columns=(4, 3), strided_rows=False, strided_columns=False), (1,), 0.0)
+    """
+    spectra = Spectra(kernels)
+    found = []
+    for budget in budgets:
+        choices = []
+        for shape in kronecker_shapes(spectra.shape, reshape):
+            rank = min(budget // sum(shape.sizes), kronecker_limit(shape))
+            if rank:
+                choices.append(ReshapedRank(float(spectra.unfolding(shape)[rank]), (rank,), shape))
+        found += [min(choices, key=_loss)] if choices else []
+    return found
+
+
+def _loss(choice: ReshapedRank) -> float:
+    return choice.lost

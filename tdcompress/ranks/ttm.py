@@ -1,0 +1,153 @@
+"""The shape and the ranks of a tensor-train matrix under a budget.
+
+What a train loses is bounded by the sum of the tails of its unfoldings (Oseledets 2011). An unfolding is told by the
+rows and columns before the bond, so a few hundred spectra serve the many thousand shapes of up to four cores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from tdcompress.decompositions.reshape import Reshape, as_reshape
+from tdcompress.decompositions.ttm import ttm_limits
+from tdcompress.errors import CompressionError
+from tdcompress.ranks.budget import Rank
+from tdcompress.ranks.chains import ChainSearch, Family
+from tdcompress.ranks.reshaped import ReshapedRank, Shapes, Spectra, grids
+from tdcompress.threads import threads_by_kernel
+
+_CORES = (2, 3, 4)
+
+
+def ttm_parameters(reshape: Reshape, rank: Sequence[int]) -> int:
+    """Parameters of a tensor-train matrix, `rank` = the inner ranks.
+
+    >>> ttm_parameters(Reshape((4, 8, 8), (4, 4, 16)), (3, 5))
+    1168
+    """
+    return sum(left * size * right for left, size, right in zip((1, *rank), reshape.sizes, (*rank, 1), strict=True))
+
+
+def ttm_multiply_adds(reshape: Reshape, rank: Sequence[int]) -> int:
+    """Multiply-adds of one row of inputs: core by core from the last, or from the first if that is cheaper.
+
+    >>> ttm_multiply_adds(Reshape((4, 8, 8), (4, 4, 16)), (3, 5)), 256 * 256
+    (28672, 65536)
+    """
+    turned = Reshape(reshape.rows[::-1], reshape.columns[::-1])
+    return min(_from_the_last(reshape, rank), _from_the_last(turned, rank[::-1]))
+
+
+def _from_the_last(reshape: Reshape, rank: Sequence[int]) -> int:
+    bonds, total = (1, *rank, 1), 0
+    for core, size in enumerate(reshape.sizes):
+        others = math.prod(reshape.columns[:core]) * math.prod(reshape.rows[core + 1 :])
+        total += others * bonds[core] * size * bonds[core + 1]
+    return total
+
+
+@threads_by_kernel
+def ttm_ranks(
+    kernels: Tensor, budget: int, reshape: Shapes = "best", *, cores: Sequence[int] = _CORES, count: int = 3
+) -> list[ReshapedRank]:
+    """The shapes with their ranks within `budget` that promise to lose least, best first; none if none fits.
+
+    Args:
+        kernels: shape (groups, rows, columns).
+        budget: parameters for one group.
+        reshape: `"best"` for all shapes, with the columns' first factor slow or fast; `"balanced"`; or a shape.
+        cores: of how many cores shapes may be, from 2 to 4; of no account for a shape that is given.
+        count: how many to return.
+
+    Raises:
+        CompressionError: the reshape does not fit.
+
+    >>> import torch
+    >>> kernel = torch.kron(torch.kron(torch.ones(2, 4), torch.eye(3)), torch.ones(3, 2))
+    >>> best = ttm_ranks(kernel[None], 25)[0]
+    >>> best.rank, round(best.lost, 6), ttm_parameters(best.reshape, best.rank) <= 25
+    ((1, 1), 0.0, True)
+    """
+    return _chosen(Spectra(kernels), [budget], reshape, cores, count)[0]
+
+
+@threads_by_kernel
+def ttm_curve(
+    kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best", *, cores: Sequence[int] = _CORES
+) -> list[ReshapedRank]:
+    """For every budget the first of `ttm_ranks`; none where none fits. `lost` is a bound.
+
+    Args:
+        kernels: shape (groups, rows, columns).
+        budgets: parameters for one group.
+        reshape: as for `ttm_ranks`.
+        cores: as for `ttm_ranks`.
+
+    Raises:
+        CompressionError: the reshape does not fit.
+    """
+    return [found[0] for found in _chosen(Spectra(kernels), budgets, reshape, cores, 1) if found]
+
+
+def _chosen(
+    spectra: Spectra, budgets: Sequence[int], reshape: Shapes, cores: Sequence[int], count: int
+) -> list[list[ReshapedRank]]:
+    if not cores or set(cores) - set(_CORES):
+        raise CompressionError(f"a tensor-train matrix has 2, 3 or 4 cores here, got cores={tuple(cores)}.")
+    found: list[list[ReshapedRank]] = [[] for _ in budgets]
+    for family in _families(spectra.shape, reshape, cores):
+        for place, shapes in enumerate(ChainSearch(spectra, family, budgets).run()):
+            found[place] += [_refined(spectra, *one, budgets[place]) for one in shapes]
+    return [sorted(some, key=lambda one: one.lost)[:count] for some in found]
+
+
+def _families(shape: tuple[int, int], reshape: Shapes, cores: Sequence[int]) -> Iterator[Family]:
+    if reshape == "best":
+        for strided in ((False, False), (False, True)):
+            yield Family(tuple(grids(shape, strided=[strided])), tuple(cores), svd=False)
+        return
+    for number in cores if reshape == "balanced" else [0]:
+        given = as_reshape(reshape, shape, number)
+        if not 2 <= given.cores <= 4:
+            raise CompressionError(f"a tensor-train matrix has 2, 3 or 4 cores here, the reshape has {given.cores}.")
+        yield Family(tuple(_bond(given, bond) for bond in range(1, given.cores)), (given.cores,))
+
+
+def _bond(reshape: Reshape, bond: int) -> Reshape:
+    """The reshape into the cores before a bond and those after it."""
+    rows, columns = ((math.prod(side[:bond]), math.prod(side[bond:])) for side in (reshape.rows, reshape.columns))
+    return Reshape(rows, columns, reshape.strided_rows, reshape.strided_columns)
+
+
+def _refined(spectra: Spectra, shape: Reshape, rank: Rank, budget: int) -> ReshapedRank:
+    """The best ranks for a shape: exact for two and three cores, for four by turns from where the grid has led."""
+    tails = [spectra.unfolding(_bond(shape, bond)) for bond in range(1, shape.cores)]
+    if shape.cores == 2:
+        rank = (min(budget // sum(shape.sizes), *ttm_limits(shape)),)
+    for _ in range(4):
+        for bond in range(shape.cores - 2):
+            rank = _best_pair(shape, rank, bond, tails, budget)
+    lost = sum(float(tail[r]) for tail, r in zip(tails, rank, strict=True))
+    return ReshapedRank(min(1.0, lost), rank, shape)
+
+
+def _best_pair(shape: Reshape, rank: Rank, bond: int, tails: Sequence[np.ndarray], budget: int) -> Rank:
+    """Two neighbouring ranks that lose least, the others given: all of the first, and the largest second that fits."""
+    left, right = (1, *rank)[bond], (*rank, 1)[bond + 2]
+    before, between, after = shape.sizes[bond : bond + 3]
+    first, second = rank[bond : bond + 2]
+    spent = left * before * first + first * between * second + second * after * right
+    room = budget - ttm_parameters(shape, rank) + spent
+    one = np.arange(-(-left // before), min(left * before, len(tails[bond]) - 1) + 1)
+    other = (room - left * before * one) // (between * one + after * right)
+    other = np.minimum(other, np.minimum(between * one, min(after * right, len(tails[bond + 1]) - 1)))
+    possible = (other >= 1) & (one <= between * other) & (right <= after * other)
+    if not possible.any():
+        return rank
+    lost = np.where(possible, tails[bond][one] + tails[bond + 1][np.maximum(other, 0)], math.inf)
+    best = int(lost.argmin())
+    return (*rank[:bond], int(one[best]), int(other[best]), *rank[bond + 2 :])
