@@ -9,7 +9,17 @@
 
 from tdcompress.calibration import calibrate
 from tdcompress.compression import compress
-from tdcompress.correlation import Comparison, Correlation, KendallTau, Regret, compare, correlate, kendall_tau, regret
+from tdcompress.correlation import (
+    Bootstrap,
+    Comparison,
+    Correlation,
+    KendallTau,
+    Regret,
+    compare,
+    correlate,
+    kendall_tau,
+    regret,
+)
 from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
 from tdcompress.layers import (
@@ -35,6 +45,7 @@ from tdcompress.surgery import decompose, refusals, replace_parameters, restore
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bootstrap",
     "CPConv",
     "CPOptions",
     "Comparison",

@@ -45,8 +45,8 @@ def compared(table: pd.DataFrame) -> Iterator[str]:
         for state, column in performances_of(table, f"test_{measure}").items():
             for view in (view for view in views(table) if view.name in ("layers", "all")):
                 found = [
-                    td.compare(view.of(table), "weighted", "relative_weights", column, view.across, unit=unit)
-                    for unit in ("trials", "layers")
+                    td.compare(view.of(table), "weighted", "relative_weights", column, view.across, bootstrap=bootstrap)
+                    for bootstrap in (td.Bootstrap("trials"), td.Bootstrap("layers"))
                 ]
                 cells = [f"{spoken} {state}", view.title, f"{found[0].second:.3f}", f"{found[0].first:.3f}"]
                 cells += [f"{found[0].difference:+.3f}", *(f"{one.low:+.2f} .. {one.high:+.2f}" for one in found)]

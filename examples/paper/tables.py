@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import pandas as pd
 
@@ -111,9 +112,11 @@ def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
         for error in errors_of(frame):
             cells = [view.title, spoken(error)]
             for column in states.values():
-                found = td.correlate(part, error, column, view.across, interval="trials")
+                found = td.correlate(part, error, column, view.across, bootstrap=td.Bootstrap("trials"))
                 cells.append(f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]")
-            rises = [td.compare(part, last, first, error, view.across, unit=unit) for unit in units]  # τ is symmetric
+            rises = [  # τ is symmetric
+                td.compare(part, last, first, error, view.across, bootstrap=td.Bootstrap(unit)) for unit in units
+            ]
             cells += [f"{rises[0].difference:+.2f}", *(f"{rise.low:+.2f} .. {rise.high:+.2f}" for rise in rises)]
             body.append(cells)
     header = ["across", "approximation error", *states, "rise", *(f"95 %, over {unit}" for unit in units)]
@@ -126,7 +129,7 @@ def _less(frame: pd.DataFrame, row: Tau, unit: str, theirs: float) -> str:
     part = row.view.of(frame)
     if unit == "layers" and part["layer"].nunique() < 2:
         return ""
-    found = td.correlate(part, row.error, row.performance, row.view.across, interval=unit)
+    found = td.correlate(part, row.error, row.performance, row.view.across, bootstrap=td.Bootstrap(unit))
     assert found.low is not None
     assert found.high is not None
     return f"{found.low - theirs:+.2f} .. {found.high - theirs:+.2f}"
@@ -181,14 +184,11 @@ def _not_settled(frame: pd.DataFrame, top: Tau, others: Sequence[str]) -> dict[s
     """Which errors a paired bootstrap cannot tell from the best one, by what was drawn: trials, and whole layers."""
     part = top.view.of(frame)
     units = ("trials", "layers") if part["layer"].nunique() > 1 else ("trials",)
-    return {
-        unit: [
-            error
-            for error in others
-            if td.compare(part, top.error, error, top.performance, top.view.across, unit=unit).low <= 0
-        ]
-        for unit in units
-    }
+    found: dict[str, list[str]] = {}
+    for unit in units:
+        ask = partial(td.compare, part, across=top.view.across, bootstrap=td.Bootstrap(unit))
+        found[unit] = [error for error in others if ask(top.error, error, top.performance).low <= 0]
+    return found
 
 
 def _in_doubt(unit: str, close: Sequence[str]) -> str:

@@ -5,12 +5,14 @@ across layers, methods or ratios, as in Schuurmans, Batselier & Kooij (ICLR 2023
 against each other, and `regret` says how much worse than the best is what an error chooses.
 """
 
-from tdcompress.correlation.bootstrap import Comparison, compare
+from tdcompress.correlation.bootstrap import Bootstrap
+from tdcompress.correlation.compare import Comparison, compare
 from tdcompress.correlation.correlate import Correlation, correlate
 from tdcompress.correlation.regret import Regret, regret
 from tdcompress.correlation.tau import KendallTau, Variant, kendall_tau
 
 __all__ = [
+    "Bootstrap",
     "Comparison",
     "Correlation",
     "KendallTau",

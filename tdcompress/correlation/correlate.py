@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
 
-from tdcompress.correlation.bootstrap import Unit, percentiles, resampled
+from tdcompress.correlation.bootstrap import Bootstrap, percentiles, resampled
 from tdcompress.correlation.table import VARIED, Table, grouped
 from tdcompress.correlation.tau import Variant, check_variant, kendall_tau
 from tdcompress.errors import CompressionError
@@ -61,9 +61,7 @@ def correlate(
     run: str | None = "run",
     variant: Variant = "a",
     *,
-    interval: Unit | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
+    bootstrap: Bootstrap | None = None,
 ) -> Correlation:
     """Kendall's τ between two columns of a table of trials, per run, across layers, methods and/or ratios.
 
@@ -80,10 +78,7 @@ def correlate(
         across: What varies within a group: one or more of `"layer"`, `"method"`, `"ratio"`.
         run: Column that tells repetitions apart; `None` if the whole table is one run.
         variant: `"a"`, as in the paper, or `"b"`; see `kendall_tau`.
-        interval: what is drawn anew for a bootstrap interval of the mean: `"trials"`, each with all its runs, or
-            `"layers"`, each with all its trials, which are not independent; None for no interval. See `compare`.
-        resamples: how often.
-        seed: of the draws; the same one gives the same interval.
+        bootstrap: What is drawn anew for an interval of the mean, and how often; None for no interval.
 
     Raises:
         CompressionError: If the table is empty or cannot be read, a column or a key is missing, a value is
@@ -112,9 +107,9 @@ def correlate(
             raise CompressionError(f"{where}: {problem} ({advice})") from problem
         taus[groups.run_of(label)].append(tau)
     found = _summary(taus, [len(rows) for rows in groups.rows.values()], groups.across, variant)
-    if interval is None:
+    if bootstrap is None:
         return found
-    (means,) = resampled(groups, [error], performance, variant, interval, resamples, seed)
+    (means,) = resampled(groups, [error], performance, variant, bootstrap)
     low, high = percentiles(means)
     return replace(found, low=low, high=high)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tdcompress.correlation.bootstrap import Array, draws, percentiles
+from tdcompress.correlation.bootstrap import OVER_LAYERS, Array, Bootstrap, draws, percentiles
 from tdcompress.correlation.table import Groups, Table, grouped
+from tdcompress.errors import CompressionError
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ def regret(
     run: str | None = "run",
     *,
     higher_is_better: bool = False,
-    resamples: int = 2000,
-    seed: int = 0,
+    bootstrap: Bootstrap = OVER_LAYERS,
 ) -> Regret:
     """How much worse than the best is the trial that has the least approximation error.
 
@@ -71,11 +71,10 @@ def regret(
         across: What is chosen among: one or more of `"layer"`, `"method"`, `"ratio"`.
         run: Column that tells repetitions apart; `None` if the whole table is one run.
         higher_is_better: For a performance such as an accuracy.
-        resamples: Of the interval.
-        seed: Of the interval; the same one gives the same.
+        bootstrap: Of the interval; it draws whole layers.
 
     Raises:
-        CompressionError: As `correlate`.
+        CompressionError: As `correlate`; or `bootstrap` draws trials, whose choices would lack what they are among.
 
     Example:
         >>> table = {
@@ -85,6 +84,8 @@ def regret(
         >>> print(regret(table, "relative_weights", "test_error", run=None, across="method"))
         regret = 0.0100 [0.0000, 0.0200], by lot 0.0100, at worst 0.0200; right in 50% of 2 choices among method
     """
+    if isinstance(bootstrap, Bootstrap) and bootstrap.unit != "layers":
+        raise CompressionError("regret is of whole choices, so its bootstrap draws layers: td.Bootstrap('layers').")
     groups = grouped(table, dict.fromkeys((error, performance)), across, run)
     sign = -1 if higher_is_better else 1
     by_run: dict[Any, list[float]] = defaultdict(list)
@@ -96,7 +97,7 @@ def regret(
         chance[groups.run_of(label)].append(float(lost.mean()))
     every = np.array([value for values in by_run.values() for value in values])
     per_run = {key: fmean(values) for key, values in by_run.items()}
-    low, high = _interval(groups, by_run, resamples, seed)
+    low, high = _interval(groups, by_run, bootstrap)
     return Regret(
         mean=fmean(per_run.values()),
         low=low,
@@ -111,7 +112,7 @@ def regret(
 
 
 def _interval(
-    groups: Groups, by_run: dict[Any, list[float]], resamples: int, seed: int
+    groups: Groups, by_run: dict[Any, list[float]], bootstrap: Bootstrap
 ) -> tuple[float | None, float | None]:
     if "layer" in groups.across or groups.layers.max() < 1:
         return None, None
@@ -121,7 +122,7 @@ def _interval(
         firsts[groups.run_of(label)].append(rows[0])
     order = [row for rows in firsts.values() for row in rows]  # a row of each group, in the order of `values`
     parts = []
-    for weights in draws(groups, "layers", resamples, seed):
+    for weights in draws(groups, bootstrap):
         drawn = weights[:, order]
         parts.append((drawn @ values) / drawn.sum(1))
     return percentiles(np.concatenate(parts))

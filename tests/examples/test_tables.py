@@ -186,8 +186,10 @@ class TestBetweenStates:
         assert len([line for line in lines if line.startswith("|")]) == 2 * (2 + 3 * len(ERRORS))
         row = next(line for line in lines if line.startswith("| all, 50–90 % | relative weights |"))
         high = frame[frame["ratio"] >= 0.5]
-        before = td.correlate(high, "relative_weights", "test_error", interval="trials")
-        rise = td.compare(high, "calibrated_test_error", "test_error", "relative_weights", unit="layers")
+        before = td.correlate(high, "relative_weights", "test_error", bootstrap=td.Bootstrap("trials"))
+        rise = td.compare(
+            high, "calibrated_test_error", "test_error", "relative_weights", bootstrap=td.Bootstrap("layers")
+        )
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[2] == f"{before.mean:.2f} [{before.low:.2f}, {before.high:.2f}]"
         assert cells[3].startswith("1.00 [1.00, 1.00]")
@@ -222,7 +224,9 @@ class TestDifferences:
         assert len(lines) == 2 + 2 * 3 * len(ERRORS)
         row = next(line for line in lines if "| before | all, 50–90 % | relative weights |" in line)
         cells = [cell.strip() for cell in row.strip("|").split("|")]
-        ours = td.correlate(frame[frame["ratio"] >= 0.5], "relative_weights", "test_error", interval="trials")
+        ours = td.correlate(
+            frame[frame["ratio"] >= 0.5], "relative_weights", "test_error", bootstrap=td.Bootstrap("trials")
+        )
         assert cells[3:6] == ["0.775", f"{ours.mean:.3f}", f"{ours.mean - 0.7752:+.3f}"]
         assert cells[6] == f"{ours.low - 0.7752:+.2f} .. {ours.high - 0.7752:+.2f}"
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import tdcompress as td
-from tdcompress.correlation.bootstrap import _weighted_tau, draws
+from tdcompress.correlation.bootstrap import Bootstrap, _weighted_tau, draws
 from tdcompress.correlation.table import grouped
 from tdcompress.errors import CompressionError
 
@@ -68,7 +68,7 @@ class TestDraws:
         frame = table()
         groups = grouped(frame, ["good", "test_error"], ("layer", "method", "ratio"), "run")
         for unit, keys in (("trials", ["layer", "method", "ratio"]), ("layers", ["layer"])):
-            (weights,) = draws(groups, unit, 200, seed=0)
+            (weights,) = draws(groups, Bootstrap(unit, 200))
             same = frame.groupby(keys).ngroup().to_numpy()
             for number in range(same.max() + 1):
                 assert (weights[:, same == number] == weights[:, same == number][:, :1]).all()
@@ -76,9 +76,9 @@ class TestDraws:
 
     def test_many_come_in_pieces(self, monkeypatch):
         groups = grouped(table(), ["good", "test_error"], "layer", "run")
-        (whole,) = draws(groups, "layers", 300, seed=0)
+        (whole,) = draws(groups, Bootstrap("layers", 300))
         monkeypatch.setattr("tdcompress.correlation.bootstrap._AT_A_TIME", 100 * len(groups.trials))
-        pieces = list(draws(groups, "layers", 300, seed=0))
+        pieces = list(draws(groups, Bootstrap("layers", 300)))
         assert [len(piece) for piece in pieces] == [100, 100, 100]
         assert np.concatenate(pieces).shape == whole.shape
 
@@ -86,10 +86,10 @@ class TestDraws:
 class TestInterval:
     def test_holds_the_mean_and_depends_on_the_seed_alone(self):
         frame = table()
-        found = td.correlate(frame, "good", "test_error", interval="trials", seed=1)
+        found = td.correlate(frame, "good", "test_error", bootstrap=Bootstrap(seed=1))
         assert -1 <= found.low < found.mean < found.high <= 1
-        assert found == td.correlate(frame, "good", "test_error", interval="trials", seed=1)
-        assert found != td.correlate(frame, "good", "test_error", interval="trials", seed=2)
+        assert found == td.correlate(frame, "good", "test_error", bootstrap=Bootstrap(seed=1))
+        assert found != td.correlate(frame, "good", "test_error", bootstrap=Bootstrap(seed=2))
         assert f"[{found.low:.2f}, {found.high:.2f}]" in str(found)
 
     def test_none_is_asked_for_by_default(self):
@@ -102,9 +102,8 @@ class TestInterval:
         truth = 2 / np.pi * np.arcsin(1 / np.sqrt(1 + 0.5**2))
         inside = 0
         for seed in range(100):
-            found = td.correlate(
-                table(layers=6, runs=1, seed=seed), "good", "test_error", interval="trials", resamples=300
-            )
+            frame = table(layers=6, runs=1, seed=seed)
+            found = td.correlate(frame, "good", "test_error", bootstrap=Bootstrap("trials", 300))
             inside += found.low <= truth <= found.high
         assert 85 <= inside <= 100
 
@@ -113,30 +112,41 @@ class TestInterval:
             table(runs=1),
             table(runs=1).drop(columns="run").merge(pd.DataFrame({"run": range(3)}), how="cross"),
         )
-        first, second = (td.correlate(frame, "good", "test_error", interval="trials") for frame in (once, thrice))
+        first, second = (
+            td.correlate(frame, "good", "test_error", bootstrap=Bootstrap("trials")) for frame in (once, thrice)
+        )
         assert (first.low, first.high) == pytest.approx((second.low, second.high))
 
     def test_trials_of_a_layer_that_move_together_widen_it(self):
         frame = table(layers=8, runs=1)
         shift = np.random.default_rng(1).normal(size=8)[frame["layer"]] * 3
         frame["good"] += shift
-        trials, layers = (td.correlate(frame, "good", "test_error", interval=unit) for unit in ("trials", "layers"))
+        trials, layers = (
+            td.correlate(frame, "good", "test_error", bootstrap=Bootstrap(unit)) for unit in ("trials", "layers")
+        )
         assert layers.high - layers.low > trials.high - trials.low
 
     @pytest.mark.parametrize(
-        ("change", "message"),
+        ("unit", "resamples", "message"),
         [
-            ({"interval": "runs"}, "draws 'trials' or 'layers', not 'runs'"),
-            ({"interval": "trials", "resamples": 10}, "at least 100 resamples"),
+            ("runs", 2000, "draws 'trials' or 'layers', not 'runs'"),
+            ("trials", 10, "at least 100 resamples"),
         ],
     )
-    def test_what_cannot_be_is_refused(self, change, message):
+    def test_what_cannot_be_is_refused(self, unit, resamples, message):
         with pytest.raises(CompressionError, match=message):
-            td.correlate(table(), "good", "test_error", **change)
+            td.Bootstrap(unit, resamples)
+
+    @pytest.mark.parametrize("ask", [td.correlate, td.regret])
+    def test_a_unit_alone_is_no_bootstrap(self, ask):
+        with pytest.raises(
+            CompressionError, match=r"must be a td.Bootstrap, such as td.Bootstrap\('layers'\), not 'lay"
+        ):
+            ask(table(), "good", "test_error", bootstrap="layers")
 
     def test_one_layer_is_not_enough_for_layers(self):
         with pytest.raises(CompressionError, match="a bootstrap over layers needs at least 2 of them; the table has 1"):
-            td.correlate(table(layers=1), "good", "test_error", interval="layers")
+            td.correlate(table(layers=1), "good", "test_error", bootstrap=Bootstrap("layers"))
 
 
 class TestCompare:
@@ -167,11 +177,11 @@ class TestCompare:
         frame = table()
         frame["close"] = frame["good"] + 0.01 * np.random.default_rng(3).normal(size=len(frame))
         found = td.compare(frame, "good", "close", "test_error")
-        alone = td.correlate(frame, "good", "test_error", interval="trials")
+        alone = td.correlate(frame, "good", "test_error", bootstrap=Bootstrap("trials"))
         assert found.high - found.low < (alone.high - alone.low) / 3
 
     def test_reads_as_a_sentence(self):
-        text = str(td.compare(table(), "good", "bad", "test_error", unit="layers", resamples=200))
+        text = str(td.compare(table(), "good", "bad", "test_error", bootstrap=Bootstrap("layers", 200)))
         assert text.startswith("Δτ = +")
         assert text.endswith("% of the resamples of layers")
 
@@ -212,6 +222,10 @@ class TestRegret:
         assert (found.low, found.high) == (None, None)
         assert found.groups == 9
         assert str(found).startswith("regret = ")
+
+    def test_choices_are_drawn_by_layers(self):
+        with pytest.raises(CompressionError, match=r"its bootstrap draws layers: td.Bootstrap\('layers'\)"):
+            td.regret(table(), "good", "test_error", bootstrap=Bootstrap("trials"))
 
     def test_the_same_seed_gives_the_same_interval(self):
         assert td.regret(table(), "good", "test_error") == td.regret(table(), "good", "test_error")
