@@ -11,7 +11,7 @@ import numpy as np
 
 from tdcompress.decompositions.reshape import Reshape
 from tdcompress.ranks.budget import Rank
-from tdcompress.ranks.reshaped import Spectra, is_svd
+from tdcompress.ranks.reshaped import Spectra
 
 _GRID = 16  # ranks of a bond that are compared
 _KEPT = 6  # shapes for a budget
@@ -24,12 +24,10 @@ class Family:
     Attributes:
         bonds: reshapes into what is before a bond and what is after it, all strided alike.
         cores: how many a chain may have.
-        svd: whether the chain of two cores that is an SVD counts.
     """
 
     bonds: tuple[Reshape, ...]
     cores: tuple[int, ...]
-    svd: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class ChainSearch:
         """Take what is best with `rank` at the middle bond into account."""
         first, last = _single(self.sizes[middle] * rank), _single(self.total // self.sizes[middle] * rank)
         here = float(self.tails[middle][rank])
-        if 2 in self.family.cores and (self.family.svd or not is_svd(self.bonds[middle])):
+        if 2 in self.family.cores:
             self._note(middle, rank, here, first, last)
         if 3 in self.family.cores:
             self._note(middle, rank, here, first, _sorted_ends(rank, *afters))

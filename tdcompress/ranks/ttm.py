@@ -17,7 +17,7 @@ from tdcompress.decompositions.ttm import ttm_limits
 from tdcompress.errors import CompressionError
 from tdcompress.ranks.budget import Rank
 from tdcompress.ranks.chains import ChainSearch, Family
-from tdcompress.ranks.reshaped import ReshapedRank, Shapes, Spectra, grids
+from tdcompress.ranks.reshaped import ReshapedRank, Shapes, Spectra, grids, is_svd
 from tdcompress.threads import threads_by_kernel
 
 _CORES = (2, 3, 4)
@@ -59,7 +59,9 @@ def ttm_ranks(
     Args:
         kernels: shape (groups, rows, columns).
         budget: parameters for one group.
-        reshape: `"best"` for all shapes, with the columns' first factor slow or fast; `"balanced"`; or a shape.
+        reshape: `"best"` for all shapes, with the columns' first factor slow or fast, save those with a bond that has
+            all rows before it and all columns after it, or the reverse, which is that of an SVD; `"balanced"`; or a
+            shape.
         cores: of how many cores shapes may be, from 2 to 4; of no account for a shape that is given.
         count: how many to return.
 
@@ -108,7 +110,8 @@ def _chosen(
 def _families(shape: tuple[int, int], reshape: Shapes, cores: Sequence[int]) -> Iterator[Family]:
     if reshape == "best":
         for strided in ((False, False), (False, True)):
-            yield Family(tuple(grids(shape, strided=[strided])), tuple(cores), svd=False)
+            bonds = (bond for bond in grids(shape, strided=[strided]) if not is_svd(bond))
+            yield Family(tuple(bonds), tuple(cores))
         return
     for number in cores if reshape == "balanced" else [0]:
         given = as_reshape(reshape, shape, number)

@@ -103,13 +103,18 @@ def test_the_best_blocks_are_the_best_of_all_grids(kept):
     assert ranks.blr_curve(matrix[None], [budget])[0].lost == pytest.approx(min(losses), abs=1e-9)
 
 
+def prefixes(shape):
+    """Rows and columns before every bond."""
+    bonds = range(1, shape.cores)
+    return [(math.prod(shape.rows[:bond]), math.prod(shape.columns[:bond])) for bond in bonds]
+
+
 def chains(rows, columns, cores):
-    """All shapes without a core that is a mere number, by brute force."""
+    """All shapes without a core that is a mere number, and without the bond of an SVD, by brute force."""
     for out, inner in product(factorizations(rows, cores), factorizations(columns, cores)):
         for strided in (False, True):
             shape = Reshape(out, inner, strided_columns=strided)
-            svd = cores == 2 and (out[0], inner[0]) in {(rows, 1), (1, columns)}
-            if min(shape.sizes) > 1 and not svd:
+            if min(shape.sizes) > 1 and not {(rows, 1), (1, columns)} & set(prefixes(shape)):
                 yield shape
 
 
@@ -120,12 +125,8 @@ def test_the_best_train_has_the_least_bound_of_all_shapes_and_ranks(cores, kept)
     budget, spectra, best = int(kept * matrix.numel()), Spectra(matrix[None]), math.inf
     for shape in chains(8, 12, cores):
         bonds = [
-            Reshape(
-                (math.prod(shape.rows[:bond]), math.prod(shape.rows[bond:])),
-                (math.prod(shape.columns[:bond]), math.prod(shape.columns[bond:])),
-                strided_columns=shape.strided_columns,
-            )
-            for bond in range(1, cores)
+            Reshape((out, 8 // out), (inner, 12 // inner), strided_columns=shape.strided_columns)
+            for out, inner in prefixes(shape)
         ]
         for rank in product(*(range(1, limit + 1) for limit in ttm_limits(shape))):
             fits = ranks.ttm_parameters(shape, rank) <= budget

@@ -1,0 +1,48 @@
+"""The study of reshaped linear layers."""
+
+import pandas as pd
+import pytest
+import torch
+
+from examples.reshaping.__main__ import main
+from examples.reshaping.trials import HIDDEN, perceptron
+from examples.reshaping.ways import WAYS
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_keeps_to_the_budget_or_says_that_it_cannot(way):
+    matrix = torch.randn(24, 36, generator=torch.Generator().manual_seed(0))
+    found = WAYS[way](matrix, [10, 300, 600])
+    assert found[0] is None
+    assert all(one is not None for one in found[1:])
+    for one, budget in zip(found[1:], (300, 600), strict=True):
+        assert 0 < one.parameters <= budget
+        assert one.matrix.shape == matrix.shape
+        assert 0 < float((matrix - one.matrix).norm() / matrix.norm()) < 1
+
+
+def test_the_command_trains_compares_and_draws(tmp_path, capsys):
+    arguments = ["digits", "--runs", "2", "--ratios", "0.5", "0.9", "--output", str(tmp_path)]
+    main(arguments)
+    frame = pd.read_csv(tmp_path / "results.csv")
+    assert set(frame.layer) == {"fc1", "fc2", "fc3", HIDDEN}
+    assert set(frame.method) == set(WAYS)
+    hidden = frame[frame.layer.isin(["fc1", "fc2"])].set_index(["run", "layer", "ratio", "method"]).relative_weights
+    for key in {key[:3] for key in hidden.index}:
+        for method in ("kronecker", "blr"):  # of the train's shapes it is the bound that is compared
+            balanced = hidden.get((*key, f"{method}, balanced"), 1.0)
+            assert hidden[(*key, f"{method}, best")] <= balanced + 1e-6
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert table.count("| kronecker, best |") == 5
+    assert "| absolute features |" in table
+    assert (tmp_path / "reshaping.png").stat().st_size > 1000
+    weights = (tmp_path / "weights-0.safetensors").stat().st_mtime_ns
+    main(arguments)
+    assert (tmp_path / "weights-0.safetensors").stat().st_mtime_ns == weights
+    pd.testing.assert_frame_equal(frame, pd.read_csv(tmp_path / "results.csv"))
+    assert "network 1: test accuracy 0." in capsys.readouterr().out
+
+
+def test_a_perceptron_has_no_activation_after_its_last_layer():
+    model = perceptron((4, 3, 2))
+    assert [type(layer).__name__ for layer in model] == ["Flatten", "Linear", "ReLU", "Linear"]
