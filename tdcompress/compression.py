@@ -14,7 +14,8 @@ from tdcompress.calibration.regression import has_closed_form
 from tdcompress.methods import get_method
 from tdcompress.moments import input_moments
 from tdcompress.planning import DENSE, LayerPlan
-from tdcompress.planning.planner import DEFAULT_METHODS, Metric, Objective, planned
+from tdcompress.planning.planner import DEFAULT_METHODS, planned
+from tdcompress.planning.problem import Metric, Objective, PlanRequest
 from tdcompress.progress import Progress
 from tdcompress.surgery import LayerSelector
 from tdcompress.surgery.left import OnRefusal
@@ -73,24 +74,22 @@ def compress(
     """
     inputs = None if data is None else again(data)
     metric = metric or ("relative_weights" if inputs is None else "relative_features")
-    found, known = planned(
-        model,
-        ratio,
-        methods,
-        layers,
-        skip,
-        on_refusal,
-        objective,
-        metric,
-        example_inputs,
-        inputs,
-        seed,
-        executor,
-        progress,
+    request = PlanRequest(
+        ratio=ratio,
+        methods=methods,
+        layers=layers,
+        skip=skip,
+        on_refusal=on_refusal,
+        objective=objective,
+        metric=metric,
+        example_inputs=example_inputs,
+        data=inputs,
+        seed=seed,
     )
-    chosen = [entry for entry in found.layers if entry.choice.method != DENSE]
+    plan, known = planned(model, request, executor, progress)
+    chosen = [entry for entry in plan.layers if entry.choice.method != DENSE]
     if inputs is None or not chosen:
-        return found.apply(model, executor=executor, progress=progress)
+        return plan.apply(model, executor=executor, progress=progress)
     with evaluating(model):
         inputs = quickest(inputs, model)
     # Where calibration solves for all stages at once, what it starts from does not matter.
@@ -99,7 +98,7 @@ def compress(
     whiten = {name: known[name] for name in names if name in known}
     if missing:
         whiten.update(input_moments(model, inputs, missing, progress=progress))
-    small = found.apply(model, whiten=whiten, executor=executor, progress=progress)
+    small = plan.apply(model, whiten=whiten, executor=executor, progress=progress)
     return calibrate(small, inputs, model, fit=fit, inplace=True, progress=progress)
 
 

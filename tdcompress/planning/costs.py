@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from tdcompress.batches import evaluating
 from tdcompress.layers import ConvSpec
 from tdcompress.layers.kinds import weight_of
 from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option
-from tdcompress.report.measuring import as_call, count_multiply_adds, layer_calls, median_milliseconds
+from tdcompress.planning.problem import PlanningProblem
+from tdcompress.report.measuring import count_multiply_adds, median_milliseconds
 from tdcompress.watching import Call
 
 _TIMED = 4  # points of a curve that are timed
@@ -25,23 +25,17 @@ _ROUNDS = 7
 Costing = Callable[[Sequence[Option]], list[Option]]
 
 
-def costings(model: nn.Module, convs: Mapping[str, Any], objective: str, example_inputs: Any) -> dict[str, Costing]:
-    """For every layer what gives its options their cost.
-
-    Args:
-        model: the dense model.
-        convs: the layers as plain convolutions or linear layers, by name.
-        objective: `"parameters"`, `"macs"` or `"latency"`.
-        example_inputs: what to call the model with; for parameters not needed.
-    """
+def costings(problem: PlanningProblem) -> dict[str, Costing]:
+    """For every layer what gives its options their cost, in the unit of the plan's objective."""
+    convs, objective = problem.convs, problem.request.objective
     if objective == "parameters":
-        return {name: lambda options: [replace(o, cost=float(o.parameters)) for o in options] for name in convs}
-    layers = {name: model.get_submodule(name) for name in convs}
-    with torch.no_grad(), evaluating(model):
-        calls = layer_calls(model, layers, as_call(example_inputs))
-    if objective == "macs":
-        return {name: _multiply_adds(convs[name], calls[name]) for name in convs}
-    return {name: _latency(convs[name], calls[name]) for name in convs}
+        return dict.fromkeys(convs, _parameters)
+    costing = _multiply_adds if objective == "macs" else _latency
+    return {name: costing(conv, problem.calls[name]) for name, conv in convs.items()}
+
+
+def _parameters(options: Sequence[Option]) -> list[Option]:
+    return [replace(option, cost=float(option.parameters)) for option in options]
 
 
 def milliseconds_of(conv: Any, option: Option, calls: Sequence[Call], rounds: int = _ROUNDS) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from torch import nn
 import tdcompress as td
 import tdcompress.compression as compression
 import tdcompress.layers.cp as cp_layers
-import tdcompress.planning.planner as planner
+import tdcompress.planning.estimates as estimates
 from tdcompress.decompositions import cp
 from tdcompress.metrics import METRICS
 from tdcompress.report.measuring import count_multiply_adds
@@ -79,13 +79,13 @@ def test_with_latency_no_chosen_layer_was_slower_than_dense_when_measured(monkey
         return float(count_multiply_adds(before)), float(count_multiply_adds(after))
 
     monkeypatch.setattr("tdcompress.planning.costs.median_milliseconds", by_work)
-    monkeypatch.setattr("tdcompress.planning.planner.median_milliseconds", by_work)
+    monkeypatch.setattr("tdcompress.planning.choice.median_milliseconds", by_work)
     plan = td.plan(
         network(), 0.05, objective="latency", example_inputs=torch.zeros(4, 3, 32, 32), methods=("tucker",), layers="3"
     )
     assert plan.cost[1] <= plan.budget
     assert all(entry.choice.cost <= entry.dense.cost for entry in plan.layers)
-    monkeypatch.setattr("tdcompress.planning.planner.median_milliseconds", lambda *runs, rounds: (1.0, 2.0))
+    monkeypatch.setattr("tdcompress.planning.choice.median_milliseconds", lambda *runs, rounds: (1.0, 2.0))
     with pytest.raises(td.CompressionError, match=r"the model would take 2 ms instead of 1"):
         td.plan(
             network(),
@@ -270,12 +270,12 @@ def test_compress_sums_moments_once_unless_they_are_too_large_to_be_kept(monkeyp
         summed.append(list(names))
         return td.input_moments(model, inputs, names, **how)
 
-    for module in (compression, planner):
+    for module in (compression, estimates):
         monkeypatch.setattr(module, "input_moments", note)
     model, data = network(), images()
     first = td.compress(model, 0.8, data=data)
     assert len(summed) == 1
-    monkeypatch.setattr(planner, "_KEPT", 0)
+    monkeypatch.setattr(estimates, "_KEPT", 0)
     second = td.compress(model, 0.8, data=data)
     assert len(summed) == 3
     assert all(torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))

@@ -1,0 +1,129 @@
+"""The curves of all layers, and what their errors count for: in passes that fit into memory, with trials between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from torch import nn
+
+from tdcompress.batches import evaluating
+from tdcompress.layers import FactorizedConv, InputMoments
+from tdcompress.layers.kinds import cpu_sizes, reads_features
+from tdcompress.layers.moments import moment_bytes
+from tdcompress.moments import input_moments
+from tdcompress.planning.curves import LayerCurve, curve_of
+from tdcompress.planning.options import Option
+from tdcompress.planning.problem import PlanningProblem
+from tdcompress.planning.trials import Trials, few_of, loss_of
+from tdcompress.surgery.plain import Policy, plain
+from tdcompress.surgery.ties import follower, retie
+from tdcompress.work import solved
+
+# The moments of a layer's inputs have about channels² / groups numbers, see `moment_bytes`. Bytes of all layers'
+# together up to which they are kept, because whoever decomposes next needs the same; more are cheaper summed anew.
+_KEPT = 128 << 20
+# Bytes of the layers of one pass: each further pass runs the model over the data once more.
+_MOMENTS = 512 << 20
+
+Loss = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What is known of the layers before anything is chosen.
+
+    Attributes:
+        curves: the options of every layer, in the order of the problem's layers.
+        losses: what an error of a layer counts: its square, or the change of the output that trials show.
+        moments: of the layers' inputs, if all of them are small enough to be kept.
+    """
+
+    curves: dict[str, list[Option]]
+    losses: dict[str, Loss]
+    moments: dict[str, InputMoments]
+
+
+def estimated(problem: PlanningProblem, executor: Executor | None, step: Callable[[str], None]) -> Estimates:
+    """The curves of all layers; with data every layer is tried at two of its options.
+
+    Args:
+        problem: what the plan is about.
+        executor: where curves are computed.
+        step: called with the name of every layer that is done.
+    """
+    trials = _trials(problem)
+    curves: dict[str, list[Option]] = {}
+    losses: dict[str, Loss] = {}
+    kept: dict[str, InputMoments] = {}
+    keeps = sum(map(moment_bytes, problem.specs.values())) <= _KEPT
+    for names in _passes(problem, list(problem.convs) if trials is None else trials.order):
+        moments: dict[str, InputMoments] = {}
+        if problem.is_whitened and problem.inputs is not None:
+            moments = input_moments(problem.model, problem.inputs, names, progress=False)
+        if keeps:
+            kept.update(moments)
+        tasks = {name: _task(problem, name, moments.pop(name, None), trials is not None) for name in names}
+        sizes = cpu_sizes({name: problem.convs[name] for name in names})
+        done = step if trials is None else _not_yet
+        for name, (options, tried) in solved(curve_of, tasks, step=done, executor=executor, sizes=sizes).items():
+            curves[name], losses[name] = options, _squared
+            if trials is not None:
+                losses[name] = _shown(problem, trials, name, tried)
+                step(name)
+    return Estimates({name: curves[name] for name in problem.convs if name in curves}, losses, kept)
+
+
+def _trials(problem: PlanningProblem) -> Trials | None:
+    if problem.inputs is None:
+        return None
+    with evaluating(problem.model):
+        few = few_of(problem.model, problem.inputs, len(problem.convs))
+    return Trials(problem.model, problem.convs, few)
+
+
+def _task(problem: PlanningProblem, name: str, moments: InputMoments | None, tried: bool) -> LayerCurve:
+    request = problem.request
+    share = request.share if tried else None
+    return LayerCurve(problem.convs[name], request.method_names, moments, share, request.seed)
+
+
+def _shown(problem: PlanningProblem, trials: Trials, name: str, tried: Sequence[tuple[float, FactorizedConv]]) -> Loss:
+    """The change of the output by a layer's error, as compressions of it that are tried show it."""
+    changes = [(error, trials.change(name, layer, _followers(problem, name, layer))) for error, layer in tried]
+    return loss_of(changes) if changes else _squared
+
+
+def _squared(error: float) -> float:
+    return error**2
+
+
+def _not_yet(layer: str) -> None:
+    """A layer is done when it was tried, too."""
+
+
+def _followers(problem: PlanningProblem, name: str, layer: FactorizedConv) -> dict[str, nn.Module]:
+    """What stands in the places of the layers that share the weight of one that is tried."""
+    model = problem.model
+    others: dict[str, nn.Module] = {
+        other: follower(name, layer, plain(model.get_submodule(other), Policy())) for other in problem.tied[name]
+    }
+    retie([(one, model.get_submodule(one), new) for one, new in {name: layer, **others}.items()])
+    return others
+
+
+def _passes(problem: PlanningProblem, order: Sequence[str]) -> Iterator[list[str]]:
+    """The layers whose moments fit into memory together, and with them their curves."""
+    names: list[str] = []
+    size = 0
+    for name in order:
+        needed = problem.is_whitened and reads_features(problem.convs[name])
+        more = moment_bytes(problem.specs[name]) if needed else 0
+        if names and size + more > _MOMENTS:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += more
+    if names:
+        yield names

@@ -1,0 +1,58 @@
+"""The errors of a plan by its metric: read off the curves, or computed by decomposing at a few ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from tdcompress.layers import FactorizedConv
+from tdcompress.layers.kinds import weight_of
+from tdcompress.methods import get_method
+from tdcompress.metrics import approximation_errors, get_metrics, weight_errors
+from tdcompress.planning.options import Option, with_metric
+from tdcompress.planning.problem import PlanningProblem
+from tdcompress.surgery import decompose
+
+# Curves have ‖W − Ŵ‖ / ‖W‖, the first of these. For inputs x with E xxᵀ = LLᵀ the features lose E‖(W − Ŵ)x‖², which is
+# ‖WL − ŴL‖²: as the curve of the whitened kernel WL it is the second.
+_READ_OFF = ("relative_weights", "relative_features")
+
+
+Measure = Callable[[PlanningProblem, str, Option], float]  # the error of a layer's option
+
+
+def with_errors(problem: PlanningProblem, curves: Mapping[str, list[Option]]) -> dict[str, list[Option]]:
+    """The curves with errors by the metric that the request names."""
+    metric = problem.request.metric
+    if metric in _READ_OFF:
+        return dict(curves)
+    measure: Measure = _by_function
+    if isinstance(metric, str):
+        measure = _on_features if get_metrics([metric])[0].on == "features" else _on_weights
+    return {name: with_metric(curve, partial(measure, problem, name)) for name, curve in curves.items()}
+
+
+def _on_features(problem: PlanningProblem, name: str, option: Option) -> float:
+    model, inputs, request = problem.model, problem.inputs, problem.request
+    assert inputs is not None
+    assert isinstance(request.metric, str)
+    rank, axes = option.rank, option.axes
+    trial = decompose(model, name, option.method, rank=rank, axes=axes, seed=request.seed, progress=False)
+    return approximation_errors(model, trial, [request.metric], inputs)[name][request.metric]
+
+
+def _on_weights(problem: PlanningProblem, name: str, option: Option) -> float:
+    assert isinstance(problem.request.metric, str)
+    (metric,) = get_metrics([problem.request.metric])
+    return weight_errors(problem.convs[name], _factorized(problem, name, option), [metric])[metric.name]
+
+
+def _by_function(problem: PlanningProblem, name: str, option: Option) -> float:
+    assert callable(problem.request.metric)
+    weights = weight_of(problem.convs[name]), _factorized(problem, name, option).weight
+    return float(problem.request.metric(*(weight.detach().double() for weight in weights)))
+
+
+def _factorized(problem: PlanningProblem, name: str, option: Option) -> FactorizedConv:
+    kind, seed = get_method(option.method), problem.request.seed
+    return kind.from_conv(problem.convs[name], rank=option.rank, axes=option.axes, seed=seed)

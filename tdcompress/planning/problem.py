@@ -1,0 +1,186 @@
+"""What a plan is asked for, and what it is about: the layers as plain ones, what they are called with, what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tdcompress.batches import Data, again, evaluating, quickest
+from tdcompress.errors import CompressionError, unknown
+from tdcompress.layers import ConvSpec
+from tdcompress.methods import get_method
+from tdcompress.metrics import METRICS
+from tdcompress.planning.result import UNITS
+from tdcompress.ranks import kept_share
+from tdcompress.report.measuring import as_call, layer_calls
+from tdcompress.surgery import LayerSelector, select_layers
+from tdcompress.surgery.left import OnRefusal, Refusals, without
+from tdcompress.surgery.plain import Policy, check_wrapper, plain
+from tdcompress.surgery.ties import cut_ties, tied_groups
+from tdcompress.watching import Call, watching
+
+Objective = Literal["parameters", "macs", "latency"]
+Metric = str | Callable[[Tensor, Tensor], Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlanRequest:
+    """The arguments of `plan`, which explains them.
+
+    Raises:
+        CompressionError: an unknown objective or method, or a ratio out of its range.
+    """
+
+    ratio: float
+    methods: str | Sequence[str]
+    layers: LayerSelector | None
+    skip: LayerSelector | None
+    on_refusal: OnRefusal
+    objective: Objective
+    metric: Metric
+    example_inputs: Any
+    data: Data | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        kept_share(self.ratio)
+        if self.objective not in UNITS:
+            raise unknown("objective", self.objective, UNITS)
+        for method in self.method_names:
+            get_method(method)
+
+    @property
+    def share(self) -> float:
+        """The share of the cost that is kept."""
+        return float(kept_share(self.ratio))
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """What layers may become."""
+        return (self.methods,) if isinstance(self.methods, str) else tuple(self.methods)
+
+    @property
+    def metric_name(self) -> str:
+        """What the error is called."""
+        return self.metric if isinstance(self.metric, str) else getattr(self.metric, "__name__", "error")
+
+
+@dataclass(frozen=True, eq=False)
+class PlanningProblem:
+    """What a plan is about, computed once from a model and a request; `problem_of` makes one.
+
+    Attributes:
+        model: the model; it is left alone.
+        request: what is asked.
+        convs: the layers to plan as plain ones, by name, in the model's order; the first of those
+            that share a weight.
+        tied: the others of them, by the name of the first.
+        left: the layers that are not planned for, and why.
+        inputs: batches that can be gone through more than once; None without data.
+        example: what to call the model with for multiply-adds and latency; None if nobody needs it.
+    """
+
+    model: nn.Module
+    request: PlanRequest
+    convs: Mapping[str, Any]
+    tied: Mapping[str, tuple[str, ...]]
+    left: Mapping[str, str]
+    inputs: Iterable[Any] | None
+    example: Any
+
+    @cached_property
+    def specs(self) -> dict[str, ConvSpec]:
+        """What the layers are."""
+        return {name: ConvSpec.of(conv) for name, conv in self.convs.items()}
+
+    @cached_property
+    def calls(self) -> dict[str, list[Call]]:
+        """What the layers are called with in one forward on the example."""
+        layers = {name: self.model.get_submodule(name) for name in self.convs}
+        with torch.no_grad(), evaluating(self.model):
+            return layer_calls(self.model, layers, as_call(self.example))
+
+    @property
+    def is_whitened(self) -> bool:
+        """Whether errors are those of features, which curves of whitened kernels have."""
+        return self.request.metric == "relative_features"
+
+
+def problem_of(model: nn.Module, request: PlanRequest) -> PlanningProblem:
+    """What a plan of this model is about.
+
+    Raises:
+        CompressionError: see `plan`.
+    """
+    inputs = None if request.data is None else again(request.data)
+    if inputs is None and request.metric in [name for name, known in METRICS.items() if known.on == "features"]:
+        raise CompressionError(f"metric={request.metric!r} needs inputs; pass data=, an iterable of batches.")
+    example = _example(request, inputs)
+    named = request.layers is not None
+    refused = Refusals(request.on_refusal if named else "skip")
+    convs, tied, skipped = _plain_layers(model, request, refused)
+    convs = _reached(model, convs, example, refused if named else None)
+    if inputs is not None:
+        with evaluating(model):
+            inputs = quickest(inputs, model)
+    left = {**skipped, **(refused.texts if named else {})}  # by default nobody asked for the refused
+    return PlanningProblem(model, request, convs, tied, left, inputs, example)
+
+
+def _example(request: PlanRequest, inputs: Iterable[Any] | None) -> Any:
+    example = request.example_inputs
+    if example is None and inputs is not None:
+        batch = next(iter(inputs), None)
+        example = batch if batch is None or isinstance(batch, Tensor | Mapping) else batch[0]
+    if request.objective != "parameters" and example is None:
+        raise CompressionError(f"objective={request.objective!r} needs example_inputs, what to call the model with.")
+    return example
+
+
+def _plain_layers(
+    model: nn.Module, request: PlanRequest, refused: Refusals
+) -> tuple[dict[str, Any], dict[str, tuple[str, ...]], dict[str, str]]:
+    """The layers to plan, as plain ones, in the model's order; which share their weight; why others are left out."""
+    selector = (lambda name, module: True) if request.layers is None else request.layers
+    selected = select_layers(model, selector, linear=True)
+    selected, skipped = without(model, selected, request.skip)
+    places = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
+    selected.sort(key=lambda one: places[one[0]])
+    methods, convs, tied = request.method_names, {}, {}
+    for group in tied_groups(selected):
+        (first, module), *others = group
+        with refused.of(first):
+            for name, _ in group:
+                check_wrapper(model, name)
+            for error in cut_ties(model, group).values():
+                raise error
+            conv = plain(module, Policy())
+            if ConvSpec.of(conv).is_matrix and not any(get_method(method).takes_linear for method in methods):
+                raise CompressionError(f"none of {', '.join(methods)} takes a {type(conv).__name__}.")
+            convs[first], tied[first] = conv, tuple(name for name, _ in others)
+    refused.settle(len(selected))
+    if not convs:
+        raise CompressionError("no layer of the model can be decomposed; td.refusals(model) says why.")
+    return convs, tied, skipped
+
+
+def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, refused: Refusals | None) -> dict[str, Any]:
+    """The layers that a forward on the example calls; of those that were named, all have to be."""
+    if example is None:
+        return dict(convs)
+    met: set[str] = set()
+    layers, (args, kwargs) = {name: model.get_submodule(name) for name in convs}, as_call(example)
+    with torch.no_grad(), evaluating(model), watching(layers, lambda name, _: met.add(name), outputs=False):
+        model(*args, **kwargs)
+    unseen = [name for name in convs if name not in met]
+    if unseen and (refused is not None or len(unseen) == len(convs)):
+        error = CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
+        if refused is None or refused.noted is None or len(unseen) == len(convs):
+            raise error
+        refused.noted.update({name: CompressionError("the forward never reaches it.") for name in unseen})
+    return {name: conv for name, conv in convs.items() if name not in unseen}
