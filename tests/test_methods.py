@@ -18,10 +18,15 @@ def test_a_registered_class_is_found_by_decompose():
             method = "mine"
 
         assert isinstance(td.decompose(nn.Conv2d(8, 8, 3), "", "mine", 0.5), Mine)
-        with pytest.raises(td.CompressionError, match="no rank rule for method 'mine'"):
-            td.decompose(nn.Conv2d(8, 8, 3), "", "mine", 0.5, rank="tensorly-torch")
+        ruled = [td.decompose(nn.Conv2d(8, 8, 3), "", name, 0.5, rank="tensorly-torch") for name in ("mine", "tucker")]
+        assert ruled[0].ranks == ruled[1].ranks
     finally:
         METHODS.pop("mine", None)
+
+
+def test_a_method_without_a_rule_of_tensorly_torch_says_so():
+    with pytest.raises(td.CompressionError, match="no rank rule for method 'svd'"):
+        td.decompose(nn.Conv2d(8, 8, 3), "", "svd", 0.5, rank="tensorly-torch")
 
 
 def test_the_class_gets_the_name_that_it_is_registered_under():

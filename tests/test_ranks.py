@@ -58,9 +58,9 @@ def test_the_rule_gives_every_cp_and_tucker_rank_that_the_paper_printed():
     for row in rows:
         shape = tuple(int(row[name]) for name in ("out_channels", "in_channels", "kernel_h", "kernel_w"))
         ratio = 1 - float(row["kept"])
-        assert ranks.tensorly_torch_rank("cp", shape, ratio) == (int(row["cp_rank"]),)
+        assert ranks.cp_rule(shape, ratio) == (int(row["cp_rank"]),)
         expected = (int(row["tucker_rank_out"]), int(row["tucker_rank_in"]))
-        assert ranks.tensorly_torch_rank("tucker", shape, ratio) == expected
+        assert ranks.tucker_rule(shape, ratio) == expected
 
 
 def test_costs_are_the_number_of_parameters_of_the_factors():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tdcompress.decompositions.algebra import self_product
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.moments import check_finite, patches
-from tdcompress.layers.spec import Axes
+from tdcompress.shapes import Axes
 
 _POSITIONS = (64, 256)  # of one output at the most, fewer for fewer unknowns: neighbours see nearly the same,
 _UNKNOWNS = 8  # unknowns for every position

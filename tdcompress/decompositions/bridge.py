@@ -13,8 +13,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from tdcompress.errors import CompressionError
-
 _TENSORLY_MAX_ITER = 100  # its own default for both of its iterations
 
 
@@ -74,31 +72,24 @@ def svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return left, values, right.mT
 
 
-def rule(method: str, shape: Sequence[int], kept: float) -> tuple[int, ...]:
-    """The rank that tensorly-torch takes when told to keep a share of a kernel's parameters.
+def cp_rank(shape: Sequence[int], kept: float) -> tuple[int]:
+    """CP's rank by tensorly-torch, told to keep a share of the parameters of a kernel (out, in, *kernel_size)."""
+    import tensorly
 
-    Args:
-        method: `"cp"`, `"tucker"` or `"tt"`.
-        shape: the kernel's (out, in, *kernel_size), spatial sizes of 1 included.
-        kept: the share of the parameters, in (0, 1). The rule rounds, so it may keep a little more; for
-            the tensor train it keeps far less.
+    return (max(1, int(tensorly.cp_tensor.validate_cp_rank(tuple(shape), kept))),)
 
-    Returns:
-        CP: (rank,). Tucker: (out, in), the spatial modes whole. TT: the inner ranks of the order
-        (in, *kernel_size, out), cut to what is feasible.
 
-    Raises:
-        CompressionError: tensorly-torch has no rule for this method.
-    """
+def tucker_rank(shape: Sequence[int], kept: float) -> tuple[int, ...]:
+    """Tucker's ranks by tensorly-torch, (out, in), with the spatial modes whole."""
     import tensorly
 
     spatial = list(range(2, len(shape)))
-    if method == "cp":
-        return (max(1, int(tensorly.cp_tensor.validate_cp_rank(tuple(shape), kept))),)
-    if method == "tucker":
-        rank = tensorly.tucker_tensor.validate_tucker_rank(tuple(shape), kept, fixed_modes=spatial)
-        return tuple(int(r) for r in rank[:2])
-    if method == "tt":
-        order = (shape[1], *shape[2:], shape[0])
-        return tuple(int(r) for r in tensorly.tt_tensor.validate_tt_rank(order, kept)[1:-1])
-    raise CompressionError(f"tensorly-torch has no rank rule for method {method!r}; give ratio alone, or rank.")
+    rank = tensorly.tucker_tensor.validate_tucker_rank(tuple(shape), kept, fixed_modes=spatial)
+    return tuple(int(r) for r in rank[:2])
+
+
+def tensor_train_rank(shape: Sequence[int], kept: float) -> tuple[int, ...]:
+    """The tensor train's inner ranks by tensorly-torch, in the order (in, *kernel_size, out)."""
+    import tensorly
+
+    return tuple(int(r) for r in tensorly.tt_tensor.validate_tt_rank((*shape[1:], shape[0]), kept)[1:-1])

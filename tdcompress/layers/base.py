@@ -19,8 +19,8 @@ from tdcompress.errors import CompressionError, warn
 from tdcompress.layers.kinds import Convolution, bias_of, kind_of, weight_of
 from tdcompress.layers.moments import InputMoments, Whitening, takes_over_mean, whitening_of
 from tdcompress.layers.request import arrangements_to_try, as_rank, check_asked, check_reachable, ranks_to_try
-from tdcompress.layers.spec import Axes, ConvSpec
-from tdcompress.ranks import Point, Rank
+from tdcompress.layers.spec import ConvSpec
+from tdcompress.shapes import Axes, Point, Rank
 
 
 class FactorizedConv(nn.Sequential, ABC):
@@ -124,6 +124,19 @@ class FactorizedConv(nn.Sequential, ABC):
     def nearest_feasible(cls, modes: Sequence[int], rank: Rank) -> Rank:
         """A rank that was taken from somewhere else, cut to what is feasible here."""
         return tuple(min(r, limit) for r, limit in zip(rank, cls.full_rank(modes), strict=True))
+
+    @classmethod
+    def tensorly_torch_rank(cls, kernel_shape: Sequence[int], ratio: float) -> Rank:
+        """The rank that tensorly-torch, and so the paper, takes for a ratio; it need not be feasible.
+
+        Args:
+            kernel_shape: (out, in / groups, *kernel_size), spatial sizes of 1 included.
+            ratio: the share of the parameters to remove. The rule rounds, and may miss it by far.
+
+        Raises:
+            CompressionError: tensorly-torch has no rule for this method.
+        """
+        raise CompressionError(f"tensorly-torch has no rank rule for method {cls.method!r}; give ratio alone, or rank.")
 
     @staticmethod
     @abstractmethod

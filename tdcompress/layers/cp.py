@@ -14,8 +14,9 @@ from tdcompress.decompositions.algebra import relative_error
 from tdcompress.decompositions.options import resolve
 from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv, parameter
-from tdcompress.layers.spec import Axes, ConvSpec, stage_name
-from tdcompress.ranks import Point, Rank, cp_curve, cp_parameters, cp_ranks
+from tdcompress.layers.spec import ConvSpec, stage_name
+from tdcompress.ranks import cp_curve, cp_parameters, cp_ranks, cp_rule
+from tdcompress.shapes import Axes, Point, Rank
 
 # What the singular vectors of a product of three kernels lose in double precision: at most 47 times its resolution in
 # 40 000 random draws.
@@ -56,6 +57,11 @@ class CPConv(FactorizedConv):
     def full_rank(modes: Sequence[int]) -> Rank:
         """One entry: the product of all modes but the largest."""
         return (cp_limit(modes),)
+
+    @classmethod
+    def tensorly_torch_rank(cls, kernel_shape: Sequence[int], ratio: float) -> Rank:
+        """In proportion to the parameters of a rank."""
+        return cp_rule(kernel_shape, ratio)
 
     @staticmethod
     def parameters_at(modes: Sequence[int], rank: Rank) -> int:

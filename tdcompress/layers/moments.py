@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tdcompress.decompositions.algebra import self_product, unravelled
 from tdcompress.errors import CompressionError
-from tdcompress.layers.spec import Axes, ConvSpec
+from tdcompress.layers.spec import ConvSpec
+from tdcompress.shapes import Axes
 
 _ELEMENTS = 1 << 24  # of patches at a time: 64 MB in float32
 _RIDGE = 1e-3  # of the mean eigenvalue: no direction is taken for one that never occurs

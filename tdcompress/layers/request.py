@@ -12,13 +12,12 @@ from torch import Tensor
 from tdcompress.decompositions import Solver
 from tdcompress.decompositions.algebra import check_rank
 from tdcompress.errors import CompressionError
-from tdcompress.layers.spec import Axes, ConvSpec
-from tdcompress.ranks import Rank, parameter_budget, tensorly_torch_rank
+from tdcompress.layers.spec import ConvSpec
+from tdcompress.ranks import parameter_budget
+from tdcompress.shapes import AskedRank, Axes, Rank
 
 if TYPE_CHECKING:
     from tdcompress.layers.base import FactorizedConv
-
-Asked = int | Sequence[int] | str | None
 
 
 def arrangements_to_try(
@@ -39,7 +38,7 @@ def arrangements_to_try(
 
 
 def ranks_to_try(
-    kind: type[FactorizedConv], spec: ConvSpec, kernels: Tensor, ratio: float | None, rank: Asked, solver: Solver
+    kind: type[FactorizedConv], spec: ConvSpec, kernels: Tensor, ratio: float | None, rank: AskedRank, solver: Solver
 ) -> Sequence[Rank]:
     """The ranks for what was asked; none if no rank is small enough.
 
@@ -66,7 +65,7 @@ def ranks_to_try(
     return kind.choose_ranks(kernels, parameter_budget(spec.numel, ratio) // spec.groups, solver)
 
 
-def check_asked(ratio: float | None, rank: Asked) -> None:
+def check_asked(ratio: float | None, rank: AskedRank) -> None:
     """Refuse, before anything is said of their values, a ratio and a rank together, or neither.
 
     Raises:
@@ -114,7 +113,7 @@ def _by_rule(kind: type[FactorizedConv], spec: ConvSpec, modes: Sequence[int], r
         raise CompressionError("rank='tensorly-torch' is a rule and needs a ratio to work from.")
     separable = len(modes) - 2 == len(spec.long_axes)
     # The rule counts spatial sizes of 1 as modes; a joint mode has nothing to do with them.
-    wanted = tensorly_torch_rank(kind.method, spec.kernel_shape if separable else modes, ratio)
+    wanted = kind.tensorly_torch_rank(spec.kernel_shape if separable else modes, ratio)
     return kind.nearest_feasible(modes, wanted)
 
 

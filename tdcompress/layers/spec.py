@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers.kinds import KINDS, LayerKind, as_dense, default_kind, kind_of
-
-Axes = tuple[tuple[int, ...], ...]  # the spatial axes that each spatial stage works along, in order
+from tdcompress.shapes import Axes
 
 
 @dataclass(frozen=True)

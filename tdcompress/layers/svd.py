@@ -11,8 +11,9 @@ from torch import Tensor
 from tdcompress.decompositions import Solver, SVDecomposition, SVDOptions, svd
 from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
-from tdcompress.layers.spec import Axes, ConvSpec
-from tdcompress.ranks import Point, Rank, svd_curve, svd_parameters, svd_ranks
+from tdcompress.layers.spec import ConvSpec
+from tdcompress.ranks import svd_curve, svd_parameters, svd_ranks
+from tdcompress.shapes import Axes, Point, Rank
 
 
 class SVDConv(FactorizedConv):

@@ -11,8 +11,10 @@ from torch import Tensor
 from tdcompress.decompositions import Solver, TTDecomposition, TTOptions, tensor_train, tensor_train_limits
 from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
-from tdcompress.layers.spec import Axes, ConvSpec, stage_name
-from tdcompress.ranks import Point, Rank, tt_curve, tt_parameters, tt_ranks
+from tdcompress.layers.spec import ConvSpec, stage_name
+from tdcompress.ranks import tt_curve, tt_parameters, tt_ranks, tt_rule
+from tdcompress.ranks.tensor_train import chain_of, cut_to_chain
+from tdcompress.shapes import Axes, Point, Rank
 
 
 class TTConv(FactorizedConv):
@@ -40,7 +42,7 @@ class TTConv(FactorizedConv):
     @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:
         """One entry a bond: the smaller side of that unfolding."""
-        return tensor_train_limits(_chain(modes))
+        return tensor_train_limits(chain_of(modes))
 
     @classmethod
     def nearest_feasible(cls, modes: Sequence[int], rank: Rank) -> Rank:
@@ -50,12 +52,12 @@ class TTConv(FactorizedConv):
         not exist here; the last of them counts.
         """
         limits = cls.full_rank(modes)
-        rank = (*rank[: len(limits) - 1], rank[-1])
-        cut, left = [], 1
-        for wanted, limit, size in zip(rank, limits, _chain(modes), strict=False):
-            left = min(wanted, limit, left * size)
-            cut.append(left)
-        return tuple(cut)
+        return cut_to_chain(chain_of(modes), (*rank[: len(limits) - 1], rank[-1]))
+
+    @classmethod
+    def tensorly_torch_rank(cls, kernel_shape: Sequence[int], ratio: float) -> Rank:
+        """The inner ranks along (in, *kernel_size, out), all in proportion to what they can be at the most."""
+        return tt_rule(kernel_shape, ratio)
 
     @staticmethod
     def parameters_at(modes: Sequence[int], rank: Rank) -> int:
@@ -92,7 +94,3 @@ class TTConv(FactorizedConv):
         """Every core with its outputs first, as a convolution's weight has them."""
         first, *spatial, last = decomposition.cores
         return [first[0].mT, *(core.permute(2, 0, 1) for core in spatial), last[..., 0].mT]
-
-
-def _chain(modes: Sequence[int]) -> tuple[int, ...]:
-    return (modes[1], *modes[2:], modes[0])

@@ -10,8 +10,9 @@ from torch import Tensor
 from tdcompress.decompositions import Solver, TuckerDecomposition, TuckerOptions, tucker, tucker_limits
 from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
-from tdcompress.layers.spec import Axes, ConvSpec
-from tdcompress.ranks import Point, Rank, tucker_curve, tucker_parameters, tucker_ranks
+from tdcompress.layers.spec import ConvSpec
+from tdcompress.ranks import tucker_curve, tucker_parameters, tucker_ranks, tucker_rule
+from tdcompress.shapes import Axes, Point, Rank
 
 
 class TuckerConv(FactorizedConv):
@@ -33,6 +34,11 @@ class TuckerConv(FactorizedConv):
     def full_rank(modes: Sequence[int]) -> Rank:
         """Two entries: (out, in), or what the rest of the kernel can fill of them."""
         return tucker_limits(modes, (0, 1))
+
+    @classmethod
+    def tensorly_torch_rank(cls, kernel_shape: Sequence[int], ratio: float) -> Rank:
+        """(out, in), in proportion to the channels."""
+        return tucker_rule(kernel_shape, ratio)
 
     @staticmethod
     def parameters_at(modes: Sequence[int], rank: Rank) -> int:

@@ -14,9 +14,8 @@ from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.base import arranged
 from tdcompress.layers.kinds import weight_of
 from tdcompress.layers.moments import Whitening
-from tdcompress.layers.spec import Axes
 from tdcompress.methods import get_method
-from tdcompress.ranks import Rank
+from tdcompress.shapes import Axes, Rank
 
 DENSE = "dense"
 _BUDGETS = 32  # points of a curve

@@ -6,29 +6,16 @@ of one convolution share a rank, and what one rank costs is counted for one grou
 """
 
 from tdcompress.ranks.blr import blr_curve, blr_parameters, blr_shapes
-from tdcompress.ranks.budget import (
-    Rank,
-    cp_parameters,
-    cp_ranks,
-    kept_share,
-    parameter_budget,
-    svd_parameters,
-    svd_ranks,
-    tensorly_torch_rank,
-    tt_parameters,
-    tucker_parameters,
-)
-from tdcompress.ranks.cp import cp_curve
-from tdcompress.ranks.curves import Point, svd_curve, tt_curve, tucker_curve
+from tdcompress.ranks.budget import kept_share, parameter_budget
+from tdcompress.ranks.cp import cp_curve, cp_parameters, cp_ranks, cp_rule
 from tdcompress.ranks.kronecker import kronecker_curve, kronecker_multiply_adds, kronecker_parameters, kronecker_shapes
 from tdcompress.ranks.reshaped import ReshapedRank, Shapes
-from tdcompress.ranks.tensor_train import tt_ranks
+from tdcompress.ranks.svd import svd_curve, svd_parameters, svd_ranks
+from tdcompress.ranks.tensor_train import tt_curve, tt_parameters, tt_ranks, tt_rule
 from tdcompress.ranks.ttm import ttm_curve, ttm_multiply_adds, ttm_parameters, ttm_ranks
-from tdcompress.ranks.tucker import tucker_ranks
+from tdcompress.ranks.tucker import tucker_curve, tucker_parameters, tucker_ranks, tucker_rule
 
 __all__ = [
-    "Point",
-    "Rank",
     "ReshapedRank",
     "Shapes",
     "blr_curve",
@@ -37,6 +24,7 @@ __all__ = [
     "cp_curve",
     "cp_parameters",
     "cp_ranks",
+    "cp_rule",
     "kept_share",
     "kronecker_curve",
     "kronecker_multiply_adds",
@@ -46,10 +34,10 @@ __all__ = [
     "svd_curve",
     "svd_parameters",
     "svd_ranks",
-    "tensorly_torch_rank",
     "tt_curve",
     "tt_parameters",
     "tt_ranks",
+    "tt_rule",
     "ttm_curve",
     "ttm_multiply_adds",
     "ttm_parameters",
@@ -57,4 +45,5 @@ __all__ = [
     "tucker_curve",
     "tucker_parameters",
     "tucker_ranks",
+    "tucker_rule",
 ]

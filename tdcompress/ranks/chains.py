@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from tdcompress.decompositions.reshape import Reshape
-from tdcompress.ranks.budget import Rank
 from tdcompress.ranks.reshaped import Spectra
+from tdcompress.shapes import Rank
 
 _GRID = 16  # ranks of a bond that are compared
 _KEPT = 6  # shapes for a budget

@@ -1,4 +1,4 @@
-"""CP's curve of error against rank, at the cost of a few factorizations of the kernel.
+"""CP: parameters, ranks, and the curve of error against rank at the cost of a few factorizations of the kernel.
 
 Orthogonal terms, where the sweeps begin, have their error in closed form at every rank. What sweeps make of it, the
 ratio of the two errors, falls smoothly with the share of the kernel's parameters that the rank takes, and depends
@@ -17,12 +17,12 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from tdcompress.decompositions import CPOptions, cp_limit
+from tdcompress.decompositions import CPOptions, bridge, cp_limit
 from tdcompress.decompositions.algebra import leading_subspace, mode_dot, squared_singular_values, unfold
 from tdcompress.decompositions.als import Run, Sweep
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
-from tdcompress.ranks.budget import cp_ranks
-from tdcompress.ranks.curves import Point, tail_shares
+from tdcompress.ranks.budget import kept_share, tail_shares
+from tdcompress.shapes import Point, Rank
 from tdcompress.threads import threads_by_kernel, threads_for
 
 _SHARES = (0.02, 0.05, 0.12, 0.25, 0.45, 0.7, 0.95)  # of the parameters, at which sweeps are made
@@ -34,6 +34,45 @@ _GROUPS = 4  # of a convolution that are swept for; orthogonal terms are taken o
 _CARRIED = 0.8  # from this share on, what a smaller kernel says is right as it is
 _FEWEST = 4  # terms that tell how far a smaller kernel is off
 _NOTHING = 1e-10  # of the squared norm: beyond this rank there is nothing left to lose
+
+
+def cp_parameters(modes: Sequence[int], rank: Sequence[int]) -> int:
+    """Parameters of a CP decomposition: one vector a mode and term.
+
+    >>> cp_parameters((64, 64, 3, 3), (28,))
+    3752
+    """
+    return rank[0] * sum(modes)
+
+
+def cp_ranks(modes: Sequence[int], budget: int) -> list[Rank]:
+    """The largest CP rank within `budget` parameters; none if none fits.
+
+    >>> cp_ranks((64, 64, 3, 3), 3686)
+    [(27,)]
+    """
+    rank = min(budget // sum(modes), cp_limit(modes))
+    return [(rank,)] if rank else []
+
+
+def cp_rule(kernel_shape: Sequence[int], ratio: float) -> Rank:
+    """The rank that tensorly-torch would take for `ratio`: the paper's rule, proportional to the shape.
+
+    Args:
+        kernel_shape: (out, in / groups, *kernel_size), spatial sizes of 1 included.
+        ratio: the share of the parameters to remove. The rule rounds, so it may keep a little more than asked.
+
+    Returns:
+        (rank,).
+
+    Raises:
+        CompressionError: `ratio` is no number in (0, 1).
+
+    >>> cp_rule((64, 64, 3, 3), 0.9)
+    (28,)
+    """
+    kept_share(ratio)  # for its check of the ratio
+    return bridge.cp_rank(kernel_shape, 1 - ratio)
 
 
 @threads_by_kernel

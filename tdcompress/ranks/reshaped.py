@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tdcompress.decompositions.algebra import squared_singular_values
 from tdcompress.decompositions.reshape import Factors, Reshape, divisors
-from tdcompress.ranks.budget import Rank
+from tdcompress.shapes import Rank
 
 Shapes = Reshape | Factors | Literal["balanced", "best"]  # which shapes may be taken
 

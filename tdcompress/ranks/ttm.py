@@ -15,9 +15,9 @@ from torch import Tensor
 from tdcompress.decompositions.reshape import Reshape, as_reshape
 from tdcompress.decompositions.ttm import ttm_limits
 from tdcompress.errors import CompressionError
-from tdcompress.ranks.budget import Rank
 from tdcompress.ranks.chains import ChainSearch, Family
 from tdcompress.ranks.reshaped import ReshapedRank, Shapes, Spectra, grids, is_svd
+from tdcompress.shapes import Rank
 from tdcompress.threads import threads_by_kernel
 
 _CORES = (2, 3, 4)

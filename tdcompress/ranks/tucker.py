@@ -1,4 +1,4 @@
-"""The ranks of Tucker under a budget: the best truncation of the HOSVD in closed form."""
+"""Tucker: parameters, the best truncation of the HOSVD under a budget, in closed form, and its curve of error."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions import TuckerOptions, tucker_limits
+from tdcompress.decompositions import TuckerOptions, bridge, tucker_limits
 from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold, working
 from tdcompress.decompositions.tucker import kept_by_hooi
-from tdcompress.ranks.budget import Rank, grown, tucker_parameters
+from tdcompress.ranks.budget import grown, kept_share, points_at
+from tdcompress.shapes import Point, Rank
 from tdcompress.threads import threads_by_kernel
+
+
+def tucker_parameters(modes: Sequence[int], rank: Sequence[int]) -> int:
+    """Parameters of a Tucker decomposition with whole spatial modes, `rank` = (out, in).
+
+    >>> tucker_parameters((64, 64, 3, 3), (14, 14))
+    3556
+    """
+    return modes[0] * rank[0] + modes[1] * rank[1] + rank[0] * rank[1] * math.prod(modes[2:])
 
 
 @threads_by_kernel
@@ -53,6 +63,40 @@ def tucker_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> list[R
     if len(ranks) == 1:
         return ranks
     return [max(ranks, key=lambda rank: sum(kept_by_hooi(core, rank, options) for core in cores))]
+
+
+def tucker_rule(kernel_shape: Sequence[int], ratio: float) -> Rank:
+    """The rank that tensorly-torch would take for `ratio`: the paper's rule, proportional to the shape.
+
+    Args:
+        kernel_shape: (out, in / groups, *kernel_size), spatial sizes of 1 included.
+        ratio: the share of the parameters to remove. The rule rounds, so it may keep a little more than asked.
+
+    Returns:
+        (out, in), with the spatial modes whole.
+
+    Raises:
+        CompressionError: `ratio` is no number in (0, 1).
+
+    >>> tucker_rule((64, 64, 3, 3), 0.9)
+    (14, 14)
+    """
+    kept_share(ratio)  # for its check of the ratio
+    return bridge.tucker_rank(kernel_shape, 1 - ratio)
+
+
+@threads_by_kernel
+def tucker_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
+    """Exact for the truncated HOSVD: the energy outside a block of its core. `kernels`: (groups, out, in, *spatial)."""
+    modes = tuple(kernels.shape[1:])
+    energy = core_energies([hosvd_core(kernel) for kernel in kernels])
+    total = float(energy[-1, -1]) or 1.0
+
+    def at(budget: int) -> list[Point]:
+        best = best_block(energy, modes, tucker_limits(modes, (0, 1)), budget)
+        return [] if best is None else [(best, 1 - float(energy[best[0] - 1, best[1] - 1]) / total)]
+
+    return points_at(budgets, at)
 
 
 def best_block(energy: Tensor, modes: Sequence[int], limits: Rank, budget: int) -> Rank | None:

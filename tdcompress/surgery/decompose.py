@@ -16,9 +16,9 @@ from tdcompress.errors import CompressionError, naming, warn
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
 from tdcompress.layers.kinds import as_dense, cpu_sizes, reads_features, weight_of
 from tdcompress.layers.request import check_asked, check_reachable
-from tdcompress.layers.spec import Axes
 from tdcompress.methods import get_method
 from tdcompress.progress import Progress, following
+from tdcompress.shapes import Axes
 from tdcompress.surgery.left import OnRefusal, Refusals, left_dense, without
 from tdcompress.surgery.plain import Policy, check_forward, check_hooks, check_wrapper, plain
 from tdcompress.surgery.selection import LayerSelector, Named, dense_layers, select_factorized, select_layers

@@ -17,7 +17,7 @@ import tensorly
 import torch
 from tqdm import tqdm
 
-from tdcompress.ranks import cp_ranks, tensorly_torch_rank
+from tdcompress.ranks import cp_ranks, tucker_rule
 from tests.benchmarks.costs import Cost, cost, plain, reach
 from tests.benchmarks.forward import forward_tables
 from tests.benchmarks.planning import planning_tables
@@ -253,7 +253,7 @@ def growth(sizes: Sequence[int]) -> list[Cost]:
         shape = (channels, channels, 3, 3)
         (rank,) = cp_ranks(shape, channels * channels * 9 // 10)
         costs.append(cost(f"cp, ours, {channels} channels", "cp", "ours", shape, rank))
-        rank = tensorly_torch_rank("tucker", shape, 0.9)
+        rank = tucker_rule(shape, 0.9)
         costs.append(cost(f"tucker, ours, {channels} channels", "tucker", "ours", shape, rank))
     return costs
 

@@ -18,7 +18,7 @@ from tdcompress.decompositions import cp
 from tdcompress.decompositions.algebra import relative_error
 from tdcompress.decompositions.als import Sweep, start
 from tdcompress.methods import METHODS
-from tdcompress.ranks import tensorly_torch_rank
+from tdcompress.ranks import cp_rule
 from tests.benchmarks.solvers import OURS, PEERS, Measurement, measure, measure_ours
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
@@ -103,7 +103,7 @@ def peers_at(method: str, layer: str, shape: tuple[int, ...], ratio: float) -> d
     if method == "tt":
         proportional = proportional_tt_rank(shape, 1 - ratio)
         return {"tensorly-torch": published_tt_ranks()[layer, ratio], "tensorly": proportional}
-    return dict.fromkeys(PEERS[method], tensorly_torch_rank(method, shape, ratio))
+    return dict.fromkeys(PEERS[method], METHODS[method].tensorly_torch_rank(shape, ratio))
 
 
 def real_weights(methods: Sequence[str] = tuple(PEERS), layers: Sequence[str] = LAYERS) -> Iterator[Row]:
@@ -174,7 +174,7 @@ def plain_als(starts: Mapping[str, int], sweeps: int = 3000) -> Iterator[Referen
     kernels = trained_kernels()
     for layer, ratio in itertools.product(starts, RATIOS):
         kernel = kernels[layer]
-        (rank,) = tensorly_torch_rank("cp", tuple(kernel.shape), ratio)
+        (rank,) = cp_rule(tuple(kernel.shape), ratio)
         began = time.process_time()
         ours = cp(kernel, rank).solution.relative_error
         seconds = time.process_time() - began
