@@ -25,7 +25,7 @@ def batches(data: Data) -> Iterable[Any]:
     return [data] if isinstance(data, Tensor) else data
 
 
-def again(data: Data) -> Iterable[Any]:
+def repeatable(data: Data) -> Iterable[Any]:
     """Batches that can be gone through more than once.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tdcompress.batches import Data, again, evaluating, quickest
+from tdcompress.batches import Data, evaluating, quickest, repeatable
 from tdcompress.calibration import Fit, calibrate
 from tdcompress.calibration.regression import has_closed_form
 from tdcompress.methods import get_method
@@ -72,7 +72,7 @@ def compress(
         >>> sum(p.numel() for p in small.parameters()) < 0.3 * sum(p.numel() for p in model.parameters())
         True
     """
-    inputs = None if data is None else again(data)
+    inputs = None if data is None else repeatable(data)
     metric = metric or ("relative_weights" if inputs is None else "relative_features")
     request = PlanRequest(
         ratio=ratio,

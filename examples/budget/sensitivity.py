@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from examples.paper.tables import MEASURES
 from examples.paper.work import Source
 from tdcompress.errors import CompressionError
 from tdcompress.planning import DENSE
-from tdcompress.study.views import performances_of, views
+from tdcompress.study.groupings import groupings, performances_of
 
 RATIO = 0.75  # of the plan: its trial compressions leave a quarter of a layer, and a sixteenth
 _IMAGES = 1000
@@ -43,13 +44,12 @@ def compared(table: pd.DataFrame) -> Iterator[str]:
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
     for measure, spoken in MEASURES.items():
         for state, column in performances_of(table, f"test_{measure}").items():
-            for view in (view for view in views(table) if view.name in ("layers", "all")):
-                found = [
-                    td.compare(view.of(table), "weighted", "relative_weights", column, view.across, bootstrap=bootstrap)
-                    for bootstrap in (td.Bootstrap("trials"), td.Bootstrap("layers"))
-                ]
-                cells = [f"{spoken} {state}", view.title, f"{found[0].second:.3f}", f"{found[0].first:.3f}"]
-                cells += [f"{found[0].difference:+.3f}", *(f"{one.low:+.2f} .. {one.high:+.2f}" for one in found)]
+            for grouping in (grouping for grouping in groupings(table) if grouping.name in ("layers", "all")):
+                ask = partial(td.compare, grouping.of(table), "weighted", "relative_weights", column, grouping.across)
+                trials, layers = (ask(bootstrap=td.Bootstrap(unit)) for unit in ("trials", "layers"))
+                cells = [f"{spoken} {state}", grouping.title, f"{trials.second:.3f}", f"{trials.first:.3f}"]
+                cells.append(f"{trials.difference:+.3f}")
+                cells += [f"{one.low:+.2f} .. {one.high:+.2f}" for one in (trials, layers)]
                 yield f"| {' | '.join(cells)} |"
 
 

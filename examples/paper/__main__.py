@@ -25,8 +25,8 @@ from examples.paper.tables import as_markdown, as_text, between_states, differen
 from examples.paper.work import Source
 from tdcompress.errors import CompressionError
 from tdcompress.study import Study, Trial, export, processes
+from tdcompress.study.groupings import Tau, performances_of
 from tdcompress.study.plots import Reference, draw_all
-from tdcompress.study.views import Tau, performances_of
 
 STORE, TABLE, SETTINGS, WEIGHTS = "study.sqlite", "results.csv", "settings.json", "model.safetensors"
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 import tdcompress as td
 from examples.paper.reference import Published
-from tdcompress.study.views import STATES, Tau, View, errors_of, performances_of, taus, views
+from tdcompress.study.groupings import STATES, Grouping, Tau, errors_of, groupings, performances_of, taus
 
 MEASURES = {"error": "classification error", "cross_entropy": "cross-entropy"}
 _LEVELS = {0.5, 0.75, 0.9}  # those of the paper's figures 2 and 3
@@ -18,21 +18,22 @@ _PUBLISHED = {
     "all": ("all", "50-90%"),
     "layers": ("layers", "50-90%"),
     "methods": ("methods", "50-90%"),
-}  # how the paper's table calls a view: its columns `across` and `compression`
+}  # how the paper's table calls a grouping: its columns `across` and `compression`
 _FINE_TUNED = {"test_error": False, "finetuned_test_error": True}  # the performances that the paper has
 
 
 def rows_of(frame: pd.DataFrame) -> list[Tau]:
-    """Every τ-a of the study's table: views × errors × measures × states of the network."""
+    """Every τ-a of the study's table: groupings × errors × measures × states of the network."""
     columns = [column for measure in MEASURES for column in performances_of(frame, f"test_{measure}").values()]
     return taus(frame, columns)
 
 
 def printed(row: Tau, published: Published) -> tuple[float, float] | None:
     """The paper's mean and standard deviation of the same τ; None where it has none."""
-    if row.performance not in _FINE_TUNED or (row.view.name in _PUBLISHED and not set(row.view.ratios) <= _LEVELS):
+    grouping = row.grouping
+    if row.performance not in _FINE_TUNED or (grouping.name in _PUBLISHED and not set(grouping.ratios) <= _LEVELS):
         return None
-    across, levels = _PUBLISHED.get(row.view.name, ("layers and methods", row.view.name))
+    across, levels = _PUBLISHED.get(grouping.name, ("layers and methods", grouping.name))
     return published.tau(row.error, across, levels, fine_tuned=_FINE_TUNED[row.performance])
 
 
@@ -68,17 +69,17 @@ def differences(frame: pd.DataFrame, published: Published) -> str:
     body = []
     for row in rows_of(frame):
         theirs = printed(row, published)
-        if theirs is None or row.view.name not in _PUBLISHED:
+        if theirs is None or row.grouping.name not in _PUBLISHED:
             continue
-        cells = ["after" if _FINE_TUNED[row.performance] else "before", row.view.title, spoken(row.error)]
-        cells += [f"{theirs[0]:.3f}", f"{row.found.mean:.3f}", f"{row.found.mean - theirs[0]:+.3f}"]
+        cells = ["after" if _FINE_TUNED[row.performance] else "before", row.grouping.title, spoken(row.error)]
+        cells += [f"{theirs[0]:.3f}", f"{row.correlation.mean:.3f}", f"{row.correlation.mean - theirs[0]:+.3f}"]
         body.append(cells + [_less(frame, row, unit, theirs[0]) for unit in ("trials", "layers")])
     return "\n".join(_table(header, body, left=3)) if body else ""
 
 
 def in_words(frame: pd.DataFrame, published: Published) -> str:
     """What came out at `all`, in plain words and with its uncertainty, one paragraph a state of the network."""
-    rows = [row for row in rows_of(frame) if row.view.name == "all"]
+    rows = [row for row in rows_of(frame) if row.grouping.name == "all"]
     shown = {
         state: [row for row in rows if row.performance == column]
         for state, column in performances_of(frame, "test_error").items()
@@ -107,15 +108,15 @@ def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
     (before, first), *_, (after, last) = states.items()
     units = ("trials", "layers") if frame["layer"].nunique() > 1 else ("trials",)
     body = []
-    for view in (view for view in views(frame) if view.name in _PUBLISHED):
-        part = view.of(frame)
+    for grouping in (grouping for grouping in groupings(frame) if grouping.name in _PUBLISHED):
+        part = grouping.of(frame)
         for error in errors_of(frame):
-            cells = [view.title, spoken(error)]
+            cells = [grouping.title, spoken(error)]
             for column in states.values():
-                found = td.correlate(part, error, column, view.across, bootstrap=td.Bootstrap("trials"))
+                found = td.correlate(part, error, column, grouping.across, bootstrap=td.Bootstrap("trials"))
                 cells.append(f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]")
             rises = [  # τ is symmetric
-                td.compare(part, last, first, error, view.across, bootstrap=td.Bootstrap(unit)) for unit in units
+                td.compare(part, last, first, error, grouping.across, bootstrap=td.Bootstrap(unit)) for unit in units
             ]
             cells += [f"{rises[0].difference:+.2f}", *(f"{rise.low:+.2f} .. {rise.high:+.2f}" for rise in rises)]
             body.append(cells)
@@ -126,10 +127,10 @@ def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
 
 def _less(frame: pd.DataFrame, row: Tau, unit: str, theirs: float) -> str:
     """The interval of ours less a number; empty where there is but one layer to draw from."""
-    part = row.view.of(frame)
+    part = row.grouping.of(frame)
     if unit == "layers" and part["layer"].nunique() < 2:
         return ""
-    found = td.correlate(part, row.error, row.performance, row.view.across, bootstrap=td.Bootstrap(unit))
+    found = td.correlate(part, row.error, row.performance, row.grouping.across, bootstrap=td.Bootstrap(unit))
     assert found.low is not None
     assert found.high is not None
     return f"{found.low - theirs:+.2f} .. {found.high - theirs:+.2f}"
@@ -137,7 +138,7 @@ def _less(frame: pd.DataFrame, row: Tau, unit: str, theirs: float) -> str:
 
 def _blocks(rows: Sequence[Tau], published: Published) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Title, header and cells of one table a state of the network."""
-    runs = max((len(row.found.per_run) for row in rows), default=0)
+    runs = max((len(row.correlation.per_run) for row in rows), default=0)
     beside = "the paper" if published.same_network else f"the paper's {published}"
     over = f"mean ± std over {runs} runs" if runs > 1 else "one run"
     for state, prefix in STATES.items():
@@ -148,45 +149,46 @@ def _blocks(rows: Sequence[Tau], published: Published) -> Iterator[tuple[str, li
 
 
 def _cells(rows: Iterable[Tau], published: Published) -> Iterator[list[str]]:
-    by_line: dict[tuple[View, str], list[Tau]] = {}
+    by_line: dict[tuple[Grouping, str], list[Tau]] = {}
     for row in rows:
-        by_line.setdefault((row.view, row.error), []).append(row)
+        by_line.setdefault((row.grouping, row.error), []).append(row)
     before = None
-    for (view, error), measures in by_line.items():
-        found = [_plus_minus(row.found.mean, row.found.std, len(row.found.per_run)) for row in measures]
+    for (grouping, error), measures in by_line.items():
+        taus = [row.correlation for row in measures]
+        cells = [_plus_minus(tau.mean, tau.std, len(tau.per_run)) for tau in taus]
         theirs = next((both for row in measures if (both := printed(row, published))), None)
         beside = "" if theirs is None else _plus_minus(*theirs, 5)
-        yield [view.title if view != before else "", spoken(error), *found, beside]
-        before = view
+        yield [grouping.title if grouping != before else "", spoken(error), *cells, beside]
+        before = grouping
 
 
 def _sentences(frame: pd.DataFrame, rows: Sequence[Tau], published: Published, state: str) -> str:
-    rows = sorted(rows, key=lambda row: -row.found.mean)
-    top, view = rows[0], rows[0].view
-    best = [row.error for row in rows if math.isclose(row.found.mean, top.found.mean)]
+    rows = sorted(rows, key=lambda row: -row.correlation.mean)
+    top, grouping = rows[0], rows[0].grouping
+    best = [row.error for row in rows if math.isclose(row.correlation.mean, top.correlation.mean)]
     errors = "the error that orders the test classification errors best is"
     if len(best) > 1:
         errors = "the errors that order the test classification errors best, and equally well, are"
     text = (
-        f"{state.capitalize()}, over all layers, methods and levels of {view.levels}, "
-        f"{errors} {_listed(best)}: τ = {_over_runs(top.found)}, which is the right order of about "
-        f"{50 * (1 + top.found.mean):.0f} in 100 pairs of compressions."
+        f"{state.capitalize()}, over all layers, methods and levels of {grouping.levels}, "
+        f"{errors} {_listed(best)}: τ = {_over_runs(top.correlation)}, which is the right order of about "
+        f"{50 * (1 + top.correlation.mean):.0f} in 100 pairs of compressions."
     )
     close = _not_settled(frame, top, [row.error for row in rows if row.error not in best])
     text += "".join(_in_doubt(unit, errors) for unit, errors in close.items())
     if "relative_weights" not in best:
         (weights,) = (row for row in rows if row.error == "relative_weights")
-        text += f" Relative weights has τ = {weights.found.mean:.2f}."
+        text += f" Relative weights has τ = {weights.correlation.mean:.2f}."
     return text + _beside_the_paper(best, [error for errors in close.values() for error in errors], rows, published)
 
 
 def _not_settled(frame: pd.DataFrame, top: Tau, others: Sequence[str]) -> dict[str, list[str]]:
     """Which errors a paired bootstrap cannot tell from the best one, by what was drawn: trials, and whole layers."""
-    part = top.view.of(frame)
+    part = top.grouping.of(frame)
     units = ("trials", "layers") if part["layer"].nunique() > 1 else ("trials",)
     found: dict[str, list[str]] = {}
     for unit in units:
-        ask = partial(td.compare, part, across=top.view.across, bootstrap=td.Bootstrap(unit))
+        ask = partial(td.compare, part, across=top.grouping.across, bootstrap=td.Bootstrap(unit))
         found[unit] = [error for error in others if ask(top.error, error, top.performance).low <= 0]
     return found
 

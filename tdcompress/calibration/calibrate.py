@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from tdcompress.batches import Data, again, evaluating, forward, quickest
+from tdcompress.batches import Data, evaluating, forward, quickest, repeatable
 from tdcompress.calibration.batch_norm import estimating, is_estimated
 from tdcompress.calibration.fits import LayerFit
 from tdcompress.errors import CompressionError, unknown
@@ -81,7 +81,7 @@ def calibrate(
     """
     if fit not in _FITS:
         raise unknown("fit", fit, _FITS)
-    inputs = again(data)
+    inputs = repeatable(data)
     matched = {} if original is None else dict(pairs(original, compressed))
     model = copy.deepcopy(compressed)
     frozen = {name for name, module in model.named_modules() if model.training and not module.training}

@@ -106,12 +106,12 @@ def correlate(
             where = f"group {groups.name(label)} of n = {len(rows)}, x={error!r}, y={performance!r}"
             raise CompressionError(f"{where}: {problem} ({advice})") from problem
         taus[groups.run_of(label)].append(tau)
-    found = _summary(taus, [len(rows) for rows in groups.rows.values()], groups.across, variant)
+    correlation = _summary(taus, [len(rows) for rows in groups.rows.values()], groups.across, variant)
     if bootstrap is None:
-        return found
+        return correlation
     (means,) = resampled(groups, [error], performance, variant, bootstrap)
     low, high = percentiles(means)
-    return replace(found, low=low, high=high)
+    return replace(correlation, low=low, high=high)
 
 
 def _summary(

@@ -91,10 +91,10 @@ def regret(
     by_run: dict[Any, list[float]] = defaultdict(list)
     chance: dict[Any, list[float]] = defaultdict(list)
     for label, rows in groups.rows.items():
-        errors, lost = groups.columns[error][rows], sign * groups.columns[performance][rows]
-        lost = lost - lost.min()
-        by_run[groups.run_of(label)].append(float(lost[errors == errors.min()].mean()))
-        chance[groups.run_of(label)].append(float(lost.mean()))
+        errors, excess = groups.columns[error][rows], sign * groups.columns[performance][rows]
+        excess = excess - excess.min()
+        by_run[groups.run_of(label)].append(float(excess[errors == errors.min()].mean()))
+        chance[groups.run_of(label)].append(float(excess.mean()))
     every = np.array([value for values in by_run.values() for value in values])
     per_run = {key: fmean(values) for key, values in by_run.items()}
     low, high = _interval(groups, by_run, bootstrap)

@@ -90,8 +90,8 @@ def checked_across(across: str | Iterable[str], run: str | None) -> tuple[str, .
     names = (across,) if isinstance(across, str) else tuple(across)
     unknown = [name for name in names if name not in VARIED]
     if unknown or not names:
-        found = f"has {_with_close_names(unknown, VARIED)}" if unknown else "is empty"
-        raise CompressionError(f"across {found}; it takes one or more of {', '.join(VARIED)}")
+        complaint = f"has {_with_close_names(unknown, VARIED)}" if unknown else "is empty"
+        raise CompressionError(f"across {complaint}; it takes one or more of {', '.join(VARIED)}")
     if run in names:
         raise CompressionError(f"run={run!r} is fixed within a run, so it cannot be in across={names} too")
     return tuple(name for name in VARIED if name in names)
@@ -127,13 +127,13 @@ def _trials(frame: DataFrame, keys: list[str]) -> list[dict[str, Any]]:
     trials: list[dict[str, Any]] = frame[keys].to_dict("records")
     absent = np.flatnonzero(frame[keys].isna().any(axis=1).to_numpy())
     if len(absent):
-        found = f"{len(absent)} of {len(trials)} rows lack one of {', '.join(keys)}"
-        raise CompressionError(f"{found}, first row {absent[0]}: {describe(trials[absent[0]])}")
+        complaint = f"{len(absent)} of {len(trials)} rows lack one of {', '.join(keys)}"
+        raise CompressionError(f"{complaint}, first row {absent[0]}: {describe(trials[absent[0]])}")
     repeated = np.flatnonzero(frame.duplicated(keys).to_numpy())
     if len(repeated):
-        found = f"{len(repeated)} of {len(trials)} rows repeat a trial, first row {repeated[0]}"
+        complaint = f"{len(repeated)} of {len(trials)} rows repeat a trial, first row {repeated[0]}"
         advice = "keep one of each, or name the column that tells them apart as run="
-        raise CompressionError(f"{found}: {describe(trials[repeated[0]])}; {advice}")
+        raise CompressionError(f"{complaint}: {describe(trials[repeated[0]])}; {advice}")
     return trials
 
 
@@ -144,9 +144,9 @@ def _numbers(frame: DataFrame, column: str, trials: list[dict[str, Any]]) -> NDA
         raise CompressionError(f"column {column!r} must hold numbers: {problem}") from problem
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
-        found = f"{len(bad)} of {len(numbers)} rows have NaN or infinity in the column {column!r}"
+        complaint = f"{len(bad)} of {len(numbers)} rows have NaN or infinity in the column {column!r}"
         advice = "drop those trials or measure them again"
-        raise CompressionError(f"{found}, first the trial {describe(trials[bad[0]])}; {advice}")
+        raise CompressionError(f"{complaint}, first the trial {describe(trials[bad[0]])}; {advice}")
     return numbers
 
 

@@ -112,8 +112,8 @@ def _vector(values: ArrayLike | torch.Tensor, name: str) -> NDArray[np.float64]:
         raise CompressionError(f"{name} must be one-dimensional; its shape is {vector.shape}")
     bad = np.flatnonzero(~np.isfinite(vector))
     if len(bad):
-        found = f"{len(bad)} of {len(vector)} values are NaN or infinite, the first at index {bad[0]}"
-        raise CompressionError(f"{name}: {found}; drop those pairs")
+        complaint = f"{len(bad)} of {len(vector)} values are NaN or infinite, the first at index {bad[0]}"
+        raise CompressionError(f"{name}: {complaint}; drop those pairs")
     return vector
 
 

@@ -84,17 +84,17 @@ def _latency(conv: Any, calls: Sequence[Call]) -> Costing:
 
     def costed(options: Sequence[Option]) -> list[Option]:
         dense = next(option for option in options if option.method == DENSE)
-        found, reference = [], []
+        relative, dense_times = [], []
         for method, axes in dict.fromkeys((o.method, o.axes) for o in options if o.method != DENSE):
             curve = sorted((o for o in options if (o.method, o.axes) == (method, axes)), key=lambda o: o.parameters)
             places = sorted({round(place) for place in np.linspace(0, len(curve) - 1, _TIMED)})
             pairs = [milliseconds_of(conv, curve[place], calls) for place in places]
             # As a share of the dense time beside it: what slows the machine down slows both.
             shares = [after / before for before, after in pairs]
-            reference += [before for before, _ in pairs]
+            dense_times += [before for before, _ in pairs]
             sizes = [curve[place].parameters for place in places]
-            found += [replace(o, cost=float(np.interp(o.parameters, sizes, shares))) for o in curve]
-        unit = float(np.median(reference)) if reference else milliseconds_of(conv, dense, calls)[0]
-        return [*(replace(o, cost=o.cost * unit) for o in found if o.cost < 1), replace(dense, cost=unit)]
+            relative += [replace(o, cost=float(np.interp(o.parameters, sizes, shares))) for o in curve]
+        unit = float(np.median(dense_times)) if dense_times else milliseconds_of(conv, dense, calls)[0]
+        return [*(replace(o, cost=o.cost * unit) for o in relative if o.cost < 1), replace(dense, cost=unit)]
 
     return costed

@@ -79,10 +79,10 @@ def plan(
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
-        >>> found = plan(model, 0.8, methods=("tucker", "svd"))
-        >>> [entry.layer for entry in found.layers], found.cost[1] <= found.budget
+        >>> planned = plan(model, 0.8, methods=("tucker", "svd"))
+        >>> [entry.layer for entry in planned.layers], planned.cost[1] <= planned.budget
         (['0', '2', '4'], True)
-        >>> small = found.apply(model)
+        >>> small = planned.apply(model)
         >>> small(torch.zeros(1, 3, 9, 9)).shape
         torch.Size([1, 64, 3, 3])
     """

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import Data, again, evaluating, quickest
+from tdcompress.batches import Data, evaluating, quickest, repeatable
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec
 from tdcompress.methods import get_method
@@ -117,7 +117,7 @@ def problem_of(model: nn.Module, request: PlanRequest) -> PlanningProblem:
     Raises:
         CompressionError: see `plan`.
     """
-    inputs = None if request.data is None else again(request.data)
+    inputs = None if request.data is None else repeatable(request.data)
     if inputs is None and request.metric in [name for name, known in METRICS.items() if known.on == "features"]:
         raise CompressionError(f"metric={request.metric!r} needs inputs; pass data=, an iterable of batches.")
     example = _example(request, inputs)

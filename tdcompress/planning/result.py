@@ -204,12 +204,12 @@ class Plan:
             CompressionError: it is no such JSON, or of a newer version.
         """
         try:
-            found = json.loads(text)
-            version = found.pop("version")
+            fields = json.loads(text)
+            version = fields.pop("version")
             if version > FORMAT_VERSION:
                 raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
-            layers = tuple(map(LayerPlan.from_fields, found["layers"]))
-            plan = Plan(**{**found, "layers": layers, "left": _left_from(found)})
+            layers = tuple(map(LayerPlan.from_fields, fields["layers"]))
+            plan = Plan(**{**fields, "layers": layers, "left": _left_from(fields)})
             for entry in plan.layers:
                 _ = entry.choice, entry.dense, entry.spec.adapter
             _ = UNITS[plan.objective], float(plan.budget), plan.cost
@@ -231,5 +231,5 @@ class Plan:
         return figure
 
 
-def _left_from(found: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((str(name), str(reason)) for name, reason in found.get("left", ()))
+def _left_from(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name), str(reason)) for name, reason in fields.get("left", ()))

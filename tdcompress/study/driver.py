@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdcompress.errors import CompressionError
-from tdcompress.study.executors import Workplace
 from tdcompress.study.grid import Trial, groups
 from tdcompress.study.measure import Compressed, Outcome
 from tdcompress.study.store import Store
+from tdcompress.study.workers import Workers
 
 _ALONE = 2  # how often a trial may lose its worker with no other trial under way, before it is to blame
 _IN_A_ROW = 10  # deaths of workers without any result between them, before the study gives up
@@ -40,13 +40,13 @@ class _Task:
     suspect: bool = False
 
 
-def drive(every: Sequence[Trial], store: Store, workplace: Workplace, progress: bool, retry_failed: bool) -> None:
+def drive(every: Sequence[Trial], store: Store, workers: Workers, progress: bool, retry_failed: bool) -> None:
     """Measure what the store lacks.
 
     Args:
         every: the grid.
         store: open for writing.
-        workplace: where trials run.
+        workers: where trials run.
         progress: show a bar on standard error.
         retry_failed: measure the failed ones again.
 
@@ -59,21 +59,21 @@ def drive(every: Sequence[Trial], store: Store, workplace: Workplace, progress: 
     _warn_of_older(store, [trial.key for trial in every if trial.key in settled])
     with _bar(len({trial.key for trial in every}), len({trial.key for trial in missing}), progress) as bar:
         try:
-            _Driver(store, workplace, bar).run(missing)
+            _Driver(store, workers, bar).run(missing)
         except KeyboardInterrupt:
-            workplace.stop()
+            workers.stop()
             there = len(store.settled())
             raise KeyboardInterrupt(
                 f"stopped; {there} results are in {store.path}, and the same call goes on from there"
             ) from None
         except BaseException:
-            workplace.stop()
+            workers.stop()
             raise
 
 
 class _Driver:
-    def __init__(self, store: Store, workplace: Workplace, bar: Any) -> None:
-        self._store, self._workplace, self._bar = store, workplace, bar
+    def __init__(self, store: Store, workers: Workers, bar: Any) -> None:
+        self._store, self._workers, self._bar = store, workers, bar
         self._ready: deque[_Task] = deque()
         self._suspects: deque[_Task] = deque()
         self._flying: dict[Future[Any], _Task] = {}
@@ -88,17 +88,17 @@ class _Driver:
 
     def _begin(self) -> None:
         """As many as there is room for; a suspect gets the workers to itself."""
-        while len(self._flying) < self._workplace.width:
+        while len(self._flying) < self._workers.width:
             if any(task.suspect for task in self._flying.values()) or (self._suspects and self._flying):
                 return
             if not (self._suspects or self._ready):
                 return
             self._submit((self._suspects or self._ready).popleft())
 
-    def _submit(self, task: _Task, heavy: bool = False) -> None:
+    def _submit(self, task: _Task, with_job: bool = False) -> None:
         self._bar.set_description_str(str(task.trial), refresh=False)
         try:
-            future = self._workplace.submit(task.trial, task.shared, bool(task.others), heavy)
+            future = self._workers.submit(task.trial, task.shared, bool(task.others), with_job)
         except BrokenExecutor as error:  # a worker died since, and this trial has not begun
             (self._suspects if task.suspect else self._ready).appendleft(task)
             self._after_a_death(error, [])
@@ -118,7 +118,7 @@ class _Driver:
             except Exception:  # the executor's own, such as a cluster that gave a trial up
                 outcome = Outcome(None, traceback.format_exc())
             if outcome is None:
-                self._submit(task, heavy=True)
+                self._submit(task, with_job=True)
             else:
                 self._keep(task, outcome)
         if broken:
@@ -152,7 +152,7 @@ class _Driver:
                 self._keep(task, Outcome(None, "The worker died, twice with this trial alone: out of memory?\n"))
             else:
                 self._suspects.append(task)
-        self._workplace.rebuild()
+        self._workers.rebuild()
 
 
 def _warn_of_older(store: Store, keys: Sequence[str]) -> None:

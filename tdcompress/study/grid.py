@@ -56,10 +56,10 @@ def trials(study: Spec, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
         for method in methods:
             solver = solvers[method]
             fixed = get_method(method).deterministic(solver)
-            told = solver_fields(solver)
+            options = solver_fields(solver)
             for ratio in study.ratios:
                 rank = study.rank_of(layer, method, ratio)
-                what = {**common["factors"], "layer": layer, "method": method, "solver": told}
+                what = {**common["factors"], "layer": layer, "method": method, "solver": options}
                 what |= {"ratio": ratio, "rank": rank} if isinstance(rank, str | None) else {"rank": rank}
                 for run in range(study.runs):
                     seed = study.seed + run
@@ -92,7 +92,7 @@ def _factors(study: Spec) -> dict[str, Any]:
 
 def groups(missing: Sequence[Trial]) -> list[list[Trial]]:
     """The trials that share a decomposition together, each key once, in the order of the grid."""
-    found: dict[str, dict[str, Trial]] = {}
+    by_decomposition: dict[str, dict[str, Trial]] = {}
     for trial in missing:
-        found.setdefault(trial.decomposition, {}).setdefault(trial.key, trial)
-    return [list(group.values()) for group in found.values()]
+        by_decomposition.setdefault(trial.decomposition, {}).setdefault(trial.key, trial)
+    return [list(group.values()) for group in by_decomposition.values()]

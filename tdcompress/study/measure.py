@@ -99,7 +99,7 @@ class Outcome:
     compressed: Compressed | None = None
 
 
-class Bench:
+class Measurer:
     """Where trials are measured; it keeps what the trials of one layer share.
 
     Args:
@@ -133,7 +133,7 @@ class Bench:
 
         Args:
             trial: what to measure.
-            shared: what another trial of the same decomposition has found already.
+            shared: what another trial of the same decomposition has measured already.
             share: whether others wait for this one's.
         """
         with self._one_at_a_time:
@@ -167,7 +167,7 @@ class Bench:
         needed = share or job.calibrate is not None or job.finetune is not None
         packed = pickle.dumps(copy.deepcopy(layer).cpu()) if needed else b""
         sweeps = 0 if layer.solution is None else layer.solution.sweeps
-        found = {"rank": "x".join(map(str, layer.ranks)), "kept": 1 - layer.ratio, "sweeps": sweeps}
+        reached = {"rank": "x".join(map(str, layer.ranks)), "kept": 1 - layer.ratio, "sweeps": sweeps}
         errors = self._errors(trial.layer, layer)
         measured = time.perf_counter()
         performance = self._performance(model)
@@ -178,22 +178,22 @@ class Bench:
             "evaluate_seconds": evaluated - measured,
         }
         calibrated = {} if job.calibrate is None else self._calibrated(trial, packed)
-        return Compressed(packed, {**found, **errors, **performance, **calibrated, **seconds})
+        return Compressed(packed, {**reached, **errors, **performance, **calibrated, **seconds})
 
     def _errors(self, name: str, layer: FactorizedConv) -> dict[str, float]:
         metrics = self._job.metrics
-        found = weight_errors(self._job.model.get_submodule(name), layer, metrics)
+        errors = weight_errors(self._job.model.get_submodule(name), layer, metrics)
         if self._job.on_features:
             if self._features is None or self._features[0] != name:
                 self._features = None  # before the next layer's are made: both may not fit
                 self._features = name, Features(self._job.model, name, self._job.data)
-            found |= self._features[1].errors(layer, metrics)
-        return {metric.name: found[metric.name] for metric in metrics}
+            errors |= self._features[1].errors(layer, metrics)
+        return {metric.name: errors[metric.name] for metric in metrics}
 
     def _performance(self, model: nn.Module) -> dict[str, float]:
         with torch.no_grad():
-            found = self._job.evaluate(model)
-        return _checked(found, [metric.name for metric in self._job.metrics])
+            performances = self._job.evaluate(model)
+        return _checked(performances, [metric.name for metric in self._job.metrics])
 
     def _calibrated(self, trial: Trial, packed: bytes) -> dict[str, float]:
         calibrate = self._job.calibrate
@@ -233,14 +233,14 @@ def _can_be_sent(part: Any) -> bool:
     return True
 
 
-def _checked(found: Any, metrics: list[str]) -> dict[str, float]:
+def _checked(performances: Any, metrics: list[str]) -> dict[str, float]:
     """Performances, if that is what they are."""
-    if not isinstance(found, Mapping) or not found:
-        raise CompressionError(f"evaluate must return a dict of numbers by name, and returned {found!r}.")
-    for name, value in found.items():
+    if not isinstance(performances, Mapping) or not performances:
+        raise CompressionError(f"evaluate must return a dict of numbers by name, and returned {performances!r}.")
+    for name, value in performances.items():
         if not isinstance(name, str) or name in (*_RESERVED, *metrics) or name.startswith((CALIBRATED, FINETUNED)):
             raise CompressionError(f"evaluate names a performance {name!r}, which is a column of another meaning.")
         value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
         if not isinstance(value, Real) or not abs(float(value)) < float("inf"):
             raise CompressionError(f"evaluate must return finite numbers, and returned {name}={value!r}.")
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in performances.items()}

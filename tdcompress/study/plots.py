@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from tdcompress.correlation import Regret, regret
 from tdcompress.deferred import DataFrame
 from tdcompress.metrics import METRICS
-from tdcompress.study.views import Tau, errors_of, taus
+from tdcompress.study.groupings import Tau, errors_of, taus
 
 DPI = 180
 # Okabe & Ito's palette, which colour-blind readers can tell apart; features differ from weights by hatching as well.
@@ -70,8 +70,8 @@ def draw_all(
     folder.mkdir(parents=True, exist_ok=True)
     errors = list(errors or errors_of(table))
     rows = taus(table, performances, errors)
-    named = {name: [row for row in rows if row.view.name == name] for name in ("all", "layers", "methods")}
-    levels = [row for row in rows if row.view.name.endswith("%")]
+    named = {name: [row for row in rows if row.grouping.name == name] for name in ("all", "layers", "methods")}
+    levels = [row for row in rows if row.grouping.name.endswith("%")]
     figures: dict[str, Figure | None] = {
         "figure1_by_level": by_ratio(levels, performances, reference, label) if levels else None,
         "figure2_all": bars([named["all"]], performances, reference, label) if named["all"] else None,
@@ -95,14 +95,14 @@ def by_ratio(
     """Figure 1: τ across layers and methods at each ratio, a line an error, with its deviation over the runs.
 
     Args:
-        rows: the τ of the views of single ratios; see `taus`.
+        rows: the τ of the groupings of single ratios; see `taus`.
         performances: columns by the title of their panel.
         reference: other results, as dotted lines.
         label: what the performance is called.
     """
     errors = list(dict.fromkeys(row.error for row in rows))
     figure, axes = _panels(len(performances), width=4.0)
-    ratios = sorted({100 * row.view.ratios[0] for row in rows})
+    ratios = sorted({100 * row.grouping.ratios[0] for row in rows})
     gap = min(np.diff(ratios), default=10.0) / 14
     for axis, (title, column) in zip(axes, performances.items(), strict=True):
         for place, error in enumerate(errors):
@@ -122,8 +122,8 @@ def by_ratio(
 
 def _line(axis: Axes, line: Sequence[Tau], style: tuple[str, str], shift: float, reference: Reference | None) -> None:
     colour, marker = style
-    ratios = np.array([100 * row.view.ratios[0] for row in line])
-    mean, std = (np.array([getattr(row.found, name) for row in line]) for name in ("mean", "std"))
+    ratios = np.array([100 * row.grouping.ratios[0] for row in line])
+    mean, std = (np.array([getattr(row.correlation, name) for row in line]) for name in ("mean", "std"))
     error = line[0].error
     # Side by side, or the bars of one ratio would hide each other.
     axis.errorbar(ratios + shift, mean, std, color=colour, marker=marker, markersize=5, linewidth=1.6, capsize=2,
@@ -140,10 +140,10 @@ def bars(
     reference: Reference | None = None,
     label: str = "test error",
 ) -> Figure:
-    """Figures 2 and 3: τ of each error as a bar with its deviation over the runs; a row of panels a view.
+    """Figures 2 and 3: τ of each error as a bar with its deviation over the runs; a row of panels a grouping.
 
     Args:
-        groups: the τ of one view each; see `taus`.
+        groups: the τ of one grouping each; see `taus`.
         performances: columns by the title of their panel.
         reference: other results, as diamonds.
         label: what the performance is called.
@@ -154,12 +154,12 @@ def bars(
     panels = [(rows, title, column) for rows in groups for title, column in performances.items()]
     for axis, (rows, title, column) in zip(axes, panels, strict=True):
         shown = [row for row in rows if row.performance == column]
-        _bars(axis, errors, [row.found.mean for row in shown], [[row.found.std for row in shown]] * 2)
+        _bars(axis, errors, [row.correlation.mean for row in shown], [[row.correlation.std for row in shown]] * 2)
         for place, row in enumerate(shown):
             theirs = None if reference is None else reference.of(row)
             if theirs is not None:
                 axis.plot(theirs, place, marker="D", color="black", markerfacecolor="white", markersize=6)
-        axis.set_title(f"across {rows[0].view.title}\n{title}", fontsize=10)
+        axis.set_title(f"across {rows[0].grouping.title}\n{title}", fontsize=10)
     _name_bars(axes, errors)
     for axis in axes[-columns:]:
         axis.set_xlabel(f"Kendall's τ-a with the {label}")
@@ -191,9 +191,9 @@ def regrets(
     errors = list(errors or errors_of(table))
     figure, axes = _panels(len(performances), width=3.6)
     for axis, (title, column) in zip(axes, performances.items(), strict=True):
-        found = [regret(table, error, column) for error in errors]
-        _bars(axis, errors, [scale * one.mean for one in found], _margins(found, scale))
-        axis.set_title(f"choosing a method {title}\n(by lot: {scale * found[0].chance:.2f})", fontsize=10)
+        choices = [regret(table, error, column) for error in errors]
+        _bars(axis, errors, [scale * one.mean for one in choices], _margins(choices, scale))
+        axis.set_title(f"choosing a method {title}\n(by lot: {scale * choices[0].chance:.2f})", fontsize=10)
         axis.set_xlabel(f"{label}\nabove the best method's" + (" (percentage points)" if scale == 100 else ""))
         axis.set_xlim(left=0)
         axis.xaxis.set_major_locator(MaxNLocator(6))
@@ -201,9 +201,9 @@ def regrets(
     return figure
 
 
-def _margins(found: Sequence[Regret], scale: float) -> list[list[float]]:
-    lows = [scale * (one.mean - (one.mean if one.low is None else one.low)) for one in found]
-    highs = [scale * ((one.mean if one.high is None else one.high) - one.mean) for one in found]
+def _margins(choices: Sequence[Regret], scale: float) -> list[list[float]]:
+    lows = [scale * (one.mean - (one.mean if one.low is None else one.low)) for one in choices]
+    highs = [scale * ((one.mean if one.high is None else one.high) - one.mean) for one in choices]
     return [[max(0.0, low) for low in lows], [max(0.0, high) for high in highs]]
 
 

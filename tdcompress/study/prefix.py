@@ -107,11 +107,11 @@ def links(model: nn.Module) -> list[tuple[str, nn.Module]]:
     >>> [name for name, _ in links(nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU(), nn.Flatten())))]
     ['0', '1.0', '1.1']
     """
-    found: list[tuple[str, nn.Module]] = []
+    chain: list[tuple[str, nn.Module]] = []
     for name, child in _children(model) if _is_chain(model) else ():
         inner = links(child) if _is_chain(child) else [("", child)]
-        found += [(f"{name}.{below}".rstrip("."), link) for below, link in inner]
-    return found or [("", model)]
+        chain += [(f"{name}.{below}".rstrip("."), link) for below, link in inner]
+    return chain or [("", model)]
 
 
 def folded(chain: nn.Sequential, fast: bool = True) -> nn.Sequential:
@@ -199,16 +199,16 @@ def _same(first: State, second: State) -> bool:
     return all(torch.equal(value, second[1][name]) for name, value in first[1].items())
 
 
-def _runs_fast(found: list[tuple[str, nn.Module]], few: Tensor) -> bool:
+def _runs_fast(chain: list[tuple[str, nn.Module]], few: Tensor) -> bool:
     """Whether the links can do with images in another memory format; a `view` between them cannot."""
     try:
-        _answer(folded(_sequential(found)), copied(few, fast=True))
+        _answer(folded(_sequential(chain)), copied(few, fast=True))
     except RuntimeError:  # if it is an error of their own, running them as they are will raise it
         return False
     return True
 
 
-def _sizes(found: list[tuple[str, nn.Module]], few: Tensor) -> list[float]:
+def _sizes(chain: list[tuple[str, nn.Module]], few: Tensor) -> list[float]:
     """Bytes of one sample before every link, and after the last; infinite where samples cannot be told apart."""
     count = len(few)
 
@@ -217,7 +217,7 @@ def _sizes(found: list[tuple[str, nn.Module]], few: Tensor) -> list[float]:
         return value.numel() / max(1, count) * value.element_size() if apart else math.inf
 
     sizes, value = [size(few)], few
-    for _, link in found:
+    for _, link in chain:
         with evaluating(link):
             value = _answer(link, value)
         sizes.append(size(value))
@@ -238,17 +238,17 @@ def _run(part: nn.Module, inputs: Tensor, step: int, fast: bool) -> Tensor:
     """The outputs for all inputs in one tensor, images in the memory format that `copied` gives them."""
     outputs = None
     for start in range(0, max(1, len(inputs)), step):
-        found = _answer(part, _for(part, inputs[start : start + step], fast))
+        output = _answer(part, _for(part, inputs[start : start + step], fast))
         if outputs is None:
-            layout = torch.channels_last if fast and found.ndim == 4 else torch.contiguous_format
+            layout = torch.channels_last if fast and output.ndim == 4 else torch.contiguous_format
             # Filled in place: joining batches would need the memory twice.
-            shape = (len(inputs), *found.shape[1:])
-            outputs = torch.empty(shape, dtype=found.dtype, device=found.device, memory_format=layout)
-        outputs[start : start + step] = found
+            shape = (len(inputs), *output.shape[1:])
+            outputs = torch.empty(shape, dtype=output.dtype, device=output.device, memory_format=layout)
+        outputs[start : start + step] = output
     assert outputs is not None
     return outputs
 
 
-def _sequential(found: list[tuple[str, nn.Module]]) -> nn.Sequential:
+def _sequential(chain: list[tuple[str, nn.Module]]) -> nn.Sequential:
     """A chain of them, with names without dots, which modules must not have."""
-    return nn.Sequential(OrderedDict((name.replace(".", "-") or "model", link) for name, link in found))
+    return nn.Sequential(OrderedDict((name.replace(".", "-") or "model", link) for name, link in chain))

@@ -67,7 +67,9 @@ class Spec:
         """The methods that each layer is decomposed by."""
         kinds = {method: get_method(method) for method in self.solvers()}
         matrices = any(kind.takes_linear for kind in kinds.values())
-        found: dict[str, list[str]] = {name: [] for name, _ in select_layers(self.model, self.layers, linear=matrices)}
+        methods: dict[str, list[str]] = {
+            name: [] for name, _ in select_layers(self.model, self.layers, linear=matrices)
+        }
         matrix = {name for name, _ in dense_layers(self.model, linear=True)}
         matrix -= {name for name, _ in dense_layers(self.model, linear=False)}
         for method, kind in kinds.items():
@@ -81,8 +83,8 @@ class Spec:
                         f"layer {name!r}: method {method!r} cannot take a {type(module).__name__}; leave one of them "
                         "out, or pick the layers by a glob or a predicate, and each method gets those that it can take."
                     )
-                found[name].append(method)
-        return found
+                methods[name].append(method)
+        return methods
 
     def solvers(self) -> dict[str, Solver]:
         """What each method is told."""

@@ -123,8 +123,8 @@ class Store:
         """The other versions of tdcompress by which some of these were measured."""
         wanted = set(keys)
         with self._explained():
-            found = self._connection.execute("select key, json_extract(environment, '$.tdcompress') from results")
-            versions = {version for key, version in found if key in wanted}
+            measured = self._connection.execute("select key, json_extract(environment, '$.tdcompress') from results")
+            versions = {version for key, version in measured if key in wanted}
         return sorted(versions - {tdcompress.__version__})
 
     def failed(self, trials: Sequence[Trial]) -> list[tuple[str, str]]:
@@ -152,8 +152,8 @@ class Store:
                 if trials is None
                 else ((*_coordinates(trial), trial.key) for trial in trials)
             )
-            found = dict(self._connection.execute("select key, measured from results where measured is not null"))
-            rows = [dict(zip(_GRID, at, strict=True)) | json.loads(found[key]) for *at, key in asked if key in found]
+            known = dict(self._connection.execute("select key, measured from results where measured is not null"))
+            rows = [dict(zip(_GRID, at, strict=True)) | json.loads(known[key]) for *at, key in asked if key in known]
         return pd.DataFrame(rows, columns=None if rows else list(_GRID))
 
     def _opened(self, read_only: bool, patience: float) -> sqlite3.Connection:

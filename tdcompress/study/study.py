@@ -9,11 +9,11 @@ from os import PathLike
 
 from tdcompress.deferred import DataFrame
 from tdcompress.study.driver import drive
-from tdcompress.study.executors import Workplace
 from tdcompress.study.grid import Trial, baseline_key, fields_of, trials
 from tdcompress.study.measure import Job
 from tdcompress.study.spec import Spec
 from tdcompress.study.store import Store
+from tdcompress.study.workers import Workers
 
 StorePath = str | PathLike[str]
 _UNKNOWN_DATA = (
@@ -113,11 +113,11 @@ class Study(Spec):
         every = list(trials(self, fields))
         with Store(store) as opened:
             opened.plan(every)
-            with Workplace(job, executor, opened.path, under_way) as workplace:
+            with Workers(job, executor, opened.path, under_way) as workers:
                 if fields["measures"]["data"] is None and not self.version and job.on_features:
                     warnings.warn(_UNKNOWN_DATA, stacklevel=2)
-                opened.keep_baseline(baseline_key(self), workplace.baseline)
-                drive(every, opened, workplace, progress, retry_failed)
+                opened.keep_baseline(baseline_key(self), workers.baseline)
+                drive(every, opened, workers, progress, retry_failed)
             failed = opened.failed(every)
             if failed:
                 warnings.warn(_failed(failed, opened.path), stacklevel=2)

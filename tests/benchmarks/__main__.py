@@ -79,8 +79,8 @@ def patience(quick: bool) -> str:
 
 def options(quick: bool) -> str:
     """What our own options buy."""
-    found = variants(LAYERS[:1] if quick else ("conv2", "conv4"))
-    return variants_table(list(tqdm(found, "options", sum(map(len, VARIANTS.values())))))
+    measured = variants(LAYERS[:1] if quick else ("conv2", "conv4"))
+    return variants_table(list(tqdm(measured, "options", sum(map(len, VARIANTS.values())))))
 
 
 def large(quick: bool) -> str:
@@ -214,11 +214,11 @@ def _span(errors: Sequence[float]) -> str:
     return f"{low:.5f}" if len(errors) == 1 else f"{low:.5f} .. {high:.5f} ({len(errors)} starts)"
 
 
-def variants_table(found: Sequence[Variant]) -> str:
+def variants_table(measured: Sequence[Variant]) -> str:
     """Errors relative to the defaults' and the time of all cases."""
     cells = [
         [one.method, f"`{one.options}`", f"{one.error:.4f}", f"{one.worst:.4f}", f"{one.seconds:.1f} s"]
-        for one in found
+        for one in measured
     ]
     titles = ["method", "options", "error / the defaults', geometric mean", "worst", "processor time, all cases"]
     return "\n".join(_table(titles, cells))

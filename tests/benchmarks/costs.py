@@ -59,8 +59,8 @@ def in_a_process(module: str, task: str, *arguments: object, limit: float | None
     call = f"{module}.{task}({', '.join(map(repr, arguments))})"
     code = f"import json; from tests.benchmarks import {module}; print(json.dumps({call}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=limit)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def _solve(method: str, solver: str, shape: Sequence[int], rank: Sequence[int]) -> dict[str, float]:

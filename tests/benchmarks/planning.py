@@ -28,9 +28,9 @@ def planning_tables(quick: bool) -> Iterator[tuple[str, list[str], list[list[str
     cases = [("GaripovNet", 0), ("GaripovNet", 256), *([] if quick else [("ResNet-18", 0)])]
     cells = []
     for name, samples in cases:
-        found = in_a_process("planning", "plan", name, 0.75, samples)
+        cost = in_a_process("planning", "plan", name, 0.75, samples)
         given = f"{samples} inputs as data" if samples else "weights alone"
-        cells.append([name, given, f"{found['seconds']:.0f} s", f"{found['megabytes']:.0f} MB"])
+        cells.append([name, given, f"{cost['seconds']:.0f} s", f"{cost['megabytes']:.0f} MB"])
     yield note, ["network", "from", "time", "peak memory over the model"], cells
     note = (
         "`td.compress(…, objective='latency')`: forwards of the whole model, dense and compressed in turn, after "
@@ -47,9 +47,9 @@ def plan(name: str, ratio: float, samples: int) -> dict[str, float]:
     data = list(torch.randn(samples, *shape[1:]).split(BATCH)) if samples else None
     td.plan(nn.Sequential(nn.Conv2d(8, 8, 3), nn.Flatten()), 0.5)  # imports and first-call costs
     before, began = start_of_peak(), time.perf_counter()
-    found = td.plan(model, ratio, data=data)
+    planned = td.plan(model, ratio, data=data)
     seconds = time.perf_counter() - began
-    assert found.cost[1] <= found.budget
+    assert planned.cost[1] <= planned.budget
     return {"seconds": seconds, "megabytes": peak_megabytes() - before}
 
 

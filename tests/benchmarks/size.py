@@ -34,9 +34,9 @@ class Bottleneck(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.bn1(self.conv1(x)).relu()
-        found = self.bn3(self.conv3(self.bn2(self.conv2(found)).relu()))
-        return (found + self.shortcut(x)).relu()
+        y = self.bn1(self.conv1(x)).relu()
+        y = self.bn3(self.conv3(self.bn2(self.conv2(y)).relu()))
+        return (y + self.shortcut(x)).relu()
 
 
 def resnet50() -> nn.Module:
@@ -130,11 +130,11 @@ def size_tables(quick: bool) -> Iterator[tuple[str, list[str], list[list[str]]]]
     for name, task, ratio, samples, goal in CASES[5:6] if quick else CASES:
         given = _CALLS[task].format(ratio=ratio, samples=samples)
         try:
-            found = in_a_process("size", "call", name, task, ratio, samples, limit=_LIMIT)
+            cost = in_a_process("size", "call", name, task, ratio, samples, limit=_LIMIT)
         except subprocess.TimeoutExpired:
             cells.append([name, given, f"not done after {_LIMIT} s", "", goal])
         else:
-            cells.append([f"{name} ({found['parameters'] / 1e6:.3g} M)", given, *_cost(found), goal])
+            cells.append([f"{name} ({cost['parameters'] / 1e6:.3g} M)", given, *_cost(cost), goal])
     yield note, ["model (parameters)", "call", "time", "memory", "goal"], cells
 
     note = (
@@ -143,8 +143,8 @@ def size_tables(quick: bool) -> Iterator[tuple[str, list[str], list[list[str]]]]
     )
     cells = []
     for solver in ("ours",) if quick else ("ours", "torch.linalg.svd"):
-        found = in_a_process("size", "linear", solver, (512, 1376) if quick else (4096, 11008))
-        cells.append([solver, f"{found['rank']:.0f}", f"{found['error']:.6f}", *_cost(found)])
+        cost = in_a_process("size", "linear", solver, (512, 1376) if quick else (4096, 11008))
+        cells.append([solver, f"{cost['rank']:.0f}", f"{cost['error']:.6f}", *_cost(cost)])
     yield note, ["solver", "rank", "relative error", "time", "memory"], cells
 
     note = "`plan(0.5)` by weights of BERT's encoder, 12 layers of growing width."
@@ -152,19 +152,19 @@ def size_tables(quick: bool) -> Iterator[tuple[str, list[str], list[list[str]]]]
     cells = [
         [
             str(width),
-            f"{found['parameters'] / 1e6:.3g} M",
-            *_cost(found),
-            f"{1e6 * found['seconds'] / found['parameters']:.3f} s",
+            f"{cost['parameters'] / 1e6:.3g} M",
+            *_cost(cost),
+            f"{1e6 * cost['seconds'] / cost['parameters']:.3f} s",
         ]
-        for width, found in zip(_WIDTHS, grown, strict=False)
+        for width, cost in zip(_WIDTHS, grown, strict=False)
     ]
     if not quick:
         draw(grown)
     yield note, ["width", "parameters planned", "time", "memory", "time a million parameters"], cells
 
 
-def _cost(found: dict[str, float]) -> tuple[str, str]:
-    return f"{found['seconds']:.3g} s", f"{found['megabytes']:.0f} MB"
+def _cost(cost: dict[str, float]) -> tuple[str, str]:
+    return f"{cost['seconds']:.3g} s", f"{cost['megabytes']:.0f} MB"
 
 
 def call(name: str, task: str, ratio: float, samples: int) -> dict[str, float]:
@@ -176,8 +176,8 @@ def call(name: str, task: str, ratio: float, samples: int) -> dict[str, float]:
     td.plan(nn.Sequential(nn.Conv2d(8, 8, 3), nn.Flatten()), 0.5)  # imports and first-call costs
     before, began = start_of_peak(), time.perf_counter()
     if task == "plan":
-        found = td.plan(model, ratio)
-        assert found.cost[1] <= found.budget
+        plan = td.plan(model, ratio)
+        assert plan.cost[1] <= plan.budget
     elif task == "compress":
         td.compress(model, ratio, data=data)
     else:
@@ -192,9 +192,9 @@ def planned(width: int) -> dict[str, float]:
     model = seeded(lambda: bert(width).encoder, 0).eval()
     td.plan(nn.Sequential(nn.Conv2d(8, 8, 3), nn.Flatten()), 0.5)
     before, began = start_of_peak(), time.perf_counter()
-    found = td.plan(model, 0.5)
+    plan = td.plan(model, 0.5)
     seconds = time.perf_counter() - began
-    parameters = sum(entry.dense.parameters for entry in found.layers)
+    parameters = sum(entry.dense.parameters for entry in plan.layers)
     return {"seconds": seconds, "megabytes": peak_megabytes() - before, "parameters": parameters}
 
 
@@ -206,16 +206,16 @@ def linear(solver: str, size: tuple[int, int]) -> dict[str, float]:
     td.decompose(nn.Sequential(nn.Linear(8, 8)), "0", "svd", 0.5)
     before, began = start_of_peak(), time.perf_counter()
     if solver == "ours":
-        found = td.decompose(nn.Sequential(layer), "0", "svd", rank=rank)[0]
-        second, first = (stage.weight for stage in found)
+        small = td.decompose(nn.Sequential(layer), "0", "svd", rank=rank)[0]
+        second, first = (stage.weight for stage in small)
     else:
         left, values, right = torch.linalg.svd(layer.weight.detach().float(), full_matrices=False)
         first, second = (left[:, :rank] * values[:rank]).bfloat16(), right[:rank].bfloat16()
     seconds, megabytes = time.perf_counter() - began, peak_megabytes() - before
     with torch.no_grad():
         dense = layer.weight.float()
-        lost = torch.linalg.vector_norm(dense - first.float() @ second.float())
-        error = float(lost / torch.linalg.vector_norm(dense))
+        residual = torch.linalg.vector_norm(dense - first.float() @ second.float())
+        error = float(residual / torch.linalg.vector_norm(dense))
     return {"rank": rank, "error": error, "seconds": seconds, "megabytes": megabytes}
 
 

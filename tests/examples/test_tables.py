@@ -35,7 +35,7 @@ def synthetic(
 
 def find(rows, name, error, measure="error", prefix=""):
     wanted = (name, error, f"{prefix}test_{measure}")
-    (row,) = (row for row in rows if (row.view.name, row.error, row.performance) == wanted)
+    (row,) = (row for row in rows if (row.grouping.name, row.error, row.performance) == wanted)
     return row
 
 
@@ -57,17 +57,17 @@ class TestTaus:
             "10%": td.correlate(level, error, column, across=("layer", "method")),
         }
         for name, correlation in expected.items():
-            assert find(self.rows, name, error, measure, prefix).found == correlation
+            assert find(self.rows, name, error, measure, prefix).correlation == correlation
 
     def test_by_hand(self):
         row = find(self.rows, "all", "absolute_features", "cross_entropy")
-        for run, tau in row.found.per_run.items():
+        for run, tau in row.correlation.per_run.items():
             part = self.frame[(self.frame["run"] == run) & (self.frame["ratio"] >= 0.5)]
             x, y = part["absolute_features"].to_numpy(), part["test_cross_entropy"].to_numpy()
             signs = np.sign(np.subtract.outer(x, x)) * np.sign(np.subtract.outer(y, y))
             assert tau == pytest.approx(signs.sum() / (len(x) * (len(x) - 1)))
-        assert row.found.mean == pytest.approx(np.mean(list(row.found.per_run.values())))
-        assert row.found.std == pytest.approx(np.std(list(row.found.per_run.values())))
+        assert row.correlation.mean == pytest.approx(np.mean(list(row.correlation.per_run.values())))
+        assert row.correlation.std == pytest.approx(np.std(list(row.correlation.per_run.values())))
 
     def test_the_paper_stands_beside(self):
         assert printed(find(self.rows, "all", "relative_weights"), GARIPOV) == (0.7752, 0.0207)
@@ -78,7 +78,7 @@ class TestTaus:
 
     def test_a_level_that_the_paper_has_not(self):
         rows = rows_of(synthetic(ratios=(0.6,)))
-        assert {row.view.name for row in rows} == {"all", "layers", "methods", "60%"}
+        assert {row.grouping.name for row in rows} == {"all", "layers", "methods", "60%"}
         assert {printed(row, GARIPOV) for row in rows} == {None}
 
     @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ class TestTaus:
         ],
     )
     def test_what_has_nothing_to_compare_is_left_out(self, options, names):
-        assert {row.view.name for row in rows_of(synthetic(**options))} == names
+        assert {row.grouping.name for row in rows_of(synthetic(**options))} == names
 
     def test_without_fine_tuning(self):
         assert not any("finetuned" in row.performance for row in rows_of(synthetic(fine_tuned=False)))

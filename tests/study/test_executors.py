@@ -13,7 +13,7 @@ import torch
 
 import tdcompress as td
 from tdcompress.errors import CompressionError
-from tdcompress.study import executors, processes
+from tdcompress.study import processes, workers
 from tests.benchmarks.study import killed_and_resumed
 from tests.study.functions import Counted, deadly, deadly_at_first, deadly_once, finetune, study
 from tests.study.test_run import RANDOM, same
@@ -141,15 +141,15 @@ def running(process):
 class Elsewhere(ThreadPoolExecutor):
     """An executor whose workers see no file of the driver's, as on another machine."""
 
-    def submit(self, fn, ticket, *arguments):
-        away = executors._Ticket(ticket.name, "/nowhere", ticket.packed, ticket.attempt)
+    def submit(self, fn, reference, *arguments):
+        away = workers._JobReference(reference.name, "/nowhere", reference.packed, reference.attempt)
         return super().submit(fn, away, *arguments)
 
 
 class TestElsewhere:
     @pytest.fixture(autouse=True)
     def _fresh(self, monkeypatch):
-        monkeypatch.setattr(executors, "_benches", {})
+        monkeypatch.setattr(workers, "_measurers", {})
 
     def test_a_worker_without_the_file_is_sent_the_study_once(self, store, folder):
         with Elsewhere(1) as executor:
@@ -161,7 +161,7 @@ class TestElsewhere:
         def unreadable(packed):
             raise ModuleNotFoundError("No module named 'mine'")
 
-        monkeypatch.setattr(executors.pickle, "loads", unreadable)
+        monkeypatch.setattr(workers.pickle, "loads", unreadable)
         with (
             ThreadPoolExecutor(1) as executor,
             pytest.raises(CompressionError, match=r"cannot read the study(.|\n)*No module named 'mine'"),

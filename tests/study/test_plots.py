@@ -5,7 +5,7 @@ import pytest
 import tdcompress as td
 from tdcompress.errors import CompressionError
 from tdcompress.study import plots
-from tdcompress.study.views import errors_of, performances_of, taus
+from tdcompress.study.groupings import errors_of, performances_of, taus
 from tests.examples.test_tables import synthetic
 
 NAMES = ["figure1_by_level", "figure2_all", "figure3_layers_and_methods", "figure4_scatter", "figure5_regret"]
@@ -53,10 +53,10 @@ def test_a_table_of_somebody_else_s(tmp_path):
 def test_bars_have_the_width_of_tau():
     frame = synthetic()
     shown = performances_of(frame, "test_error")
-    rows = [row for row in taus(frame, shown) if row.view.name == "all"]
+    rows = [row for row in taus(frame, shown) if row.grouping.name == "all"]
     figure = plots.bars([rows], shown)
     drawn = [[patch.get_width() for patch in axis.patches] for axis in figure.axes]
-    expected = [[row.found.mean for row in rows if row.performance == column] for column in shown.values()]
+    expected = [[row.correlation.mean for row in rows if row.performance == column] for column in shown.values()]
     assert drawn == expected
 
 

@@ -17,7 +17,7 @@ _KEYS = ("layer", "method", "ratio")
 
 
 @dataclass(frozen=True)
-class View:
+class Grouping:
     """Which trials are compared with which.
 
     Attributes:
@@ -51,16 +51,16 @@ class Tau:
     """One number of a figure.
 
     Attributes:
-        view: which trials were compared.
+        grouping: which trials were compared.
         error: column of the approximation error.
         performance: column of the performance.
-        found: its τ.
+        correlation: its τ.
     """
 
-    view: View
+    grouping: Grouping
     error: str
     performance: str
-    found: Correlation
+    correlation: Correlation
 
 
 def errors_of(table: DataFrame) -> list[str]:
@@ -69,10 +69,10 @@ def errors_of(table: DataFrame) -> list[str]:
     Raises:
         CompressionError: there is none.
     """
-    found = [name for name in METRICS if name in table]
-    if not found:
+    errors = [name for name in METRICS if name in table]
+    if not errors:
         raise CompressionError(f"no column is named like a metric; name the errors among {', '.join(table.columns)}.")
-    return found
+    return errors
 
 
 def performances_of(table: DataFrame, column: str) -> dict[str, str]:
@@ -86,27 +86,27 @@ def performances_of(table: DataFrame, column: str) -> dict[str, str]:
     return {title: name for title, name in named.items() if name in table}
 
 
-def views(table: DataFrame) -> Iterator[View]:
-    """The views that a table allows: a group needs two trials to compare."""
+def groupings(table: DataFrame) -> Iterator[Grouping]:
+    """The groupings that a table allows: a group needs two trials to compare."""
     there = tuple(sorted(float(ratio) for ratio in table["ratio"].unique()))
     high = tuple(ratio for ratio in there if ratio >= HIGH)
     wanted = [
-        View("all", _KEYS, high),
-        View("layers", ("layer",), high),
-        View("methods", ("method",), high),
-        *(View(f"{ratio:.0%}", _KEYS[:2], (ratio,)) for ratio in there),
+        Grouping("all", _KEYS, high),
+        Grouping("layers", ("layer",), high),
+        Grouping("methods", ("method",), high),
+        *(Grouping(f"{ratio:.0%}", _KEYS[:2], (ratio,)) for ratio in there),
     ]
-    for view in wanted:
-        held = ["run", *(key for key in _KEYS if key not in view.across)]
-        sizes = view.of(table).groupby(held).size()
+    for grouping in wanted:
+        held = ["run", *(key for key in _KEYS if key not in grouping.across)]
+        sizes = grouping.of(table).groupby(held).size()
         if len(sizes) and sizes.min() > 1:
-            yield view
+            yield grouping
 
 
 def taus(
     table: DataFrame, performances: Mapping[str, str] | Sequence[str], errors: Sequence[str] | None = None
 ) -> list[Tau]:
-    """Every τ-a of the figures: views × errors × performances.
+    """Every τ-a of the figures: groupings × errors × performances.
 
     Args:
         table: one row a trial, as `Study.run` gives it.
@@ -119,7 +119,7 @@ def taus(
         >>> table = pandas.DataFrame(rows, columns=["layer", "method", "ratio"]).assign(run=0)
         >>> table["relative_weights"], table["test_error"] = [0.1, 0.2, 0.3, 0.4], [0.05, 0.06, 0.09, 0.08]
         >>> for tau in taus(table, ["test_error"]):
-        ...     print(f"{tau.view.title}: {tau.found.mean:.2f}")
+        ...     print(f"{tau.grouping.title}: {tau.correlation.mean:.2f}")
         all, 50 %: 0.67
         layers, 50 %: 1.00
         methods, 50 %: 0.00
@@ -127,8 +127,8 @@ def taus(
     """
     columns = list(performances.values()) if isinstance(performances, Mapping) else list(performances)
     return [
-        Tau(view, error, column, correlate(view.of(table), error, column, view.across))
-        for view in views(table)
+        Tau(grouping, error, column, correlate(grouping.of(table), error, column, grouping.across))
+        for grouping in groupings(table)
         for error in errors or errors_of(table)
         for column in columns
     ]
