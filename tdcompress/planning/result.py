@@ -22,9 +22,9 @@ from tdcompress.planning.layer import LayerPlan
 from tdcompress.planning.options import DENSE
 from tdcompress.progress import Progress
 from tdcompress.report.table import aligned, short_count
-from tdcompress.surgery.decompose import Problem, replaced
 from tdcompress.surgery.left import Refusals, grouped
 from tdcompress.surgery.plain import Policy, plain
+from tdcompress.surgery.replacement import Problem, Replacement, replaced
 
 FORMAT_VERSION = 1
 UNITS = {"parameters": "parameters", "macs": "multiply-adds", "latency": "ms"}
@@ -135,16 +135,8 @@ class Plan:
                 selected.append((name, module))
         if not selected:
             return model if inplace else copy.deepcopy(model)
-        return replaced(
-            model,
-            selected,
-            problems,
-            Refusals("raise"),
-            skipped=dict(self.left),
-            inplace=inplace,
-            executor=executor,
-            progress=progress,
-        )
+        wanted = Replacement(selected, problems, Refusals("raise"), dict(self.left))
+        return replaced(model, wanted, inplace=inplace, executor=executor, progress=progress)
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model that was not planned for.

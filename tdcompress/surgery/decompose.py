@@ -1,33 +1,26 @@
-"""decompose(), and restore() for the way back."""
+"""decompose(), and what it would refuse."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from tdcompress.decompositions import Solver
-from tdcompress.decompositions.algebra import check_tensor
-from tdcompress.errors import CompressionError, naming, warn
-from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
-from tdcompress.layers.kinds import as_dense, cpu_sizes, reads_features, weight_of
-from tdcompress.layers.request import check_asked, check_reachable
+from tdcompress.errors import CompressionError
+from tdcompress.layers import ConvSpec, InputMoments
+from tdcompress.layers.kinds import reads_features
+from tdcompress.layers.request import check_reachable
 from tdcompress.methods import get_method
-from tdcompress.progress import Progress, following
+from tdcompress.progress import Progress
 from tdcompress.shapes import Axes
-from tdcompress.surgery.left import OnRefusal, Refusals, left_dense, without
-from tdcompress.surgery.plain import Policy, check_forward, check_hooks, check_wrapper, plain
-from tdcompress.surgery.selection import LayerSelector, Named, dense_layers, select_factorized, select_layers
-from tdcompress.surgery.swap import Swap, swapped
-from tdcompress.surgery.ties import cut_ties, follower, misfits, retie, tied_groups
-from tdcompress.work import solved
-
-Hooks = Literal["refuse", "keep"]
-Parametrized = Literal["refuse", "bake"]
+from tdcompress.surgery.left import OnRefusal, Refusals, without
+from tdcompress.surgery.plain import Hooks, Parametrized, Policy, check_wrapper, plain
+from tdcompress.surgery.replacement import Problem, Replacement, replaced
+from tdcompress.surgery.selection import LayerSelector, dense_layers, select_layers
+from tdcompress.surgery.ties import cut_ties, tied_groups
 
 
 def decompose(
@@ -126,59 +119,8 @@ def decompose(
             problem = Problem(kind, conv, ratio, rank, solver, seed, axes, moments)
             problem.check()
             problems[name] = problem
-    return replaced(
-        model, selected, problems, refused, skipped=skipped, inplace=inplace, executor=executor, progress=progress
-    )
-
-
-def replaced(
-    model: nn.Module,
-    selected: Sequence[Named],
-    problems: Mapping[str, Problem],
-    refused: Refusals,
-    *,
-    skipped: Mapping[str, str],
-    inplace: bool,
-    executor: Executor | None,
-    progress: Progress,
-) -> nn.Module:
-    """The model with layers factorized, each as its own problem says.
-
-    Args:
-        model: see `decompose`.
-        selected: the layers.
-        problems: what is asked of each of them that is not refused yet. Of layers that share their weight it counts for
-            the first of their group, see `tied_groups`.
-        refused: where refusals are noted or raised.
-        skipped: the layers that were left out, and why.
-        inplace: see `decompose`.
-        executor: see `decompose`.
-        progress: see `decompose`.
-
-    Raises:
-        CompressionError: see `decompose`.
-    """
-    remaining = _untied(model, selected, refused)
-    groups = tied_groups(remaining)
-    tasks = {name: problems[name] for (name, _), *_ in groups}
-    in_order = any(isinstance(one.seed, torch.Generator) for one in tasks.values())  # they draw from it in turns
-    sizes = None if in_order else cpu_sizes({name: one.conv for name, one in tasks.items()})
-    with following(progress, len(tasks), "decompose") as step:
-        layers = solved(Problem.solution, tasks, step=step, executor=executor, refused=refused.noted, sizes=sizes)
-    for (first, _), *others in groups:
-        for name, _ in others if first in layers else []:
-            with refused.of(name):
-                layers[name] = follower(first, layers[first], problems[name].conv)
-    swaps = [(name, old, layers[name]) for name, old in _untied(model, remaining, refused, layers)]
-    retie(swaps)
-    for name, _, new in swaps:
-        if isinstance(new, FactorizedConv) and new.growth:
-            warn(f"layer {name!r}: {new.growth}")
-    left = {**left_dense(model), **skipped, **refused.texts}
-    done = {name for name, _, _ in swaps}
-    return swapped(
-        model, swaps, inplace=inplace, left={name: reason for name, reason in left.items() if name not in done}
-    )
+    wanted = Replacement(selected, problems, refused, skipped)
+    return replaced(model, wanted, inplace=inplace, executor=executor, progress=progress)
 
 
 def refusals(
@@ -226,113 +168,9 @@ def refusals(
     return {name: str(found[name]) for name, _ in candidates if name in found}
 
 
-def restore(
-    model: nn.Module,
-    layer: LayerSelector | None = None,
-    *,
-    inplace: bool = False,
-    hooks: Hooks = "refuse",
-) -> nn.Module:
-    """Put dense layers back: each factorized layer becomes the plain one that does the same.
-
-    What the decomposition lost stays lost: the dense kernel is the one that the factors stand for.
-
-    Args:
-        model: a model with factorized layers. It is left alone unless `inplace`.
-        layer: which of them, as for `decompose`; all by default.
-        inplace: change `model` itself.
-        hooks: what to do with hooks on a factorized layer: `"refuse"` or `"keep"`. Hooks on its stages are refused.
-
-    Returns:
-        The model with dense layers.
-
-    Raises:
-        CompressionError: there is no such layer, or it carries what a dense one cannot; the model is as it was.
-
-    >>> model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
-    >>> dense = restore(decompose(model, "2", method="cp", rank=5))
-    >>> dense[2]
-    Conv2d(64, 64, kernel_size=(3, 3), stride=(1, 1))
-    """
-    policy = Policy(hooks=hooks)
-    selected = select_factorized(model, (lambda name, module: True) if layer is None else layer)
-
-    cut = cut_ties(model, selected)
-    swaps: list[Swap] = []
-    for name, module in selected:
-        with naming(name):
-            check_wrapper(model, name)
-            if name in cut:
-                raise cut[name]
-            check_forward(module)
-            check_hooks(module, policy)
-            for stage_name, stage in module.named_children():
-                with naming(stage_name):
-                    as_dense(stage)
-            swaps.append((name, module, module.to_conv()))
-    retie(swaps)
-    every = sum(isinstance(module, FactorizedConv) for module in model.modules())
-    # Once all is dense again, nothing was left so.
-    return swapped(model, swaps, inplace=inplace, left={} if len(swaps) == every else None)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A layer to factorize and what was asked of it; what goes to a worker."""
-
-    kind: type[FactorizedConv]
-    conv: nn.Module
-    ratio: float | None
-    rank: int | Sequence[int] | str | None
-    solver: Solver
-    seed: int | torch.Generator
-    axes: Axes | None
-    whiten: InputMoments | None
-
-    def check(self) -> None:
-        """Refuse at once what would be refused after the work on other layers.
-
-        Raises:
-            CompressionError: the layer cannot be factorized like that.
-        """
-        check_asked(self.ratio, self.rank)
-        check_reachable(
-            self.kind, ConvSpec.of(self.conv), None if isinstance(self.rank, str) else self.ratio, self.solver
-        )
-        check_tensor(weight_of(self.conv))
-
-    def solution(self) -> FactorizedConv:
-        """The factorized layer."""
-        return self.kind.factorized(self.conv, self.ratio, self.rank, self.solver, self.seed, self.axes, self.whiten)
-
-
 def _of_layer(whiten: Mapping[str, InputMoments] | None, name: str, conv: nn.Module) -> InputMoments | None:
     if whiten is None or not reads_features(conv):
         return None
     if name not in whiten:
         raise CompressionError("whiten= has no moments of its inputs; see td.input_moments.")
     return whiten[name]
-
-
-def _untied(
-    model: nn.Module, layers: Sequence[Named], refused: Refusals, new: Mapping[str, nn.Module] | None = None
-) -> list[Named]:
-    """The layers that are not refused and share no parameter with a layer that stays as it is.
-
-    Args:
-        model: the model.
-        layers: which it is about.
-        refused: where those are noted that share one.
-        new: what shall take the layers' places; refused is then, too, what cannot share what the old ones shared.
-    """
-    while True:
-        remaining = refused.remaining(layers)
-        tied = cut_ties(model, remaining)
-        if new is not None:
-            tied = {**misfits([(name, old, new[name]) for name, old in remaining if name in new]), **tied}
-        if not tied:
-            return remaining
-        for name, _ in remaining:
-            if name in tied:
-                with refused.of(name):
-                    raise tied[name]

@@ -19,6 +19,9 @@ from tdcompress.layers import ConvSpec
 from tdcompress.layers.kinds import LayerKind, kind_of, refusal_of
 from tdcompress.surgery.selection import ancestors
 
+Hooks = Literal["refuse", "keep"]
+Parametrized = Literal["refuse", "bake"]
+
 # Everything in which a module keeps hooks, as PyTorch itself has it, and the flag that says of which kind they are.
 HOOK_TABLES = tuple(name for name in vars(nn.Module()) if "hook" in name)
 
@@ -35,8 +38,8 @@ _WRAPPERS = {
 class Policy:
     """What may happen to a layer that is more than a plain one; see `decompose`."""
 
-    hooks: Literal["refuse", "keep"] = "refuse"
-    parametrized: Literal["refuse", "bake"] = "refuse"
+    hooks: Hooks = "refuse"
+    parametrized: Parametrized = "refuse"
     allow_subclasses: bool = False
 
     def __post_init__(self) -> None:
