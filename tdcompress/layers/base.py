@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from tdcompress.decompositions import Solution, Solver
 from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error
 from tdcompress.errors import CompressionError, warn
+from tdcompress.layers.exchange import Exchange
 from tdcompress.layers.kinds import Convolution, bias_of, kind_of, weight_of
 from tdcompress.layers.moments import InputMoments, Whitening, takes_over_mean, whitening_of
+from tdcompress.layers.parameters import parameter
 from tdcompress.layers.request import arrangements_to_try, as_rank, check_asked, check_reachable, ranks_to_try
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.shapes import Axes, Point, Rank
 
 
-class FactorizedConv(nn.Sequential, ABC):
+class FactorizedConv(Exchange, ABC):
     """A convolution as a stack of plain convolutions that do the same with fewer parameters.
 
     The stack is an ordinary `nn.Sequential`, so whatever PyTorch can do with convolutions it can do with
@@ -399,18 +401,6 @@ def arranged(weight: Tensor, spec: ConvSpec, axes: Axes) -> Tensor:
     order = [axis for group in axes for axis in group] + list(spec.short_axes)
     kernels = spec.to_kernels(weight).permute(0, 1, 2, *(3 + axis for axis in order))
     return kernels.reshape(spec.groups, *spec.modes(axes))
-
-
-def parameter(values: Tensor, *, like: Tensor) -> nn.Parameter:
-    """`values` as a parameter with the memory format and the requires_grad of `like`."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    layout = formats.get(values.ndim, torch.contiguous_format)
-    # Not contiguous(): where a size is 1 that keeps strides which PyTorch takes for those of the other format.
-    values = values.clone(memory_format=torch.contiguous_format)
-    # The strides tell, not `is_contiguous` alone: a pointwise weight is contiguous in either format.
-    if like.stride(-1) != 1 and like.is_contiguous(memory_format=layout):
-        values = torch.empty_like(values, memory_format=layout).copy_(values)
-    return nn.Parameter(values, requires_grad=like.requires_grad)
 
 
 def _solution(found: Sequence[Any], kernels: Tensor) -> Solution:

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from tdcompress.decompositions import CPDecomposition, CPOptions, Solver, cp, cp_limit
 from tdcompress.decompositions.algebra import relative_error
+from tdcompress.decompositions.forms import CPForm, Form
 from tdcompress.decompositions.options import resolve
 from tdcompress.errors import CompressionError
-from tdcompress.layers.base import FactorizedConv, parameter
+from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.exchange import check_shape
+from tdcompress.layers.parameters import parameter
 from tdcompress.layers.spec import ConvSpec, stage_name
 from tdcompress.ranks import cp_curve, cp_parameters, cp_ranks, cp_rule
 from tdcompress.shapes import Axes, Point, Rank
@@ -98,6 +101,35 @@ class CPConv(FactorizedConv):
         """The factors of (in, *spatial, out), each stage carrying the same share of the size."""
         out, inner, *spatial = decomposition.balanced_factors()
         return [inner.mT, *(factor.mT for factor in spatial), out]
+
+    # --- as a CPTensor ------------------------------------------------------------------------------------
+
+    @classmethod
+    def forms(cls, spec: ConvSpec) -> tuple[type[Form], ...]:
+        """A `CPTensor` of a convolution's kernel."""
+        return () if spec.is_matrix else (CPForm,)
+
+    def form(self, kernels: Sequence[Tensor]) -> CPForm:
+        """One factor a mode: of (out, in, *kernel_size), or of what `axes` makes one mode of."""
+        terms, spec = self.ranks[0], self.spec
+        out, (inner, *spatial) = kernels[-1].reshape(-1, terms), [one.reshape(terms, -1).mT for one in kernels[:-1]]
+        if all(len(group) == 1 for group in self.axes):
+            by_axis = {axis: factor for (axis,), factor in zip(self.axes, spatial, strict=True)}
+            spatial = [by_axis.get(axis, out.new_ones(1, terms)) for axis in range(len(spec.kernel_size))]
+        return CPForm(out.new_ones(terms), (out, inner, *spatial))
+
+    @classmethod
+    def of_form(cls, form: Form, spec: ConvSpec, axes: Axes) -> tuple[Rank, Sequence[Tensor]]:
+        """A stage a factor; those along axes of size 1 go into the first."""
+        if not isinstance(form, CPForm):
+            return super().of_form(form, spec, axes)
+        separable = all(len(group) == 1 for group in axes)
+        check_shape(form, spec.kernel_shape if separable else spec.modes(axes), "(out, in, *spatial)")
+        out, inner, *spatial = form.without_weights()
+        if separable:
+            inner = reduce(torch.mul, [spatial[axis] for axis in spec.short_axes], inner)
+            spatial = [spatial[axis] for (axis,) in axes]
+        return (out.shape[1],), [inner.mT, *(factor.mT for factor in spatial), out]
 
     # --- one spatial stage for all axes, and back -------------------------------------------------------
 

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import Solver, SVDecomposition, SVDOptions, svd
+from tdcompress.decompositions.forms import CPForm, Form, TTForm, TuckerForm, product_of_rank
 from tdcompress.decompositions.options import resolve
+from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.ranks import svd_curve, svd_parameters, svd_ranks
 from tdcompress.shapes import Axes, Point, Rank
@@ -103,3 +106,40 @@ class SVDConv(FactorizedConv):
         """Both sides with the roots of the singular values."""
         left, right = decomposition.balanced_factors()  # (out, second, rank), (in, first, rank)
         return [right.permute(2, 0, 1), left.permute(0, 2, 1)]
+
+    # --- as a CPTensor or TuckerTensor --------------------------------------------------------------------
+
+    @classmethod
+    def forms(cls, spec: ConvSpec) -> tuple[type[Form], ...]:
+        """A `CPTensor` or `TuckerTensor` of a matrix. That of a kernel is rather a layer of those methods."""
+        return (CPForm, TuckerForm) if spec.is_matrix else ()
+
+    def form(self, kernels: Sequence[Tensor]) -> Form:
+        """Of a matrix a sum of products of vectors; of a kernel a core with one factor, for its outputs."""
+        first, last = kernels
+        if self.axes[1]:
+            raise CompressionError(
+                f"tensorly has no class for a kernel that is split between two stages, axes {self.axes}; "
+                "SVDOptions(split='channel') makes one that is a TuckerTensor."
+            )
+        out = last.reshape(-1, self.ranks[0])
+        if self.spec.is_matrix:
+            return CPForm(out.new_ones(out.shape[1]), (out, first.reshape(out.shape[1], -1).mT))
+        return TuckerForm.partial(first.reshape(out.shape[1], -1, *self.spec.kernel_size), (out,))
+
+    @classmethod
+    def of_form(cls, form: Form, spec: ConvSpec, axes: Axes) -> tuple[Rank, Sequence[Tensor]]:
+        """The factor of the outputs, and everything else in the first stage."""
+        if isinstance(form, TTForm) or (isinstance(form, CPForm) and not spec.is_matrix):
+            return super().of_form(form, spec, axes)
+        if axes[1]:
+            raise CompressionError(
+                f"there is no {form.name} of a kernel that is split between two stages, axes={axes}."
+            )
+        check_shape(form, spec.kernel_shape, "(out, in, *kernel_size)")
+        if isinstance(form, CPForm):
+            out, inner = form.without_weights()
+            out, rest = product_of_rank(out, inner.mT)
+        else:
+            out, rest = product_of_rank(form.factors[0], form.core_along((0,)).flatten(1))
+        return (out.shape[1],), [rest.reshape(-1, *spec.kernel_shape[1:]), out]

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import Solver, TuckerDecomposition, TuckerOptions, tucker, tucker_limits
+from tdcompress.decompositions.forms import Form, TuckerForm, product_of_rank
 from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.ranks import tucker_curve, tucker_parameters, tucker_ranks, tucker_rule
 from tdcompress.shapes import Axes, Point, Rank
@@ -76,3 +78,31 @@ class TuckerConv(FactorizedConv):
         """In-factor, core, out-factor: orthonormal projections around a core with the kernel's scale."""
         core, factors = decomposition.core, decomposition.factors
         return [factors[1].mT, core, factors[0]]
+
+    # --- as a TuckerTensor --------------------------------------------------------------------------------
+
+    @classmethod
+    def forms(cls, spec: ConvSpec) -> tuple[type[Form], ...]:
+        """A `TuckerTensor` of a convolution's kernel."""
+        return () if spec.is_matrix else (TuckerForm,)
+
+    def form(self, kernels: Sequence[Tensor]) -> TuckerForm:
+        """The core and both factors, identities along the spatial axes."""
+        out_rank, inner_rank = self.ranks
+        inner, out = kernels[0].reshape(inner_rank, -1).mT, kernels[2].reshape(-1, out_rank)
+        return TuckerForm.partial(kernels[1].reshape(*self.ranks, *self.spec.kernel_size), (out, inner))
+
+    @classmethod
+    def of_form(cls, form: Form, spec: ConvSpec, axes: Axes) -> tuple[Rank, Sequence[Tensor]]:
+        """The factors along the spatial axes go into the core."""
+        if not isinstance(form, TuckerForm):
+            return super().of_form(form, spec, axes)
+        check_shape(form, spec.kernel_shape, "(out, in, *kernel_size)")
+        core, factors, limits = form.core_along((0, 1)), list(form.factors[:2]), cls.full_rank(spec.kernel_shape)
+        for mode in (0, 1, 0):  # what is feasible along the one depends on the other
+            if core.shape[mode] > limits[mode]:
+                rest = core.movedim(mode, 0)
+                factors[mode], matrix = product_of_rank(factors[mode], rest.flatten(1))
+                core = matrix.reshape(-1, *rest.shape[1:]).movedim(0, mode)
+        out, inner = factors
+        return tuple(core.shape[:2]), [inner.mT, core, out]

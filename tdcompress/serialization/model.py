@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
-from tdcompress.layers.base import parameter
+from tdcompress.layers.parameters import parameter
 from tdcompress.serialization.document import document_of, layer_of, parse
 from tdcompress.surgery.left import keep_left, left_dense
 from tdcompress.surgery.plain import check_wrapper

@@ -14,8 +14,8 @@ from torch import nn
 
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
-from tdcompress.layers.base import parameter
 from tdcompress.layers.kinds import bias_of
+from tdcompress.layers.parameters import parameter
 from tdcompress.layers.transposed import TransposedLinear
 from tdcompress.surgery.holders import biases, held, kind_at, weights
 from tdcompress.surgery.selection import Named, ancestors

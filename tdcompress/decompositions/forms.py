@@ -1,0 +1,241 @@
+"""Factors as tensorly and tensorly-torch hold them: one form for each of tensorly's three classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions.algebra import mode_dot
+from tdcompress.decompositions.bridge import tensorly_on_torch
+from tdcompress.decompositions.tensor_train import tensor_train_limits
+from tdcompress.errors import CompressionError
+
+
+@dataclass(frozen=True)
+class CPForm:
+    """`Σ_r weights[r] · factors[0][:, r] ∘ … ∘ factors[N][:, r]`, as a `CPTensor`.
+
+    Attributes:
+        weights: shape (rank,), of either sign.
+        factors: one a mode, (size, rank).
+    """
+
+    weights: Tensor
+    factors: tuple[Tensor, ...]
+
+    name: ClassVar[str] = "CPTensor"
+
+    def __post_init__(self) -> None:
+        _check(self.name, [self.weights], 1)
+        _check(self.name, self.factors, 2)
+        if {factor.shape[1] for factor in self.factors} != {len(self.weights)}:
+            raise CompressionError(f"a CPTensor has one column a term in every factor, got {_shapes(self.factors)}.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
+        return tuple(factor.shape[0] for factor in self.factors)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the classes of that name are made of."""
+        return self.weights, list(self.factors)
+
+    def without_weights(self) -> tuple[Tensor, ...]:
+        """Factors that alone give the tensor: the weights spread evenly over them, their signs in the first."""
+        share = self.weights.abs() ** (1 / len(self.factors))
+        first, *others = (factor * share for factor in self.factors)
+        return first * torch.where(self.weights < 0, -1, 1).to(first), *others
+
+
+@dataclass(frozen=True)
+class TuckerForm:
+    """`core ×_0 factors[0] … ×_N factors[N]`, as a `TuckerTensor`.
+
+    Attributes:
+        core: shape (r_0, …, r_N).
+        factors: one a mode, (size, r).
+    """
+
+    core: Tensor
+    factors: tuple[Tensor, ...]
+
+    name: ClassVar[str] = "TuckerTensor"
+
+    def __post_init__(self) -> None:
+        _check(self.name, [self.core], len(self.factors))
+        _check(self.name, self.factors, 2)
+        if tuple(factor.shape[1] for factor in self.factors) != tuple(self.core.shape):
+            found = f"{_shapes(self.factors)} and {tuple(self.core.shape)}"
+            raise CompressionError(
+                f"the factors of a TuckerTensor have a column for every entry of its core, got {found}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
+        return tuple(factor.shape[0] for factor in self.factors)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the classes of that name are made of."""
+        return self.core, list(self.factors)
+
+    @classmethod
+    def partial(cls, core: Tensor, factors: Sequence[Tensor]) -> TuckerForm:
+        """With factors of the first modes, and the last ones whole."""
+        return cls(core, (*factors, *(_identity(size, core) for size in core.shape[len(factors) :])))
+
+    def core_along(self, kept: Sequence[int]) -> Tensor:
+        """The core with all factors multiplied in but those of the modes `kept`."""
+        core = self.core
+        for mode, factor in enumerate(self.factors):
+            if mode not in kept:
+                core = mode_dot(core, factor, mode)
+        return core
+
+
+@dataclass(frozen=True)
+class TTForm:
+    """A chain of cores, as a `TTTensor`.
+
+    Attributes:
+        cores: one a mode, (r_{n-1}, size, r_n), with r_0 = r_N = 1.
+    """
+
+    cores: tuple[Tensor, ...]
+
+    name: ClassVar[str] = "TTTensor"
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.cores, 3)
+        before, after = ([core.shape[side] for core in self.cores] for side in (0, 2))
+        if [1, *after] != [*before, 1]:
+            raise CompressionError(
+                f"the cores of a TTTensor fit each other and end in ranks of 1, got {_shapes(self.cores)}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
+        return tuple(core.shape[1] for core in self.cores)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the classes of that name are made of."""
+        return (list(self.cores),)
+
+    def feasible(self) -> TTForm:
+        """The same tensor with no rank above what `tensor_train_limits` says; as it is where none was."""
+        cores, limits = list(self.cores), tensor_train_limits(self.shape)
+        for place, limit in enumerate(limits):
+            core = cores[place]
+            if core.shape[2] > limit and core.shape[2] > core.shape[0] * core.shape[1]:
+                cores[place + 1] = torch.tensordot(core.flatten(0, 1), cores[place + 1], dims=1)
+                cores[place] = _identity(core.shape[0] * core.shape[1], core).reshape(*core.shape[:2], -1)
+        for place in reversed(range(len(limits))):
+            core = cores[place + 1]
+            if core.shape[0] > limits[place]:
+                cores[place] = torch.tensordot(cores[place], core.flatten(1), dims=1)
+                cores[place + 1] = _identity(core.shape[1] * core.shape[2], core).reshape(-1, *core.shape[1:])
+        return TTForm(tuple(cores))
+
+
+Form = CPForm | TuckerForm | TTForm
+
+
+def form_of(decomposition: Any) -> Form:
+    """The form of a `CPTensor`, `TuckerTensor` or `TTTensor`, of tensorly or of tensorly-torch.
+
+    Args:
+        decomposition: one of those, with factors of PyTorch or of what NumPy takes for arrays; or the plain tuples that
+            tensorly takes in their place, (weights or None, factors), (core, factors) and the cores. A `TuckerTensor`
+            may have fewer factors than its core has modes, as tensorly's `partial_tucker` gives it: the last modes
+            are whole then.
+
+    Raises:
+        CompressionError: it is none of these, it is complex, or its parts do not fit each other.
+
+    >>> form_of((None, [np.ones((4, 2)), np.ones((3, 2))]))
+    CPForm(weights=tensor([1., 1.], dtype=torch.float64), ...
+    """
+    if hasattr(decomposition, "core"):
+        return _tucker(decomposition.core, decomposition.factors)
+    if hasattr(decomposition, "weights"):
+        return _cp(decomposition.weights, decomposition.factors)
+    parts = list(getattr(decomposition, "factors", decomposition if isinstance(decomposition, list | tuple) else ()))
+    if not parts:
+        kind = type(decomposition).__name__
+        raise CompressionError(f"a CPTensor, TuckerTensor or TTTensor is needed, or what they are made of; got {kind}.")
+    if len(parts) == 2 and isinstance(parts[1], list | tuple):
+        first, factors = parts
+        return _cp(first, factors) if first is None or np.ndim(first) == 1 else _tucker(first, factors)
+    return TTForm(_tensors(parts))
+
+
+def to_tensorly(form: Form) -> Any:
+    """An object of tensorly's class of that name, with the very tensors of the form."""
+    with tensorly_on_torch() as tensorly:
+        kinds = (tensorly.cp_tensor.CPTensor, tensorly.tucker_tensor.TuckerTensor, tensorly.tt_tensor.TTTensor)
+        kind = next(kind for kind in kinds if kind.__name__ == form.name)
+        return kind(form.arguments if len(form.arguments) > 1 else form.arguments[0])
+
+
+def product_of_rank(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """`left @ right` as two factors again whose rank is no larger than either side; those given where it was not.
+
+    Args:
+        left: shape (rows, rank).
+        right: shape (rank, columns).
+
+    >>> [tuple(one.shape) for one in product_of_rank(torch.ones(3, 5), torch.ones(5, 4))]
+    [(3, 3), (3, 4)]
+    """
+    rows, columns = left.shape[0], right.shape[1]
+    if left.shape[1] <= min(rows, columns):
+        return left, right
+    product = left @ right
+    return (_identity(rows, left), product) if rows <= columns else (product, _identity(columns, left))
+
+
+def _identity(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)
+
+
+def _cp(weights: Any, factors: Any) -> CPForm:
+    # A factor of one term may come as a vector.
+    columns = tuple(factor[:, None] if factor.ndim == 1 else factor for factor in _tensors(factors))
+    _check(CPForm.name, columns, 2)
+    return CPForm(columns[0].new_ones(columns[0].shape[1]) if weights is None else _tensors([weights])[0], columns)
+
+
+def _tucker(core: Any, factors: Any) -> TuckerForm:
+    return TuckerForm.partial(_tensors([core])[0], _tensors(factors))
+
+
+def _tensors(values: Any) -> tuple[Tensor, ...]:
+    # tensorly-torch's list of factors can be indexed, and is no sequence otherwise.
+    return tuple(value if isinstance(value, Tensor) else _from_numpy(np.array(value)) for value in values)
+
+
+def _from_numpy(array: Any) -> Tensor:
+    if array.dtype.kind not in "fc":
+        raise CompressionError(f"arrays of floating-point numbers are needed here, got one of {array.dtype}.")
+    return torch.from_numpy(array)
+
+
+def _check(name: str, tensors: Sequence[Tensor], order: int) -> None:
+    if not tensors or any(tensor.ndim != order or not tensor.numel() for tensor in tensors):
+        raise CompressionError(f"in a {name} arrays with {order} modes are needed here, got {_shapes(tensors)}.")
+    kinds = {tensor.dtype for tensor in tensors}
+    if not all(kind.is_floating_point for kind in kinds):
+        raise CompressionError(f"the {name} must be of real floating-point numbers, got {', '.join(map(str, kinds))}.")
+
+
+def _shapes(tensors: Sequence[Tensor]) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "none"
