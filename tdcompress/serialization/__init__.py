@@ -1,5 +1,6 @@
 """A compressed model on disk and back."""
 
-from tdcompress.serialization.model import load, save
+from tdcompress.serialization.load import load
+from tdcompress.serialization.save import save
 
 __all__ = ["load", "save"]

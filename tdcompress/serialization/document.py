@@ -18,6 +18,7 @@ from tdcompress.layers.kinds import default_kind, kind_of
 from tdcompress.methods import METHODS, get_method
 
 FORMAT_VERSION = 1
+METADATA_KEY = "tdcompress"  # under which a file has the document
 _LONGEST = 1 << 24  # characters: far more than the largest models need
 
 _shown = reprlib.Repr()

@@ -1,6 +1,7 @@
 """save() and load(): there and back, bit for bit, and nothing but that."""
 
 import copy
+from importlib import import_module
 
 import pytest
 import torch
@@ -231,7 +232,7 @@ def test_a_write_that_fails_leaves_the_old_file(file, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("tdcompress.serialization.model.save_file", full_disk)
+    monkeypatch.setattr(import_module("tdcompress.serialization.save"), "save_file", full_disk)
     with pytest.raises(OSError, match="no space left"):
         td.save(compressed(), file)
     assert file.read_bytes() == old
