@@ -15,18 +15,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 from tdcompress.correlation import Regret, regret
 from tdcompress.deferred import DataFrame
-from tdcompress.metrics import METRICS
+from tdcompress.study.drawing import (
+    MARKERS,
+    METHOD_COLOURS,
+    horizontal_bars,
+    is_on_features,
+    logarithmic,
+    name_bars,
+    panels,
+    spoken,
+    style_of,
+)
 from tdcompress.study.groupings import Tau, errors_of, taus
 
 DPI = 180
-# Okabe & Ito's palette, which colour-blind readers can tell apart; features differ from weights by hatching as well.
-_COLOURS = ("#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
-_METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 @dataclass(frozen=True)
@@ -101,13 +107,13 @@ def by_ratio(
         label: what the performance is called.
     """
     errors = list(dict.fromkeys(row.error for row in rows))
-    figure, axes = _panels(len(performances), width=4.0)
+    figure, axes = panels(len(performances), width=4.0)
     ratios = sorted({100 * row.grouping.ratios[0] for row in rows})
     gap = min(np.diff(ratios), default=10.0) / 14
     for axis, (title, column) in zip(axes, performances.items(), strict=True):
         for place, error in enumerate(errors):
             line = [row for row in rows if (row.performance, row.error) == (column, error)]
-            _line(axis, line, _style(place), shift=(place - (len(errors) - 1) / 2) * gap, reference=reference)
+            _line(axis, line, style_of(place), shift=(place - (len(errors) - 1) / 2) * gap, reference=reference)
         axis.set_title(title)
         axis.set_xlabel("compression level (% of parameters removed)")
         axis.set_xticks(ratios)
@@ -127,7 +133,7 @@ def _line(axis: Axes, line: Sequence[Tau], style: tuple[str, str], shift: float,
     error = line[0].error
     # Side by side, or the bars of one ratio would hide each other.
     axis.errorbar(ratios + shift, mean, std, color=colour, marker=marker, markersize=5, linewidth=1.6, capsize=2,
-                  linestyle=(0, (5, 1)) if _on_features(error) else "-", label=spoken(error), zorder=2)  # fmt: skip
+                  linestyle=(0, (5, 1)) if is_on_features(error) else "-", label=spoken(error), zorder=2)  # fmt: skip
     theirs = [(ratio, reference.of(row)) for ratio, row in zip(ratios, line, strict=True)] if reference else []
     known = [(ratio, tau) for ratio, tau in theirs if tau is not None]
     if known:
@@ -150,17 +156,18 @@ def bars(
     """
     columns = len(performances)
     errors = list(dict.fromkeys(row.error for row in groups[0]))
-    figure, axes = _panels(columns, width=3.6, rows=len(groups), sharex=True)
-    panels = [(rows, title, column) for rows in groups for title, column in performances.items()]
-    for axis, (rows, title, column) in zip(axes, panels, strict=True):
+    figure, axes = panels(columns, width=3.6, rows=len(groups), sharex=True)
+    shown_in = [(rows, title, column) for rows in groups for title, column in performances.items()]
+    for axis, (rows, title, column) in zip(axes, shown_in, strict=True):
         shown = [row for row in rows if row.performance == column]
-        _bars(axis, errors, [row.correlation.mean for row in shown], [[row.correlation.std for row in shown]] * 2)
+        deviations = [row.correlation.std for row in shown]
+        horizontal_bars(axis, errors, [row.correlation.mean for row in shown], [deviations, deviations])
         for place, row in enumerate(shown):
             theirs = None if reference is None else reference.of(row)
             if theirs is not None:
                 axis.plot(theirs, place, marker="D", color="black", markerfacecolor="white", markersize=6)
         axis.set_title(f"across {rows[0].grouping.title}\n{title}", fontsize=10)
-    _name_bars(axes, errors)
+    name_bars(axes, errors)
     for axis in axes[-columns:]:
         axis.set_xlabel(f"Kendall's τ-a with the {label}")
     if reference is not None:
@@ -189,15 +196,15 @@ def regrets(
         scale: the performance is multiplied by it: 100 for percentage points.
     """
     errors = list(errors or errors_of(table))
-    figure, axes = _panels(len(performances), width=3.6)
+    figure, axes = panels(len(performances), width=3.6)
     for axis, (title, column) in zip(axes, performances.items(), strict=True):
         choices = [regret(table, error, column) for error in errors]
-        _bars(axis, errors, [scale * one.mean for one in choices], _margins(choices, scale))
+        horizontal_bars(axis, errors, [scale * one.mean for one in choices], _margins(choices, scale))
         axis.set_title(f"choosing a method {title}\n(by lot: {scale * choices[0].chance:.2f})", fontsize=10)
         axis.set_xlabel(f"{label}\nabove the best method's" + (" (percentage points)" if scale == 100 else ""))
         axis.set_xlim(left=0)
         axis.xaxis.set_major_locator(MaxNLocator(6))
-    _name_bars(axes, errors)
+    name_bars(axes, errors)
     return figure
 
 
@@ -226,9 +233,9 @@ def scatter(
         scale: the performance is multiplied by it: 100 for percent.
     """
     methods, layers = (list(dict.fromkeys(table[column])) for column in ("method", "layer"))
-    colours = dict(zip(methods, _METHOD_COLOURS * len(methods), strict=False))
-    markers = dict(zip(layers, _MARKERS * len(layers), strict=False))
-    figure, axes = _panels(len(performances), width=4.0)
+    colours = dict(zip(methods, METHOD_COLOURS * len(methods), strict=False))
+    markers = dict(zip(layers, MARKERS * len(layers), strict=False))
+    figure, axes = panels(len(performances), width=4.0)
     for axis, (title, column) in zip(axes, performances.items(), strict=True):
         points = table.drop_duplicates(["layer", "method", "ratio", error, column])
         for (method, layer), part in points.groupby(["method", "layer"], sort=False):
@@ -236,7 +243,7 @@ def scatter(
                       markersize=5, alpha=0.7, markeredgecolor="white", markeredgewidth=0.4)  # fmt: skip
         if baseline is not None:
             axis.axhline(scale * baseline, color="black", linestyle=":", linewidth=1.2)
-        _logarithmic(axis)
+        logarithmic(axis)
         axis.set_title(title)
         axis.set_xlabel(f"approximation error: {spoken(error)}")
     axes[0].set_ylabel(label + (" (%)" if scale == 100 else ""))
@@ -248,45 +255,5 @@ def scatter(
     return figure
 
 
-def spoken(error: str) -> str:
-    """A column's name for a reader: "relative weights"."""
-    return error.replace("_", " ")
-
-
 def _most_telling(errors: Sequence[str]) -> str:
     return "relative_weights" if "relative_weights" in errors else errors[0]
-
-
-def _logarithmic(axis: Axes) -> None:
-    axis.set_yscale("log", nonpositive="clip")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(ScalarFormatter())
-    axis.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _bars(axis: Axes, errors: Sequence[str], widths: Sequence[float], margins: Sequence[Sequence[float]]) -> None:
-    for place, (error, width) in enumerate(zip(errors, widths, strict=True)):
-        margin = [[side[place]] for side in margins]
-        axis.barh(place, width, xerr=margin, height=0.7, color=_style(place)[0], capsize=3, edgecolor="white",
-                  hatch="//" if _on_features(error) else None, linewidth=0.5, error_kw={"elinewidth": 1.2})  # fmt: skip
-    axis.axvline(0, color="0.4", linewidth=0.8)
-    axis.grid(axis="x", color="0.9")
-    axis.set_axisbelow(True)
-
-
-def _name_bars(axes: Sequence[Axes], errors: Sequence[str]) -> None:
-    axes[0].set_yticks(range(len(errors)), [spoken(error) for error in errors])
-    axes[0].invert_yaxis()  # the axes are shared: the first error is on top in all of them
-
-
-def _style(place: int) -> tuple[str, str]:
-    return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
-
-
-def _on_features(error: str) -> bool:
-    return error in METRICS and METRICS[error].on == "features"
-
-
-def _panels(columns: int, width: float, rows: int = 1, sharex: bool = False) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(columns * width + 2, 2.8 * rows + 1), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).flat)

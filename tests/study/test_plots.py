@@ -5,6 +5,7 @@ import pytest
 import tdcompress as td
 from tdcompress.errors import CompressionError
 from tdcompress.study import plots
+from tdcompress.study.drawing import COLOURS
 from tdcompress.study.groupings import errors_of, performances_of, taus
 from tests.examples.test_tables import synthetic
 
@@ -71,6 +72,6 @@ def test_regrets_are_in_percentage_points_and_name_the_lot():
 
 
 def test_colours_can_be_told_apart_and_so_can_the_hatching():
-    assert len(set(plots._COLOURS)) == len(plots._COLOURS) >= len(errors_of(synthetic()))
+    assert len(set(COLOURS)) == len(COLOURS) >= len(errors_of(synthetic()))
     figure = plots.regrets(synthetic(), {"": "test_error"})
     assert [bool(patch.get_hatch()) for patch in figure.axes[0].patches] == [False] * 3 + [True] * 3

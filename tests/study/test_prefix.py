@@ -8,8 +8,8 @@ import tdcompress as td
 from examples.paper.models import resnet18, seeded
 from tdcompress.metrics import get_metrics
 from tdcompress.study import PrefixCache, prefix
+from tdcompress.study.chains import folded, links
 from tdcompress.study.features import Features
-from tdcompress.study.prefix import folded, links
 
 
 def chain():
