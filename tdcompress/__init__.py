@@ -22,6 +22,7 @@ from tdcompress.correlation import (
 )
 from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
+from tdcompress.interop import from_tltorch, to_tltorch
 from tdcompress.layers import (
     ConvSpec,
     CPConv,
@@ -72,6 +73,7 @@ __all__ = [
     "compress",
     "correlate",
     "decompose",
+    "from_tltorch",
     "input_moments",
     "kendall_tau",
     "load",
@@ -85,4 +87,5 @@ __all__ = [
     "report",
     "restore",
     "save",
+    "to_tltorch",
 ]

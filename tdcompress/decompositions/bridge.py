@@ -6,6 +6,9 @@ tensorly-torch would switch tensorly's backend for the whole process.
 
 from __future__ import annotations
 
+import importlib
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -93,3 +96,20 @@ def tensor_train_rank(shape: Sequence[int], kept: float) -> tuple[int, ...]:
     import tensorly
 
     return tuple(int(r) for r in tensorly.tt_tensor.validate_tt_rank((*shape[1:], shape[0]), kept)[1:-1])
+
+
+def tensorly_torch() -> ModuleType:
+    """Import tensorly-torch, and leave tensorly's backend in every thread as it was."""
+    import tensorly
+
+    if "tltorch" in sys.modules:
+        return sys.modules["tltorch"]
+    of_this_thread, of_new_threads = tensorly.get_backend(), []
+    asking = threading.Thread(target=lambda: of_new_threads.append(tensorly.get_backend()))
+    asking.start()
+    asking.join()
+    try:
+        return importlib.import_module("tltorch")
+    finally:
+        tensorly.set_backend(*of_new_threads)
+        tensorly.set_backend(of_this_thread, local_threadsafe=True)

@@ -12,6 +12,7 @@ from torch import nn
 
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.layers.kinds import kind_of
 from tdcompress.surgery.holders import biases, held
 from tdcompress.surgery.left import keep_left
 from tdcompress.surgery.plain import HOOK_TABLES, kept_hooks
@@ -121,6 +122,8 @@ def _attributes(old: nn.Module, new: nn.Module) -> dict[str, Any]:
     """What a user hung on the old layer beside what every layer of its kind has."""
     if isinstance(old, FactorizedConv):
         usual = vars(type(old)(old.spec, old.ranks, old.axes, device="meta"))
+    elif kind_of(old) is None:  # another library's, of which it is not known what all of them have
+        usual = vars(old)
     else:
         usual = vars(ConvSpec.read(old).build(device="meta"))
     return {name: value for name, value in vars(old).items() if name not in usual and not hasattr(new, name)}
