@@ -39,6 +39,11 @@ def repeatable(data: Data) -> Iterable[Any]:
     return batches(data)
 
 
+def same_every_pass(inputs: Iterable[Any]) -> bool:
+    """Whether every pass gives the same batches; a `DataLoader` may shuffle them, or draw augmentations."""
+    return isinstance(inputs.batches if isinstance(inputs, _ChannelsLast) else inputs, list | tuple)
+
+
 def forward(model: nn.Module, batch: Any) -> Any:
     """The model's output for a batch; what stands beside the input, labels for instance, is not looked at.
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from tdcompress.batches import Data, evaluating, quickest, repeatable
-from tdcompress.calibration import Fit, calibrate
+from tdcompress.calibration import Fit
+from tdcompress.calibration.calibrate import check_fit, fitted
 from tdcompress.calibration.regression import has_closed_form
 from tdcompress.methods import get_method
 from tdcompress.moments import input_moments
@@ -72,6 +73,7 @@ def compress(
         >>> sum(p.numel() for p in small.parameters()) < 0.3 * sum(p.numel() for p in model.parameters())
         True
     """
+    check_fit(fit)
     inputs = None if data is None else repeatable(data)
     metric = metric or ("relative_weights" if inputs is None else "relative_features")
     request = PlanRequest(
@@ -99,7 +101,7 @@ def compress(
     if missing:
         whiten.update(input_moments(model, inputs, missing, progress=progress))
     small = plan.apply(model, whiten=whiten, executor=executor, progress=progress)
-    return calibrate(small, inputs, model, fit=fit, inplace=True, progress=progress)
+    return fitted(small, inputs, model, fit, progress=progress)
 
 
 def _solved_anew(entry: LayerPlan) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tdcompress.layers.moments import check_finite
-from tdcompress.watching import Call, watching
+from tdcompress.watching import watching
 
 
 def is_estimated(module: nn.Module) -> bool:
@@ -19,8 +20,21 @@ def is_estimated(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and module.running_mean is not None
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A norm of the original, and what it has seen of the inputs so far.
+
+    Attributes:
+        norm: it knows its statistics from far more data than these inputs.
+        pooled: of these inputs.
+    """
+
+    norm: Any
+    pooled: Pooled
+
+
 @contextmanager
-def estimating(model: nn.Module, names: Iterable[str], original: nn.Module | None = None) -> Iterator[None]:
+def estimating(model: nn.Module, names: Iterable[str], references: Mapping[str, Reference]) -> Iterator[None]:
     """Inside the block every forward adds to the statistics, from zero on, and is normalized by those so far.
 
     Nothing has to be in training mode for that, so that a batch of one sample will do. Mean and variance are pooled
@@ -29,24 +43,13 @@ def estimating(model: nn.Module, names: Iterable[str], original: nn.Module | Non
     Args:
         model: whose statistics are written.
         names: of its norms.
-        original: the model before, whose forward has to come first on every batch. Its norms know their statistics
-            from far more data than this. So those are kept, and moved only by what the two models' differ by on the
-            same inputs: the means by the difference, the variances by the quotient.
+        references: the original's norms, by the same names, which have to see every batch first. Their statistics are
+            kept, and moved only by what the two models' differ by on the same inputs: the means by the difference, the
+            variances by the quotient.
     """
-    before = {} if original is None else {n: m for n, m in original.named_modules() if is_estimated(m)}
-    names = list(names)
-    references = {name: (before[name], Pooled()) for name in names if name in before}
     norms = {name: model.get_submodule(name) for name in names}
     estimates = {name: Estimate(norm, references.get(name)) for name, norm in norms.items()}
-
-    def reference(name: str, call: Call) -> None:
-        references[name][1].update(call.input)
-
-    def estimate(name: str, call: Call) -> None:
-        estimates[name].update(call.input)
-
-    originals = {name: norm for name, (norm, _) in references.items()}
-    with watching(originals, reference, outputs=False), watching(norms, estimate, outputs=False):
+    with watching(norms, lambda name, call: estimates[name].update(call.input), outputs=False):
         yield
 
 
@@ -56,6 +59,10 @@ class Pooled:
     def __init__(self) -> None:
         self.count = 0
         self.mean = self.squares = torch.zeros(())
+
+    def become(self, other: Pooled) -> None:
+        """Have seen what another has."""
+        self.count, self.mean, self.squares = other.count, other.mean, other.squares
 
     def update(self, inputs: Tensor) -> None:
         """Take in what a norm is called with."""
@@ -76,10 +83,10 @@ class Estimate:
     Attributes:
         norm: whose they are.
         pooled: what was seen so far.
-        reference: the original's norm and what it has seen of the same inputs; None where there is no original.
+        reference: the original's norm; None where there is no original.
     """
 
-    def __init__(self, norm: Any, reference: tuple[Any, Pooled] | None = None) -> None:
+    def __init__(self, norm: Any, reference: Reference | None = None) -> None:
         self.norm, self.pooled, self.reference = norm, Pooled(), reference
 
     def update(self, inputs: Tensor) -> None:
@@ -89,8 +96,8 @@ class Estimate:
         if count < 2:
             return
         variance = squares / (count - 1)
-        if self.reference is not None and self.reference[1].count:
-            original, before = self.reference
+        if self.reference is not None and self.reference.pooled.count:
+            original, before = self.reference.norm, self.reference.pooled
             spread = before.squares.to(mean)
             mean = original.running_mean.to(mean) + mean - before.mean.to(mean)
             # Where the original's input is constant there is no quotient, and what is seen is all that is known.

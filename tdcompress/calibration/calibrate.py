@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch import nn
 from tdcompress.batches import Data, evaluating, forward, quickest, repeatable
 from tdcompress.calibration.batch_norm import estimating, is_estimated
 from tdcompress.calibration.fits import LayerFit
+from tdcompress.calibration.original import Original
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import FactorizedConv
 from tdcompress.metrics.approximation import pairs
@@ -21,7 +22,7 @@ from tdcompress.progress import Progress, following
 from tdcompress.watching import Call, Reached, run, watching
 
 Fit = Literal["bias", "last", "all"]
-_FITS = ("bias", "last", "all")
+FITS: tuple[Fit, ...] = get_args(Fit)
 _ALONE = 8  # so many layers are fitted one after the other, each in a pass over the data of its own
 _FEWEST = 2  # passes, however many layers there are
 _BYTES = 768 << 20  # of normal equations at a time
@@ -79,45 +80,45 @@ def calibrate(
         >>> after["relative_features"] < before["relative_features"]
         True
     """
-    if fit not in _FITS:
-        raise unknown("fit", fit, _FITS)
-    inputs = repeatable(data)
-    matched = {} if original is None else dict(pairs(original, compressed))
-    model = copy.deepcopy(compressed)
-    frozen = {name for name, module in model.named_modules() if model.training and not module.training}
-    with torch.no_grad(), evaluating(model, *([] if original is None else [original])):
-        inputs = quickest(inputs, model, *([] if original is None else [original]))
-        steps, tail = _steps(model, inputs, frozen if batch_norm else None)
-        if original is None:
-            tail = [norm for step in steps for norm in step.norms] + tail
-        else:
-            _check_reached(matched, steps)
-            behind = [*(bool(step.norms) for step in steps[1:]), bool(tail)]
-            fits = [
-                # Only a BatchNorm behind it makes up for a mean that a layer without bias cannot have.
-                LayerFit(step.name, model, matched[step.name][0], fit, centred=centred, calls=step.calls)
-                for step, centred in zip(steps, behind, strict=True)
-            ]
-            waves = _waves(fits)
-            norms = _norms_to_estimate(steps, tail, [len(wave) for wave in waves])
-            with following(progress, len(fits), "calibrate") as step_done:
-                for wave, before in zip(waves, norms, strict=False):
-                    with estimating(model, before, original):
-                        _observe(wave, model, original, inputs)
-                    for one in wave:
-                        one.settle()
-                        step_done(one.name)
-            tail = norms[-1]
-        if tail:
-            with estimating(model, tail, original):
-                for batch in inputs:
-                    if original is not None:
-                        forward(original, batch)
-                    forward(model, batch)
+    check_fit(fit)
+    model = fitted(copy.deepcopy(compressed), repeatable(data), original, fit, batch_norm=batch_norm, progress=progress)
     if not inplace:
         return model
     compressed.load_state_dict(model.state_dict())
     return compressed
+
+
+def check_fit(fit: str) -> None:
+    """Refuse an unknown `fit`.
+
+    Raises:
+        CompressionError: the known ones are listed.
+    """
+    if fit not in FITS:
+        raise unknown("fit", fit, FITS)
+
+
+def fitted(
+    model: nn.Module,
+    inputs: Iterable[Any],
+    original: nn.Module | None,
+    fit: Fit,
+    *,
+    batch_norm: bool = True,
+    progress: Progress = None,
+) -> nn.Module:
+    """What `calibrate` does, on a model that nobody else has: it is changed, and whatever goes wrong, it is lost."""
+    frozen = {name for name, module in model.named_modules() if model.training and not module.training}
+    with torch.no_grad(), evaluating(model, *([] if original is None else [original])):
+        inputs = quickest(inputs, model, *([] if original is None else [original]))
+        steps, tail = _steps(model, inputs, frozen if batch_norm else None)
+        if original is not None:
+            _fit(model, inputs, original, steps, tail, fit, progress)
+        elif norms := [norm for step in steps for norm in step.norms] + tail:
+            with estimating(model, norms, {}):
+                for batch in inputs:
+                    forward(model, batch)
+    return model
 
 
 @dataclass
@@ -161,6 +162,37 @@ def _steps(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> 
     return list(steps.values()), norms
 
 
+def _fit(
+    model: nn.Module,
+    inputs: Iterable[Any],
+    original: nn.Module,
+    steps: Sequence[_Step],
+    tail: list[str],
+    fit: Fit,
+    progress: Progress,
+) -> None:
+    """Fit every layer to the original's, wave after wave, and then what is behind them."""
+    matched = dict(pairs(original, model))
+    _check_reached(matched, steps)
+    behind = [*(bool(step.norms) for step in steps[1:]), bool(tail)]
+    fits = [
+        # Only a BatchNorm behind it makes up for a mean that a layer without bias cannot have.
+        LayerFit(step.name, model, matched[step.name][0], fit, centred=centred, calls=step.calls)
+        for step, centred in zip(steps, behind, strict=True)
+    ]
+    waves = _waves(fits)
+    *between, last = _norms_to_estimate(steps, tail, [len(wave) for wave in waves])
+    before = Original(original, inputs, fits, {norm for norms in (*between, last) for norm in norms})
+    with following(progress, len(fits), "calibrate") as step_done:
+        for wave, norms in zip(waves, between, strict=True):
+            _observe(wave, norms, model, before, inputs)
+            for one in wave:
+                one.settle()
+                step_done(one.name)
+    if last:
+        _observe([], last, model, before, inputs)
+
+
 def _check_reached(names: Iterable[str], steps: Sequence[_Step]) -> None:
     unseen = set(names) - {step.name for step in steps}
     if unseen:
@@ -192,27 +224,27 @@ def _norms_to_estimate(steps: Sequence[_Step], tail: list[str], sizes: Sequence[
     return [*found, [norm for step in steps[begin:] for norm in step.norms] + tail]
 
 
-def _observe(wave: Sequence[LayerFit], model: nn.Module, original: nn.Module, inputs: Iterable[Any]) -> None:
-    """Show every layer of a wave what it is called with and what the original's layer answers, batch by batch."""
-    for batch in inputs:
-        # The original comes first: the norms in between need its statistics of this batch.
-        _watch(original, {one.name: one.dense for one in wave}, wave, batch, goals=True)
-        _watch(model, {one.name: one.watched for one in wave}, wave, batch, goals=False)
-
-
-def _watch(
-    model: nn.Module, layers: Mapping[str, nn.Module], wave: Sequence[LayerFit], batch: Any, *, goals: bool
+def _observe(
+    wave: Sequence[LayerFit], norms: Sequence[str], model: nn.Module, original: Original, inputs: Iterable[Any]
 ) -> None:
-    """One forward, up to the last call of the wave's layers."""
-    by_name = {one.name: one for one in wave}
-    left = {one.name: one.calls for one in wave}
+    """Show every layer of a wave what it is called with and what the original's answers, and norms what they see."""
+    references = original.references(norms)
+    with estimating(model, norms, references):
+        for number, batch in enumerate(inputs):
+            original.show(number, batch, wave, references)  # first: the norms need its statistics of this batch
+            _watch(model, wave, batch)
+
+
+def _watch(model: nn.Module, wave: Sequence[LayerFit], batch: Any) -> None:
+    """One forward, up to the last call of the wave's layers; to its end without any."""
+    by_name, left = {one.name: one for one in wave}, {one.name: one.calls for one in wave}
 
     def note(name: str, call: Call) -> None:
         if left[name]:
             left[name] -= 1
-            (by_name[name].take_goal if goals else by_name[name].take_call)(call)
+            by_name[name].take_call(call)
         if not any(left.values()):
             raise Reached
 
-    with watching(layers, note):
+    with watching({one.name: one.watched for one in wave}, note):
         run(model, batch)

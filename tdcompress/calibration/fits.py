@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,9 +69,13 @@ class LayerFit:
         """What the equations take."""
         return 0 if isinstance(self._seen, MeanError) else self._seen.nbytes
 
-    def take_goal(self, call: Call) -> None:
-        """What the original's layer answers."""
-        self._goals.append(self._seen.goal(call.first_output))
+    def goal(self, call: Call) -> Goal:
+        """What is kept of what the original's layer answers."""
+        return self._seen.goal(call.first_output)
+
+    def expect(self, goals: Sequence[Goal]) -> None:
+        """The goals of the calls that come next."""
+        self._goals.extend(goals)
 
     def take_call(self, call: Call) -> None:
         """What the compressed layer, or the stage of it that is watched, is called with and answers."""

@@ -35,6 +35,11 @@ class Goal:
     values: Tensor
     positions: Tensor | None
 
+    @property
+    def nbytes(self) -> int:
+        """What the values take."""
+        return self.values.nbytes
+
 
 class Regression:
     """Means and covariances of what a convolution sees and what it should say.

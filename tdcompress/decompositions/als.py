@@ -12,6 +12,10 @@ are made in the tensor's type until rounding is first seen, and in float64 from 
 
 A factor is stored as rows, (rank, size): one contiguous vector a term. No decision is read back from the
 device but once in ten sweeps, so a GPU never waits.
+
+Where there are far fewer terms than channels, most sweeps are made on a core: the tensor in the bases of its leading
+singular vectors, somewhat more of them than terms (Bro & Andersson 1998, who call it compression). The last sweeps see
+the tensor itself again, and find what the bases have left out.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold
 from tdcompress.decompositions.options import CPOptions, Start
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
 
@@ -30,6 +35,10 @@ _STRIDE = 10  # sweeps between two looks at the error
 _TRIAL = 30  # sweeps after which the best of several starts is known
 _NOISE = 16  # a rise of the squared error by so many roundings of ‖terms‖² is one of rounding
 _DAMPING = 1e-7  # of the mean diagonal of the normal equations
+_BASES = 1.2  # singular vectors of a core for every term
+_WORTH = 0.6  # of a tensor's elements: a larger core is not worth a sweep of its own
+_LARGE = 1 << 18  # elements of a tensor whose sweeps are products of matrices first of all
+_LAST = 40  # sweeps that are kept for the tensor itself
 
 
 def als(
@@ -43,14 +52,40 @@ def als(
     ordered = tensor.permute(order)
     penalty = max(options.penalty, torch.finfo(dtype).eps ** 2)
     most = options.sweeps(tensor.shape, rank)
-    runs = [Run(Sweep(ordered, penalty), start(kind, ordered, rank, generator)) for kind in options.starts]
+    core, bases = _core(ordered, rank)
+    runs = [Run(Sweep(core, penalty), start(kind, core, rank, generator)) for kind in options.starts]
     if len(runs) > 1:
         for run in runs:
             run.advance(min(_TRIAL, most), 0.0)
         runs.sort(key=lambda run: float(run.loss))
     best = runs[0]
-    converged = best.advance(most - best.sweeps, options.tol)
-    return [best.current[order.index(mode)].to(tensor) for mode in range(tensor.ndim)], best.sweeps, converged
+    swept = best.sweeps
+    if bases:
+        best.advance(max(0, most - min(_LAST, most // 4) - swept), options.tol)
+        swept, lifted = best.sweeps, list(best.current)
+        for mode, basis in bases.items():
+            lifted[mode] = lifted[mode] @ basis.mT.to(lifted[mode])
+        best = Run(Sweep(ordered, penalty), [rows.to(ordered) for rows in lifted])
+    converged = best.advance(most - swept, options.tol)
+    sweeps = best.sweeps + (swept if bases else 0)
+    return [best.current[order.index(mode)].to(tensor) for mode in range(tensor.ndim)], sweeps, converged
+
+
+def _core(tensor: Tensor, rank: int) -> tuple[Tensor, dict[int, Tensor]]:
+    """The tensor in the leading singular bases of its long modes, and these by mode; without any if not worth it."""
+    size = math.ceil(_BASES * rank)
+    shape = [min(length, size) for length in tensor.shape]
+    if tensor.numel() < _LARGE or math.prod(shape) > _WORTH * tensor.numel():
+        return tensor, {}
+    bases = {
+        mode: leading_subspace(unfold(tensor, mode), size).to(tensor)
+        for mode, length in enumerate(tensor.shape)
+        if length > size
+    }
+    core = tensor
+    for mode, basis in bases.items():
+        core = mode_dot(core, basis.mT, mode)
+    return core.contiguous(), bases
 
 
 def start(kind: Start, tensor: Tensor, rank: int, generator: torch.Generator) -> list[Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tdcompress.batches import evaluating, first_samples, forward, output_of
-from tdcompress.calibration.batch_norm import Estimate, Pooled, is_estimated
+from tdcompress.calibration.batch_norm import Estimate, Pooled, Reference, is_estimated
 from tdcompress.errors import CompressionError
 from tdcompress.watching import Call, Reached, tensors_of, watching, with_tensors
 
@@ -117,7 +117,7 @@ class Trials:
             stack.enter_context(watching(norms, lambda norm, call: estimates[norm].update(call.input), outputs=False))
             for number, (batch, goal) in enumerate(zip(self._batches, self._outputs, strict=True)):
                 for norm, estimate in estimates.items():
-                    estimate.reference = self._originals[norm], self._seen[number][norm]
+                    estimate.reference = Reference(self._originals[norm], self._seen[number][norm])
                 found = output_of(replay.run(number, batch, instead))
                 total += float(_change(goal.double(), found.double()).sum())
                 count += len(goal)

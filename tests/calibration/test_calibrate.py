@@ -129,7 +129,7 @@ def test_statistics_pool_over_batches_of_any_size():
     norm = nn.BatchNorm1d(3)
     model = nn.Sequential(norm).eval()
     x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)) * 2 + 1
-    with estimating(model, ["0"]):
+    with estimating(model, ["0"], {}):
         for part in x.split([1, 2, 7]):
             model(part)
     torch.testing.assert_close(norm.running_mean, x.mean(0))
@@ -273,13 +273,61 @@ def test_an_embedding_is_not_fitted_and_nothing_is_kept_for_it(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(40, 12), nn.Linear(12, 12)).eval()
     small, told = td.decompose(model, "*", "svd", 0.5), []
-    take_goal = LayerFit.take_goal
-    monkeypatch.setattr(LayerFit, "take_goal", lambda fit, call: (told.append(fit.name), take_goal(fit, call)))
+    goal = LayerFit.goal
+
+    def counted(fit, call):
+        told.append(fit.name)
+        return goal(fit, call)
+
+    monkeypatch.setattr(LayerFit, "goal", counted)
     data = [torch.randint(0, 40, (4, 6)) for _ in range(5)]
     found = td.calibrate(small, data, model)
     assert told == ["1"] * 5
     assert torch.equal(found[0][0].weight, small[0][0].weight)
     assert not torch.equal(found[1][0].weight, small[1][0].weight)
+
+
+class Passes:
+    """Batches that are no list, in another order in every pass if they shall be shuffled."""
+
+    def __init__(self, batches, shuffled):
+        self.batches, self.shuffled, self.seed = batches, shuffled, 0
+
+    def __iter__(self):
+        self.seed += 1
+        order = torch.randperm(len(self.batches), generator=torch.Generator().manual_seed(self.seed))
+        return iter([self.batches[i] for i in order] if self.shuffled else self.batches)
+
+
+def forwards_of(model):
+    told = []
+    model.register_forward_pre_hook(lambda module, args: told.append(len(args[0])))
+    return told
+
+
+def test_of_a_list_the_original_runs_once(monkeypatch):
+    model, data = network(), images(64)
+    small = small_of(model)
+    told = forwards_of(model)
+    once = td.calibrate(small, data, model)
+    assert told == [2, 2, *(len(x) for x in data)]  # and twice to choose the memory format
+    told.clear()
+    along = td.calibrate(small, Passes(data, shuffled=False), model)
+    assert len(told) > 2 * len(data)
+    assert same(state(once), state(along))
+    told.clear()
+    monkeypatch.setattr("tdcompress.calibration.original._BYTES", 100)
+    too_much = td.calibrate(small, data, model)
+    assert len(told) > 2 * len(data)
+    assert distance(model, too_much, data) == pytest.approx(distance(model, once, data), rel=0.1)
+
+
+def test_batches_that_come_in_another_order_keep_their_goals():
+    model, data = network(), images(64)
+    small = small_of(model)
+    in_order, shuffled = (td.calibrate(small, Passes(data, shuffled), model) for shuffled in (False, True))
+    assert distance(model, shuffled, data) < 1.05 * distance(model, in_order, data)
+    assert distance(model, shuffled, data) < distance(model, small, data)
 
 
 def test_the_equations_of_grouped_layers_are_counted_for_every_group():

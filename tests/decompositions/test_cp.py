@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tdcompress import CompressionError
 from tdcompress.decompositions import CPOptions, TuckerOptions, cp, cp_limit
+from tdcompress.decompositions.algebra import mode_dot
 from tdcompress.decompositions.als import Run, Sweep, start
 
 SHAPES = [(6, 5, 3, 3), (4, 7, 3), (5, 1, 3, 3), (8, 3), (3, 4, 2, 3, 2), (1, 1, 1)]
@@ -34,6 +35,37 @@ def test_the_reported_error_and_the_dense_form_are_the_factors_own(shape):
     expected = torch.linalg.vector_norm(tensor - torch.from_numpy(dense)) / torch.linalg.vector_norm(tensor)
     assert found.solution.relative_error == pytest.approx(float(expected), abs=1e-12)
     assert all(torch.allclose(f.norm(dim=0), torch.ones(found.rank, dtype=f.dtype)) for f in found.factors)
+
+
+def decaying(shape, power):
+    kernel = random(shape, dtype=torch.float32)
+    for mode, size in enumerate(shape):
+        basis, _ = torch.linalg.qr(random((size, size), seed=mode, dtype=torch.float32))
+        kernel = mode_dot(kernel, basis * torch.arange(1, size + 1) ** -power, mode)
+    return kernel
+
+
+@pytest.mark.parametrize("power", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("starts", [("orthogonal",), ("random", "orthogonal")])
+def test_sweeps_on_a_core_end_where_those_on_the_whole_tensor_do(power, starts, monkeypatch):
+    tensor, swept = decaying((40, 48, 3, 3), power), []
+    whole = cp(tensor, 9, solver=CPOptions(starts=starts)).solution
+    monkeypatch.setattr("tdcompress.decompositions.als._LARGE", 1)
+    sweep = Sweep.__call__
+    monkeypatch.setattr(Sweep, "__call__", lambda self, rows: (swept.append(self.shape[0]), sweep(self, rows))[1])
+    found = cp(tensor, 9, solver=CPOptions(starts=starts))
+    assert found.solution.relative_error < 1.003 * whole.relative_error
+    assert found.solution.sweeps <= CPOptions().max_iter
+    assert swept[0] == 11  # 1.2 singular vectors a term
+    assert swept[-1] == 48
+    assert [tuple(factor.shape) for factor in found.factors] == [(40, 9), (48, 9), (3, 9), (3, 9)]
+
+
+def test_a_tensor_of_few_terms_is_found_on_a_core(monkeypatch):
+    monkeypatch.setattr("tdcompress.decompositions.als._LARGE", 1)
+    rows = [random((4, size), seed) for seed, size in enumerate((30, 20, 3, 3))]
+    tensor = torch.einsum("ra,rb,rc,rd->abcd", *rows)
+    assert cp(tensor, 4, solver=CPOptions(penalty=0.0, tol=0.0)).solution.relative_error < 1e-6
 
 
 def test_a_matrix_is_solved_by_the_svd():

@@ -263,6 +263,16 @@ def test_compress_with_data_is_nearer_to_the_original_than_without():
         assert (fitted(x) - model(x)).norm() < (plain(x) - model(x)).norm()
 
 
+def test_compress_refuses_an_unknown_fit_before_any_work():
+    def never(*args):
+        raise AssertionError("the model ran")
+
+    model = network()
+    model.register_forward_pre_hook(never)
+    with pytest.raises(td.CompressionError, match="unknown fit"):
+        td.compress(model, 0.5, data=[torch.zeros(2, 3, 8, 8)], fit="everything")
+
+
 def test_compress_sums_moments_once_unless_they_are_too_large_to_be_kept(monkeypatch):
     summed = []
 
