@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -12,10 +11,10 @@ from tdcompress.batches import Data, evaluating, quickest, repeatable
 from tdcompress.calibration import Fit
 from tdcompress.calibration.calibrate import check_fit, fitted
 from tdcompress.calibration.regression import has_closed_form
-from tdcompress.methods import get_method
+from tdcompress.methods import Methods, get_method
 from tdcompress.moments import input_moments
 from tdcompress.planning import DENSE, LayerPlan
-from tdcompress.planning.planner import DEFAULT_METHODS, planned
+from tdcompress.planning.planner import planned
 from tdcompress.planning.problem import Metric, Objective, PlanRequest
 from tdcompress.progress import Progress
 from tdcompress.surgery import LayerSelector
@@ -26,7 +25,7 @@ def compress(
     model: nn.Module,
     ratio: float = 0.75,
     *,
-    methods: str | Sequence[str] = DEFAULT_METHODS,
+    methods: Methods | None = None,
     layers: LayerSelector | None = None,
     skip: LayerSelector | None = None,
     on_refusal: OnRefusal = "raise",
@@ -47,7 +46,7 @@ def compress(
     Args:
         model: any module; it is left alone.
         ratio: the share to remove, see `plan`, as for the arguments below.
-        methods: registered names, or one.
+        methods: registered names, or one, or a mapping of names to what their solvers are told.
         layers: which layers.
         skip: layers to leave as they are.
         on_refusal: what to do with layers that cannot be decomposed; `report` names those that were left.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from tdcompress.decompositions import Options, Solver
 from tdcompress.errors import CompressionError, unknown
-from tdcompress.layers import CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
+from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
 
-METHODS: dict[str, type[FactorizedConv]] = {"cp": CPConv, "svd": SVDConv, "tt": TTConv, "tucker": TuckerConv}
+METHODS: dict[str, type[FactorizedConv]] = {"cp": CPConv, "tucker": TuckerConv, "tt": TTConv, "svd": SVDConv}
+
+Methods = str | Sequence[str] | Mapping[str, Solver]  # names, or names with what their solvers are told
 
 _Layer = TypeVar("_Layer", bound=type[FactorizedConv])
 
@@ -26,6 +29,42 @@ def get_method(name: str) -> type[FactorizedConv]:
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     return METHODS[name]
+
+
+def options_by_method(methods: Methods | None) -> dict[str, Options]:
+    """What each method is told, by its name.
+
+    Args:
+        methods: registered names, or one; or a mapping of names to options, None for a method's defaults, or the word
+            `"tensorly"`. None for the methods that are planned by default, at their defaults.
+
+    Raises:
+        CompressionError: an unknown name, or options that are not the method's.
+
+    >>> options_by_method("svd"), list(options_by_method(None))
+    ({'svd': SVDOptions(backend='own', split='all')}, ['cp', 'tucker', 'tt', 'svd'])
+    """
+    if methods is None:
+        methods = planned_by_default()
+    if isinstance(methods, str):
+        methods = (methods,)
+    told = methods if isinstance(methods, Mapping) else dict.fromkeys(methods)
+    return {name: get_method(name).options.of(solver) for name, solver in told.items()}
+
+
+def planned_by_default() -> tuple[str, ...]:
+    """The methods that `plan` and `compress` try where none are named."""
+    return tuple(name for name, kind in METHODS.items() if kind.planned_by_default)
+
+
+def taking_matrices() -> tuple[str, ...]:
+    """The methods that take linear layers and embeddings."""
+    return tuple(name for name, kind in METHODS.items() if kind.takes_linear)
+
+
+def taking(spec: ConvSpec) -> tuple[str, ...]:
+    """The methods that take such a layer."""
+    return tuple(name for name, kind in METHODS.items() if kind.takes(spec))
 
 
 def register_method(name: str, *, replace: bool = False) -> Callable[[_Layer], _Layer]:

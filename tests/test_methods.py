@@ -66,7 +66,7 @@ def test_a_method_that_proposes_no_rank_is_told_apart_from_a_ratio_out_of_reach(
         method = "hesitant"
 
         @staticmethod
-        def choose_ranks(kernels, budget, solver):
+        def choose_ranks(kernels, budget, options):
             return []
 
     with pytest.raises(td.CompressionError, match=r"hesitant proposes no rank for ratio=0\.5"):
@@ -88,11 +88,11 @@ def test_stages_with_groups_of_their_own_are_part_of_the_weight():
             return rank[0] * modes[1] * sum(modes[2:])
 
         @staticmethod
-        def choose_ranks(kernels, budget, solver):
+        def choose_ranks(kernels, budget, options):
             return [(1,)]
 
         @staticmethod
-        def solve(kernel, rank, solver, generator):
+        def solve(kernel, rank, options, generator):
             raise NotImplementedError
 
         @staticmethod

@@ -81,7 +81,7 @@ def test_the_same_bits_for_every_number_of_threads(solve):
 
 
 def _lost(kind, kernel):
-    return [lost for _, lost in kind.curve(kernel[None], [2000, 6000])]
+    return [lost for _, lost in kind.curve(kernel[None], [2000, 6000], kind.options())]
 
 
 def test_a_decomposition_runs_in_one_thread_and_gives_the_number_back(monkeypatch):

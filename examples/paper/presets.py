@@ -126,7 +126,7 @@ class Preset:
         if self.ranks == "ours":
             return None
         spec = td.ConvSpec.of(model.get_submodule(layer))
-        modes = spec.modes(tuple((axis,) for axis in spec.long_axes))
+        modes = spec.modes(tuple((axis,) for axis in spec.kernel_axes))
         return get_method(method).nearest_feasible(modes, self.published.rank(layer, method, ratio))
 
     def study(self, model: nn.Module, source: Source) -> Study:

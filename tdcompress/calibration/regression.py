@@ -183,7 +183,7 @@ def fit_low_rank(layer: FactorizedConv, seen: Regression, prior: Tensor) -> None
     root = torch.linalg.cholesky(inner.double())
     goal = torch.linalg.solve_triangular(root, cross.mT.double(), upper=False).mT
     kind, modes = type(layer), spec.modes(layer.axes)
-    found = [kind.solve(one.reshape(modes), layer.ranks, None, torch.Generator()) for one in goal]
+    found = [kind.solve(one.reshape(modes), layer.ranks, kind.options(), torch.Generator()) for one in goal]
     by_stage = zip(*(kind.stage_weights(one) for one in found), strict=True)
     product: Tensor | None = None
     for stage, part, parts in zip(layer, layer.stage_specs, by_stage, strict=True):

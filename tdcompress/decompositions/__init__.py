@@ -5,7 +5,7 @@ from tdcompress.decompositions.cp import CPDecomposition, cp, cp_limit
 from tdcompress.decompositions.kronecker import KroneckerDecomposition, kronecker, kronecker_limit
 from tdcompress.decompositions.options import CPOptions, Options, Solver, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.decompositions.reshape import Reshape, Reshaping, balanced_factors, factorizations
-from tdcompress.decompositions.solution import Solution
+from tdcompress.decompositions.solution import Decomposition, Solution
 from tdcompress.decompositions.svd import SVDecomposition, svd
 from tdcompress.decompositions.tensor_train import TTDecomposition, tensor_train, tensor_train_limits
 from tdcompress.decompositions.ttm import TTMDecomposition, ttm, ttm_limits
@@ -15,6 +15,7 @@ __all__ = [
     "BLRDecomposition",
     "CPDecomposition",
     "CPOptions",
+    "Decomposition",
     "KroneckerDecomposition",
     "Options",
     "Reshape",

@@ -13,7 +13,7 @@ from torch import Tensor
 from tdcompress.decompositions import bridge
 from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error, unravelled
 from tdcompress.decompositions.als import als
-from tdcompress.decompositions.options import CPOptions, Solver, resolve
+from tdcompress.decompositions.options import CPOptions, Solver
 from tdcompress.decompositions.solution import Solution
 from tdcompress.threads import threads_for
 
@@ -91,7 +91,7 @@ def cp(
     Args:
         tensor: shape (I_0, …, I_N), order ≥ 2. float16 and bfloat16 are solved in float32.
         rank: the number of rank-one terms, up to `cp_limit(tensor.shape)`.
-        solver: None for the defaults of `CPOptions`, options, or `"tensorly"` for tensorly's ALS from a
+        solver: None for the defaults, `CPOptions`, or `"tensorly"` for tensorly's ALS from a
             uniform start, as in the paper.
         generator: draws random starts; a fresh one with seed 0 by default.
 
@@ -108,13 +108,13 @@ def cp(
     check_tensor(tensor)
     tensor = tensor.detach()
     check_rank([rank], [cp_limit(tensor.shape)], "CP")
-    options = resolve(solver, CPOptions)
+    options = CPOptions.of(solver)
     generator = torch.Generator("cpu").manual_seed(0) if generator is None else generator
     began = time.perf_counter()
     work = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
     # A power of two takes a kernel of 1e-30 into range without changing a bit of its shape.
     scale = _power_of_two(work)
-    if options is None:
+    if options.backend == "tensorly":
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device="cpu"))
         rows, sweeps, converged = bridge.cp(work / scale, rank, seed)
     else:

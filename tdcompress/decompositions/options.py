@@ -4,17 +4,80 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Literal, get_args
+
+from typing_extensions import Self
 
 from tdcompress.errors import CompressionError
 
 Start = Literal["orthogonal", "random"]
+Backend = Literal["own", "tensorly"]
 
 
 @dataclass(frozen=True)
 class Options:
     """What a solver may be told; every method has its own."""
+
+    def __post_init__(self) -> None:
+        """For the checks of those that derive from it."""
+
+    @classmethod
+    def tensorly(cls) -> Self:
+        """What the word `"tensorly"` stands for: tensorly's solver, as the paper ran it.
+
+        Raises:
+            CompressionError: tensorly has none.
+        """
+        raise CompressionError("tensorly has no solver for this method; leave solver= out.")
+
+    @classmethod
+    def of(cls, solver: Solver) -> Self:
+        """The options that a user means: None for the defaults, the word `"tensorly"`, or options as they are.
+
+        Raises:
+            CompressionError: an unknown word, or another method's options.
+        """
+        if solver is None:
+            return cls()
+        if solver == "tensorly":
+            return cls.tensorly()
+        if isinstance(solver, cls) and (cls is not Options or type(solver) is Options):
+            return solver
+        if cls is Options:
+            raise CompressionError(f"this method has no options, got solver={solver!r}; leave it out.")
+        raise CompressionError(f"unknown solver {solver!r}; use None, {cls.__name__}(…), or 'tensorly'.")
+
+
+@dataclass(frozen=True)
+class TensorlyOptions(Options):
+    """What the options of methods share that tensorly has a solver for, too.
+
+    Attributes:
+        backend: `"own"`, or `"tensorly"` for tensorly's solver at its own defaults. What only ours can be told must
+            then be left as it is.
+    """
+
+    backend: Backend = field(default="own", kw_only=True)
+
+    only_ours: ClassVar[tuple[str, ...]] = ()  # the fields that tensorly's solver would not look at
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backend not in get_args(Backend):
+            raise CompressionError(f"backend must be 'own' or 'tensorly', got {self.backend!r}.")
+        defaults = {one.name: one.default for one in fields(self)}
+        lost = [name for name in self.only_ours if getattr(self, name) != defaults[name]]
+        if self.backend == "tensorly" and lost:
+            raise CompressionError(
+                f"tensorly's solver runs at its own defaults and cannot be told {', '.join(lost)}; leave that out, or "
+                "take backend='own'."
+            )
+
+    @classmethod
+    def tensorly(cls) -> Self:
+        """Tensorly's solver, everything else by default."""
+        return cls(backend="tensorly")
 
 
 @dataclass(frozen=True)
@@ -30,7 +93,8 @@ class SweepOptions(Options):
     tol: float = 1e-5
 
     def __post_init__(self) -> None:
-        _check_whole("max_iter", self.max_iter, least=0)
+        super().__post_init__()
+        _check_count("max_iter", self.max_iter, least=0)
         if not self.tol >= 0:
             raise CompressionError(f"tol must be a number from 0, got {self.tol!r}.")
 
@@ -39,7 +103,7 @@ _LEAST = 10  # sweeps that are made however much work they are
 
 
 @dataclass(frozen=True)
-class CPOptions(SweepOptions):
+class CPOptions(TensorlyOptions, SweepOptions):
     """How CP is solved.
 
     Attributes:
@@ -56,6 +120,7 @@ class CPOptions(SweepOptions):
         max_work: multiplications at the most in all sweeps from a start, of which at least ten are made; None for no
             limit. The default cuts short only what would take minutes: 300 sweeps of a 512 × 512 × 3 × 3 kernel at
             rank 500 stay below.
+        backend: `"own"`, or `"tensorly"` for tensorly's solver at its own defaults, from a random start.
     """
 
     max_iter: int = 300
@@ -64,6 +129,8 @@ class CPOptions(SweepOptions):
     penalty: float = 1e-4
     spatial: Literal["separable", "joint"] = "separable"
     max_work: float | None = 1e12
+
+    only_ours = ("max_iter", "tol", "starts", "penalty", "max_work")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,24 +152,32 @@ class CPOptions(SweepOptions):
 
 
 @dataclass(frozen=True)
-class TuckerOptions(SweepOptions):
+class TuckerOptions(TensorlyOptions, SweepOptions):
     """How Tucker is solved.
 
     Attributes:
         max_iter: sweeps of higher-order orthogonal iteration at the most; 0 for the truncated HOSVD.
         tol: stop when a sweep lowers the relative error by no more than this share of it.
         candidates: for a ratio, how many of the most promising ranks are solved for and compared.
+        backend: `"own"`, or `"tensorly"` for tensorly's solver at its own defaults.
     """
 
     candidates: int = 3
 
+    only_ours = ("max_iter", "tol")
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_whole("candidates", self.candidates, least=1)
+        _check_count("candidates", self.candidates, least=1)
+
+    @classmethod
+    def tensorly(cls) -> Self:
+        """Tensorly's solver, at the ranks that the truncated HOSVD is best at."""
+        return cls(backend="tensorly", candidates=1)
 
 
 @dataclass(frozen=True)
-class TTOptions(SweepOptions):
+class TTOptions(TensorlyOptions, SweepOptions):
     """How the tensor train is solved.
 
     Attributes:
@@ -110,20 +185,28 @@ class TTOptions(SweepOptions):
         tol: stop when a sweep lowers the relative error by no more than this share of it.
         orders: which orders of the spatial axes are tried where a convolution is decomposed, `"all"` or
             `"given"`; of several, the one that loses least is taken.
+        backend: `"own"`, or `"tensorly"` for tensorly's solver at its own defaults, TT-SVD.
     """
 
     max_iter: int = 20
     tol: float = 1e-4
     orders: Literal["all", "given"] = "all"
 
+    only_ours = ("max_iter", "tol")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.orders not in ("all", "given"):
             raise CompressionError(f"orders must be 'all' or 'given', got {self.orders!r}.")
 
+    @classmethod
+    def tensorly(cls) -> Self:
+        """Tensorly's TT-SVD along the axes in the given order."""
+        return cls(backend="tensorly", orders="given")
+
 
 @dataclass(frozen=True)
-class SVDOptions(Options):
+class SVDOptions(TensorlyOptions):
     """How a convolution is made a matrix, whose best approximation is known in closed form.
 
     Attributes:
@@ -131,34 +214,25 @@ class SVDOptions(Options):
             first axis to a few channels, then one along the others. `"all"`: these and every other way to share the
             axes out between two convolutions; of several, the one that loses least at a ratio is taken, and a rank
             is meant for `"channel"`.
+        backend: `"own"`, or `"tensorly"` for tensorly's solver at its own defaults.
     """
 
     split: Literal["all", "channel", "spatial"] = "all"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.split not in ("all", "channel", "spatial"):
             raise CompressionError(f"split must be 'all', 'channel' or 'spatial', got {self.split!r}.")
 
+    @classmethod
+    def tensorly(cls) -> Self:
+        """Tensorly's SVD of the output channels against the rest."""
+        return cls(backend="tensorly", split="channel")
 
-Solver = str | Options | None
-_Kind = TypeVar("_Kind", bound=Options)
+
+Solver = str | Options | None  # what users may say; `Options.of` makes options of it
 
 
-def _check_whole(name: str, value: int, least: int) -> None:
+def _check_count(name: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise CompressionError(f"{name} must be a whole number from {least}, got {value!r}.")
-
-
-def resolve(solver: Solver, kind: type[_Kind]) -> _Kind | None:
-    """The options that `solver` stands for; None means tensorly's own solver.
-
-    Raises:
-        CompressionError: an unknown solver, or another method's options.
-    """
-    if solver is None:
-        return kind()
-    if solver == "tensorly":
-        return None
-    if isinstance(solver, kind):
-        return solver
-    raise CompressionError(f"unknown solver {solver!r}; use None, {kind.__name__}(…), or 'tensorly'.")

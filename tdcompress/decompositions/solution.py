@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,11 @@ class Solution:
             seconds=sum(s.seconds for s in solutions),
             sensitivity=max(sensitivities) if sensitivities else None,
         )
+
+
+class Decomposition(Protocol):
+    """What all results of solvers have, beside the factors of their own."""
+
+    @property
+    def solution(self) -> Solution:
+        """How the factors were found."""

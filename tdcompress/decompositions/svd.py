@@ -18,7 +18,7 @@ from tdcompress.decompositions.algebra import (
     squared_norm,
     working,
 )
-from tdcompress.decompositions.options import Solver, SVDOptions, resolve
+from tdcompress.decompositions.options import Solver, SVDOptions
 from tdcompress.decompositions.randomized import truncating_subspace
 from tdcompress.decompositions.solution import Solution
 from tdcompress.errors import CompressionError
@@ -72,7 +72,7 @@ def svd(tensor: Tensor, rank: int, *, rows: Sequence[int] = (0,), solver: Solver
         tensor: shape (I_0, …, I_N), order ≥ 2.
         rank: how many singular values to keep, up to the smaller side of the matrix.
         rows: the modes that make up the rows, in this order; the others make up the columns, in theirs.
-        solver: None for our own, also given as `SVDOptions`, or `"tensorly"` for tensorly's.
+        solver: None for the defaults, `SVDOptions`, or `"tensorly"` for tensorly's.
 
     Returns:
         Vectors and values in the tensor's dtype, with the solver's report.
@@ -95,10 +95,10 @@ def svd(tensor: Tensor, rank: int, *, rows: Sequence[int] = (0,), solver: Solver
     columns = [mode for mode in range(tensor.ndim) if mode not in rows]
     sizes = [[tensor.shape[mode] for mode in side] for side in (rows, columns)]
     check_rank([rank], [min(map(math.prod, sizes))], "SVD")
-    options = resolve(solver, SVDOptions)
+    options = SVDOptions.of(solver)
     began = time.perf_counter()
     matrix = working(tensor.permute(*rows, *columns).reshape(math.prod(sizes[0]), -1))
-    if options is None:
+    if options.backend == "tensorly":
         left, values, right = bridge.svd(matrix, rank)
     else:
         with threads_for(matrix.numel()):

@@ -19,7 +19,7 @@ from tdcompress.decompositions.algebra import (
     squared_norm,
     working,
 )
-from tdcompress.decompositions.options import Solver, TTOptions, resolve
+from tdcompress.decompositions.options import Solver, TTOptions
 from tdcompress.decompositions.solution import Solution
 from tdcompress.errors import CompressionError
 from tdcompress.threads import threads_for
@@ -66,7 +66,7 @@ def tensor_train(tensor: Tensor, rank: Sequence[int], *, solver: Solver = None) 
     Args:
         tensor: shape (I_0, …, I_N), order ≥ 2.
         rank: the inner ranks (r_1, …, r_{N-1}).
-        solver: None for the defaults of `TTOptions`, options, or `"tensorly"` for tensorly's TT-SVD.
+        solver: None for the defaults, `TTOptions`, or `"tensorly"` for tensorly's TT-SVD.
 
     Returns:
         The cores in the tensor's dtype, all but the last left-orthonormal, with the solver's report.
@@ -81,9 +81,9 @@ def tensor_train(tensor: Tensor, rank: Sequence[int], *, solver: Solver = None) 
     tensor = tensor.detach()
     check_rank(rank, tensor_train_limits(tensor.shape), "tensor-train")
     _check_chain(tensor.shape, rank)
-    options = resolve(solver, TTOptions)
+    options = TTOptions.of(solver)
     began = time.perf_counter()
-    if options is None:
+    if options.backend == "tensorly":
         cores, sweeps, converged = bridge.tensor_train(tensor, rank), 0, True
     else:
         with threads_for(tensor.numel()):

@@ -21,7 +21,7 @@ from tdcompress.decompositions.algebra import (
     unfold,
     working,
 )
-from tdcompress.decompositions.options import Solver, TuckerOptions, resolve
+from tdcompress.decompositions.options import Solver, TuckerOptions
 from tdcompress.decompositions.solution import Solution
 from tdcompress.errors import CompressionError
 from tdcompress.threads import threads_for
@@ -79,7 +79,7 @@ def tucker(
         tensor: shape (I_0, …, I_N), order ≥ 2.
         rank: one entry for each of `modes`, in their order.
         modes: the modes to decompose, all by default; the others are left whole.
-        solver: None for the defaults of `TuckerOptions`, options, or `"tensorly"` for tensorly's.
+        solver: None for the defaults, `TuckerOptions`, or `"tensorly"` for tensorly's.
 
     Returns:
         Core and factors in the tensor's dtype, with the solver's report.
@@ -97,9 +97,9 @@ def tucker(
     if len(set(modes)) != len(modes) or not set(modes) <= set(range(tensor.ndim)):
         raise CompressionError(f"modes must be different ones of 0 .. {tensor.ndim - 1}, got {modes}.")
     check_rank(rank, tucker_limits(tensor.shape, modes), "Tucker")
-    options = resolve(solver, TuckerOptions)
+    options = TuckerOptions.of(solver)
     began = time.perf_counter()
-    if options is None:
+    if options.backend == "tensorly":
         core, factors, sweeps, converged = bridge.tucker(tensor, rank, modes)
     else:
         with threads_for(tensor.numel()):

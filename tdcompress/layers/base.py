@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from tdcompress.decompositions import Solution, Solver
 from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error
-from tdcompress.errors import CompressionError, warn
+from tdcompress.errors import warn
 from tdcompress.layers.exchange import Exchange
 from tdcompress.layers.kinds import Convolution, bias_of, kind_of, weight_of
+from tdcompress.layers.method import Factors, Method, MethodOptions
 from tdcompress.layers.moments import InputMoments, Whitening, takes_over_mean, whitening_of
 from tdcompress.layers.parameters import parameter
-from tdcompress.layers.request import arrangements_to_try, as_rank, check_asked, check_reachable, ranks_to_try
+from tdcompress.layers.request import Request
+from tdcompress.layers.search import as_rank, best_candidate, check_reachable
 from tdcompress.layers.spec import ConvSpec
-from tdcompress.shapes import Axes, Point, Rank
+from tdcompress.shapes import AskedRank, Axes, Rank
 
 
-class FactorizedConv(Exchange, ABC):
+class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
     """A convolution as a stack of plain convolutions that do the same with fewer parameters.
 
     The stack is an ordinary `nn.Sequential`, so whatever PyTorch can do with convolutions it can do with
@@ -39,8 +40,7 @@ class FactorizedConv(Exchange, ABC):
     `in_channels`, `out_channels`, `kernel_size`, `stride`, `padding`, `dilation`, `groups`, `padding_mode`,
     `transposed`, `output_padding` and `bias` whatever that is.
 
-    A new method is a subclass that fills in the abstract methods. They see one group's kernel with the shape
-    `modes`: (out / groups, in / groups, *spatial), one spatial mode for every entry of `axes`.
+    A new method is a subclass that fills in the abstract methods, see `tdcompress.layers.method.Method`.
 
     Args:
         spec: the convolution to stand for.
@@ -58,10 +58,6 @@ class FactorizedConv(Exchange, ABC):
         ratio_asked: the ratio that was asked for; None if it was a rank. `ratio` is what was reached.
     """
 
-    method: ClassVar[str]
-    quick: ClassVar[Solver] = None  # for a layer that is only tried, see `plan`
-    takes_linear: ClassVar[bool] = False  # whether a matrix, as `nn.Linear` and embeddings have, is worth this method
-
     if TYPE_CHECKING:  # what nn.Sequential does not tell: every stage is a convolution
 
         def __iter__(self) -> Iterator[Convolution]: ...
@@ -75,7 +71,7 @@ class FactorizedConv(Exchange, ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        axes = self.arrangements(spec.long_axes, None)[0] if axes is None else axes
+        axes = self.arrangements(spec.kernel_axes, self.options_from(None))[0] if axes is None else axes
         full = self.full_rank(spec.modes(axes))
         rank = as_rank(rank, len(full))
         check_rank(rank, full, self.method)
@@ -95,107 +91,6 @@ class FactorizedConv(Exchange, ABC):
             if not name.startswith("_") and not hasattr(self, name):
                 setattr(self, name, value)
 
-    # --- what a method fills in -------------------------------------------------------------------------
-
-    @staticmethod
-    def arrangements(long_axes: tuple[int, ...], solver: Solver) -> list[Axes]:
-        """The arrangements of the spatial axes to try, the default first; of several, the best is taken.
-
-        Args:
-            long_axes: the spatial axes along which the kernel is larger than 1.
-            solver: what the method's options may say about it.
-        """
-        return [tuple((axis,) for axis in long_axes)]
-
-    @staticmethod
-    def takes_whole_patches(axes: Axes) -> bool:
-        """Whether the first stage works along all axes and the method tells channels and positions apart nowhere."""
-        return False
-
-    @staticmethod
-    @abstractmethod
-    def full_rank(modes: Sequence[int]) -> Rank:
-        """The largest feasible rank, at which the decomposition is exact."""
-
-    @staticmethod
-    def deterministic(solver: Solver) -> bool:
-        """Whether the factors are the same for every seed; a method that does not say so is taken to draw them."""
-        return False
-
-    @classmethod
-    def nearest_feasible(cls, modes: Sequence[int], rank: Rank) -> Rank:
-        """A rank that was taken from somewhere else, cut to what is feasible here."""
-        return tuple(min(r, limit) for r, limit in zip(rank, cls.full_rank(modes), strict=True))
-
-    @classmethod
-    def tensorly_torch_rank(cls, kernel_shape: Sequence[int], ratio: float) -> Rank:
-        """The rank that tensorly-torch, and so the paper, takes for a ratio; it need not be feasible.
-
-        Args:
-            kernel_shape: (out, in / groups, *kernel_size), spatial sizes of 1 included.
-            ratio: the share of the parameters to remove. The rule rounds, and may miss it by far.
-
-        Raises:
-            CompressionError: tensorly-torch has no rule for this method.
-        """
-        raise CompressionError(f"tensorly-torch has no rank rule for method {cls.method!r}; give ratio alone, or rank.")
-
-    @staticmethod
-    @abstractmethod
-    def parameters_at(modes: Sequence[int], rank: Rank) -> int:
-        """What `rank` costs one group in parameters."""
-
-    @staticmethod
-    @abstractmethod
-    def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
-        """Ranks within `budget` parameters a group, the most promising first; none if none fits.
-
-        Args:
-            kernels: shape (groups, *modes).
-            budget: parameters for one group.
-            solver: what the method's options may say about it.
-        """
-
-    @classmethod
-    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
-        """About what squared relative error the method has at each of many budgets, for planning.
-
-        By default every rank is solved for; a method that can read the errors off one factorization should.
-
-        Args:
-            kernels: shape (groups, *modes).
-            budgets: parameters for one group.
-
-        Returns:
-            Ranks with the share of the squared norm that is lost, none where a budget is too small.
-        """
-        ranks = {tuple(rank) for budget in budgets for rank in cls.choose_ranks(kernels, budget, None)[:1]}
-        return [(rank, cls._lost(kernels, rank, None)) for rank in sorted(ranks)]
-
-    @classmethod
-    def _lost(cls, kernels: Tensor, rank: Rank, solver: Solver) -> float:
-        """The share of the squared norm that a solution loses."""
-        found = [cls.solve(kernel, rank, solver, _generator(0)) for kernel in kernels]
-        return _solution(found, kernels).relative_error ** 2
-
-    @staticmethod
-    @abstractmethod
-    def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> Any:
-        """Decompose one group's kernel; the result has a `solution`."""
-
-    @staticmethod
-    @abstractmethod
-    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
-        """The convolutions of the stack by name, in order, each without bias.
-
-        Every spatial axis belongs to exactly one of them, in the order of `axes`; `spec.stage` makes one.
-        """
-
-    @staticmethod
-    @abstractmethod
-    def stage_weights(decomposition: Any) -> Sequence[Tensor]:
-        """One group's share of every stage's weight, (stage out, stage in, *spatial); sizes of 1 may be left out."""
-
     # --- from a dense convolution and back --------------------------------------------------------------
 
     @classmethod
@@ -204,12 +99,12 @@ class FactorizedConv(Exchange, ABC):
         conv: nn.Module,
         *,
         ratio: float | None = None,
-        rank: int | Sequence[int] | str | None = None,
+        rank: AskedRank = None,
         solver: Solver = None,
         seed: int | torch.Generator = 0,
         axes: Axes | None = None,
         whiten: InputMoments | None = None,
-    ) -> FactorizedConv:
+    ) -> Self:
         """Factorize a convolution; the one given is not touched.
 
         Args:
@@ -237,71 +132,46 @@ class FactorizedConv(Exchange, ABC):
         Raises:
             CompressionError: what was given cannot be factorized as asked; the message says why.
         """
-        layer = cls.factorized(conv, ratio, rank, solver, seed, axes, whiten)
+        options = cls.options_from(solver)
+        request = Request(options=options, ratio=ratio, rank=rank, axes=axes, whiten=whiten, seed=seed)
+        layer = cls.factorized(conv, request)
         if layer.growth:
             warn(layer.growth)
         return layer
 
     @classmethod
-    def factorized(
-        cls,
-        conv: nn.Module,
-        ratio: float | None,
-        rank: int | Sequence[int] | str | None,
-        solver: Solver,
-        seed: int | torch.Generator,
-        axes: Axes | None,
-        whiten: InputMoments | Whitening | None,
-    ) -> FactorizedConv:
+    def factorized(cls, conv: nn.Module, request: Request[MethodOptions]) -> Self:
         """What `from_conv` gives, without its warning, which must not be lost on another process."""
         spec, weight, bias = ConvSpec.of(conv), weight_of(conv), bias_of(conv)
-        check_asked(ratio, rank)
-        check_reachable(cls, spec, None if isinstance(rank, str) else ratio, solver)
+        request.check()
+        check_reachable(cls, spec, request.bound, request.options)
         check_tensor(weight)
-        generator = _generator(seed)
-        whitening = None if whiten is None else whitening_of(whiten, spec)
-        asked = (arrangements_to_try(cls, spec, axes, solver), ratio, rank, solver, generator)
-        axes, rank, found, solution = cls._best(spec, weight.detach(), whitening, *asked)
-        layer = cls(spec, rank, axes, device="meta")  # on meta: no fresh weights, no global generator
-        by_stage = zip(*(cls.stage_weights(one) for one in found), strict=True)
+        whitening = None if request.whiten is None else whitening_of(request.whiten, spec)
+        best = best_candidate(cls, spec, weight.detach(), request, whitening)
+        layer = cls(spec, best.rank, best.axes, device="meta")  # on meta: no fresh weights, no global generator
+        by_stage = zip(*(cls.stage_weights(one) for one in best.decompositions), strict=True)
         for stage, part, parts in zip(layer, layer.stage_specs, by_stage, strict=True):
             kernels = torch.cat([values.flatten() for values in parts]).view(part.groups, *part.kernel_shape)
             if whitening is not None:
-                kernels = whitening.undone(kernels, part, axes, stage is layer[0], cls.takes_whole_patches(axes))
+                whole = cls.takes_whole_patches(best.axes)
+                kernels = whitening.undone(kernels, part, best.axes, stage is layer[0], whole)
             stage.weight = parameter(part.to_weight(kernels).to(weight.dtype), like=weight)
         if bias is not None:
             layer[-1].bias = parameter(bias.detach().clone(), like=bias)
-        layer.solution, layer.ratio_asked = solution, None if ratio is None else float(ratio)
+        layer.solution = best.solution
+        layer.ratio_asked = None if request.ratio is None else float(request.ratio)
         if whitening is not None:
-            layer.solution = _settled(layer, conv, whitening)
+            layer._complete_whitened(weight, whitening)
         return layer.train(conv.training)
 
-    @classmethod
-    def _best(
-        cls,
-        spec: ConvSpec,
-        weight: Tensor,
-        whitening: Whitening | None,
-        arrangements: Sequence[Axes],
-        ratio: float | None,
-        rank: int | Sequence[int] | str | None,
-        solver: Solver,
-        generator: torch.Generator,
-    ) -> tuple[Axes, Rank, list[Any], Solution]:
-        """The arrangement and rank that lose least of those to try, the groups' decompositions, and their sum."""
-        tried = []
-        # A rank that was given is meant for the method's own arrangement.
-        for axes in arrangements if rank is None else arrangements[:1]:
-            kernels = arranged(weight, spec, axes)
-            if whitening is not None:
-                kernels = whitening.of_kernels(kernels, axes, cls.takes_whole_patches(axes))
-                kernels = kernels.to(torch.promote_types(weight.dtype, torch.float32))
-            for candidate in ranks_to_try(cls, spec, kernels, ratio, rank, solver):
-                found = [cls.solve(kernel, candidate, solver, generator) for kernel in kernels]
-                tried.append((axes, candidate, found, _solution(found, kernels)))
-        if not tried:  # the smallest rank would fit, but the method offers none
-            raise CompressionError(f"{cls.method} proposes no rank for ratio={ratio}; ask for a lower one, or a rank.")
-        return min(tried, key=lambda one: one[-1].relative_error)
+    def _complete_whitened(self, dense: Tensor, whitening: Whitening) -> None:
+        """Let the bias make up for the mean that was lost, and say how far the weight itself is from the dense one."""
+        with torch.no_grad():
+            weight = self.weight
+            if self.bias is not None and takes_over_mean(self.spec):
+                self.bias.add_(whitening.lost_mean(dense.double() - weight.double(), self.spec).to(self.bias))
+            if self.solution is not None:
+                self.solution = replace(self.solution, relative_error=relative_error(dense, weight))
 
     @classmethod
     def _planned(cls, spec: ConvSpec, rank: Rank, axes: Axes) -> dict[str, ConvSpec]:
@@ -342,7 +212,7 @@ class FactorizedConv(Exchange, ABC):
             kernel = kernel.reshape(groups, blocks, -1, *kernel.shape[2:])  # (groups, blocks, channels, in, positions)
             kernel = torch.einsum("gbock,gbcip->gboipk", kernels, kernel).flatten(1, 2).flatten(3)
         assert kernel is not None
-        order = [axis for group in self.axes for axis in group] + list(spec.short_axes)
+        order = [axis for group in self.axes for axis in group] + list(spec.pointwise_axes)
         kernel = kernel.reshape(*kernel.shape[:3], *(spec.kernel_size[axis] for axis in order))
         back = [order.index(axis) for axis in range(len(order))]
         return spec.to_weight(kernel.permute(0, 1, 2, *(3 + place for place in back)))
@@ -394,33 +264,3 @@ class FactorizedConv(Exchange, ABC):
         if isinstance(index, slice):
             return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
-
-
-def arranged(weight: Tensor, spec: ConvSpec, axes: Axes) -> Tensor:
-    """A dense weight as (groups, *modes): its groups apart, its spatial axes in the order of `axes`."""
-    order = [axis for group in axes for axis in group] + list(spec.short_axes)
-    kernels = spec.to_kernels(weight).permute(0, 1, 2, *(3 + axis for axis in order))
-    return kernels.reshape(spec.groups, *spec.modes(axes))
-
-
-def _solution(found: Sequence[Any], kernels: Tensor) -> Solution:
-    norms = [float(torch.linalg.vector_norm(kernel.double())) for kernel in kernels]
-    return Solution.of_groups([one.solution for one in found], norms)
-
-
-def _settled(layer: FactorizedConv, conv: nn.Module, whitening: Whitening) -> Solution | None:
-    """Let the bias make up for the mean that was lost, and say how far the weight itself is from the dense one."""
-    with torch.no_grad():
-        dense, weight = weight_of(conv), layer.weight
-        if layer.bias is not None and takes_over_mean(layer.spec):
-            layer.bias.add_(whitening.lost_mean(dense.double() - weight.double(), layer.spec).to(layer.bias))
-        error = relative_error(dense, weight)
-    return None if layer.solution is None else replace(layer.solution, relative_error=error)
-
-
-def _generator(seed: int | torch.Generator) -> torch.Generator:
-    if isinstance(seed, torch.Generator):
-        return seed
-    if isinstance(seed, Integral):
-        return torch.Generator().manual_seed(int(seed))
-    raise CompressionError(f"seed must be a whole number or a torch.Generator, got {seed!r}.")

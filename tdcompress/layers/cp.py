@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions import CPDecomposition, CPOptions, Solver, cp, cp_limit
+from tdcompress.decompositions import CPDecomposition, CPOptions, cp, cp_limit
 from tdcompress.decompositions.algebra import relative_error
 from tdcompress.decompositions.forms import CPForm, Form
-from tdcompress.decompositions.options import resolve
 from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape
@@ -21,12 +21,13 @@ from tdcompress.layers.spec import ConvSpec, stage_name
 from tdcompress.ranks import cp_curve, cp_parameters, cp_ranks, cp_rule
 from tdcompress.shapes import Axes, Point, Rank
 
+_QUICK_SWEEPS, _QUICK_WORK = 60, 1e11  # of layers that are only tried
 # What the singular vectors of a product of three kernels lose in double precision: at most 47 times its resolution in
 # 40 000 random draws.
 _ROUNDING = 100 * torch.finfo(torch.float64).eps
 
 
-class CPConv(FactorizedConv):
+class CPConv(FactorizedConv[CPDecomposition, CPOptions]):
     """A convolution whose kernel is a sum of `rank` separable ones (Lebedev et al. 2015).
 
     >>> layer = CPConv.from_conv(torch.nn.Conv2d(16, 32, 3, padding=1), rank=5)
@@ -35,7 +36,8 @@ class CPConv(FactorizedConv):
     """
 
     method = "cp"
-    quick = CPOptions(max_iter=60, max_work=1e11)
+    options = CPOptions
+    planned_by_default = True
 
     @property
     def rank(self) -> int:
@@ -43,18 +45,24 @@ class CPConv(FactorizedConv):
         return self.ranks[0]
 
     @staticmethod
-    def arrangements(long_axes: tuple[int, ...], solver: Solver) -> list[Axes]:
+    def arrangements(kernel_axes: tuple[int, ...], options: CPOptions) -> list[Axes]:
         """A stage for every axis, or with `CPOptions(spatial="joint")` one for all of them."""
-        options = resolve(solver, CPOptions)
-        if options is not None and options.spatial == "joint" and long_axes:
-            return [(long_axes,)]
-        return [tuple((axis,) for axis in long_axes)]
+        if options.spatial == "joint" and kernel_axes:
+            return [(kernel_axes,)]
+        return [tuple((axis,) for axis in kernel_axes)]
 
     @staticmethod
-    def deterministic(solver: Solver) -> bool:
+    def deterministic(options: CPOptions) -> bool:
         """Unless a start is random, as tensorly's always is."""
-        options = resolve(solver, CPOptions)
-        return options is not None and "random" not in options.starts
+        return options.backend == "own" and "random" not in options.starts
+
+    @staticmethod
+    def quick(options: CPOptions) -> CPOptions:
+        """Fewer sweeps than by default, and less work."""
+        if options.backend == "tensorly":
+            return options
+        most = _QUICK_WORK if options.max_work is None else min(options.max_work, _QUICK_WORK)
+        return replace(options, max_iter=min(options.max_iter, _QUICK_SWEEPS), max_work=most)
 
     @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:
@@ -72,25 +80,25 @@ class CPConv(FactorizedConv):
         return cp_parameters(modes, rank)
 
     @staticmethod
-    def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
+    def choose_ranks(kernels: Tensor, budget: int, options: CPOptions) -> Sequence[Rank]:
         """The largest rank that fits."""
         return cp_ranks(kernels.shape[1:], budget)
 
     @classmethod
-    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
+    def curve(cls, kernels: Tensor, budgets: Sequence[int], options: CPOptions) -> Sequence[Point]:
         """What orthogonal terms lose, times what sweeps make of it at a few ranks."""
         return cp_curve(kernels, budgets)
 
     @staticmethod
-    def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> CPDecomposition:
+    def solve(kernel: Tensor, rank: Rank, options: CPOptions, generator: torch.Generator) -> CPDecomposition:
         """Alternating least squares."""
-        return cp(kernel, rank[0], solver=solver, generator=generator)
+        return cp(kernel, rank[0], solver=options, generator=generator)
 
     @staticmethod
     def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
         """Pointwise, depthwise along the axes, pointwise."""
         channels = spec.groups * rank[0]
-        stages = {"input": spec.stage(spec.in_channels, channels, spec.short_axes, groups=spec.groups)}
+        stages = {"input": spec.stage(spec.in_channels, channels, spec.pointwise_axes, groups=spec.groups)}
         for group in axes:
             stages[stage_name(group)] = spec.stage(channels, channels, group, groups=channels)
         stages["output"] = spec.stage(channels, spec.out_channels, (), groups=spec.groups)
@@ -127,7 +135,7 @@ class CPConv(FactorizedConv):
         check_shape(form, spec.kernel_shape if separable else spec.modes(axes), "(out, in, *spatial)")
         out, inner, *spatial = form.without_weights()
         if separable:
-            inner = reduce(torch.mul, [spatial[axis] for axis in spec.short_axes], inner)
+            inner = reduce(torch.mul, [spatial[axis] for axis in spec.pointwise_axes], inner)
             spatial = [spatial[axis] for (axis,) in axes]
         return (out.shape[1],), [inner.mT, *(factor.mT for factor in spatial), out]
 
@@ -148,7 +156,7 @@ class CPConv(FactorizedConv):
         """
         if len(self.axes) < 2:
             return copy.deepcopy(self)
-        joint = (self.spec.long_axes,)
+        joint = (self.spec.kernel_axes,)
         (limit,) = self.full_rank(self.spec.modes(joint))
         if self.ranks[0] > limit:
             raise CompressionError(

@@ -174,9 +174,11 @@ class Exchange(nn.Sequential):
         if spec.is_matrix and not cls.forms(spec):
             raise CompressionError(f"{cls.method} is for convolutions; the weight of a {spec.kind} is a matrix.")
         kind: Any = cls  # what a factorized layer is built of
-        axes = kind.arrangements(spec.long_axes, None)[0] if axes is None else tuple(tuple(group) for group in axes)
-        if sorted(axis for group in axes for axis in group) != list(spec.long_axes):
-            raise CompressionError(f"axes must have each of the spatial axes {spec.long_axes} once, got {axes}.")
+        if axes is None:
+            axes = kind.arrangements(spec.kernel_axes, kind.options())[0]
+        axes = tuple(tuple(group) for group in axes)
+        if sorted(axis for group in axes for axis in group) != list(spec.kernel_axes):
+            raise CompressionError(f"axes must have each of the spatial axes {spec.kernel_axes} once, got {axes}.")
         with torch.enable_grad():  # so that what is computed of trained factors says that it is trained
             ranks, by_group = zip(*(cls.of_form(form, spec, axes) for form in forms), strict=True)
         if len(set(ranks)) > 1:

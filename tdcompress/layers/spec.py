@@ -101,12 +101,12 @@ class ConvSpec:
         return (self.out_channels // self.groups, self.in_channels // self.groups, *self.kernel_size)
 
     @property
-    def long_axes(self) -> tuple[int, ...]:
+    def kernel_axes(self) -> tuple[int, ...]:
         """The spatial axes along which the kernel is larger than 1."""
         return tuple(axis for axis, size in enumerate(self.kernel_size) if size > 1)
 
     @property
-    def short_axes(self) -> tuple[int, ...]:
+    def pointwise_axes(self) -> tuple[int, ...]:
         """The spatial axes along which the kernel has size 1."""
         return tuple(axis for axis, size in enumerate(self.kernel_size) if size == 1)
 
@@ -117,6 +117,12 @@ class ConvSpec:
             axes: which spatial axes make up each spatial mode; those of size 1 are left out.
         """
         return (*self.kernel_shape[:2], *(math.prod(self.kernel_size[axis] for axis in group) for group in axes))
+
+    def arranged(self, weight: Tensor, axes: Axes) -> Tensor:
+        """A module's weight as (groups, *modes): its groups apart, its spatial axes in the order of `axes`."""
+        order = [axis for group in axes for axis in group] + list(self.pointwise_axes)
+        kernels = self.to_kernels(weight).permute(0, 1, 2, *(3 + axis for axis in order))
+        return kernels.reshape(self.groups, *self.modes(axes))
 
     @property
     def numel(self) -> int:

@@ -8,9 +8,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions import Solver, SVDecomposition, SVDOptions, svd
+from tdcompress.decompositions import SVDecomposition, SVDOptions, svd
 from tdcompress.decompositions.forms import CPForm, Form, TTForm, TuckerForm, product_of_rank
-from tdcompress.decompositions.options import resolve
 from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape
@@ -19,7 +18,7 @@ from tdcompress.ranks import svd_curve, svd_parameters, svd_ranks
 from tdcompress.shapes import Axes, Point, Rank
 
 
-class SVDConv(FactorizedConv):
+class SVDConv(FactorizedConv[SVDecomposition, SVDOptions]):
     """A convolution or a linear layer through `rank` channels.
 
     The first stage works along some of the spatial axes, the second one along the rest. With all axes in the first
@@ -38,6 +37,8 @@ class SVDConv(FactorizedConv):
     """
 
     method = "svd"
+    options = SVDOptions
+    planned_by_default = True
     takes_linear = True
 
     @property
@@ -46,15 +47,14 @@ class SVDConv(FactorizedConv):
         return self.ranks[0]
 
     @staticmethod
-    def arrangements(long_axes: tuple[int, ...], solver: Solver) -> list[Axes]:
+    def arrangements(kernel_axes: tuple[int, ...], options: SVDOptions) -> list[Axes]:
         """The axes of the first stage and those of the second: all in the first by default, and every other way."""
-        options = resolve(solver, SVDOptions)
-        if options is not None and options.split == "spatial":
-            return [(long_axes[:1], long_axes[1:])]
-        count = len(long_axes)
-        sizes = range(count, -1, -1) if options is not None and options.split == "all" else [count]
-        firsts = [first for size in sizes for first in combinations(long_axes, size)]
-        return [(first, tuple(axis for axis in long_axes if axis not in first)) for first in firsts]
+        if options.split == "spatial":
+            return [(kernel_axes[:1], kernel_axes[1:])]
+        count = len(kernel_axes)
+        sizes = range(count, -1, -1) if options.split == "all" else [count]
+        firsts = [first for size in sizes for first in combinations(kernel_axes, size)]
+        return [(first, tuple(axis for axis in kernel_axes if axis not in first)) for first in firsts]
 
     @staticmethod
     def takes_whole_patches(axes: Axes) -> bool:
@@ -62,7 +62,7 @@ class SVDConv(FactorizedConv):
         return not axes[1]
 
     @staticmethod
-    def deterministic(solver: Solver) -> bool:
+    def deterministic(options: SVDOptions) -> bool:
         """Always: nothing is drawn."""
         return True
 
@@ -78,26 +78,26 @@ class SVDConv(FactorizedConv):
         return svd_parameters(modes, rank)
 
     @staticmethod
-    def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
+    def choose_ranks(kernels: Tensor, budget: int, options: SVDOptions) -> Sequence[Rank]:
         """The largest rank that fits."""
         return svd_ranks(kernels.shape[1:], budget)
 
     @classmethod
-    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
+    def curve(cls, kernels: Tensor, budgets: Sequence[int], options: SVDOptions) -> Sequence[Point]:
         """The tail of the singular values."""
         return svd_curve(kernels, budgets)
 
     @staticmethod
-    def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> SVDecomposition:
+    def solve(kernel: Tensor, rank: Rank, options: SVDOptions, generator: torch.Generator) -> SVDecomposition:
         """The best approximation of (out · second) × (in · first)."""
-        return svd(kernel, rank[0], rows=(0, 3), solver=solver)
+        return svd(kernel, rank[0], rows=(0, 3), solver=options)
 
     @staticmethod
     def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
         """A convolution along the first axes to the rank, and one along the others from it."""
         (first, second), channels = axes, spec.groups * rank[0]
         return {
-            "input": spec.stage(spec.in_channels, channels, (*first, *spec.short_axes), groups=spec.groups),
+            "input": spec.stage(spec.in_channels, channels, (*first, *spec.pointwise_axes), groups=spec.groups),
             "output": spec.stage(channels, spec.out_channels, second, groups=spec.groups),
         }
 

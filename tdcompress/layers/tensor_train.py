@@ -8,9 +8,8 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions import Solver, TTDecomposition, TTOptions, tensor_train, tensor_train_limits
+from tdcompress.decompositions import TTDecomposition, TTOptions, tensor_train, tensor_train_limits
 from tdcompress.decompositions.forms import Form, TTForm
-from tdcompress.decompositions.options import resolve
 from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape
@@ -20,7 +19,7 @@ from tdcompress.ranks.tensor_train import chain_of, cut_to_chain
 from tdcompress.shapes import Axes, Point, Rank
 
 
-class TTConv(FactorizedConv):
+class TTConv(FactorizedConv[TTDecomposition, TTOptions]):
     """A convolution as a chain over (in, *spatial, out); `rank` = the channels between its stages.
 
     >>> layer = TTConv.from_conv(torch.nn.Conv2d(16, 32, 3, padding=1), rank=(6, 8, 7))
@@ -29,16 +28,17 @@ class TTConv(FactorizedConv):
     """
 
     method = "tt"
+    options = TTOptions
+    planned_by_default = True
 
     @staticmethod
-    def arrangements(long_axes: tuple[int, ...], solver: Solver) -> list[Axes]:
+    def arrangements(kernel_axes: tuple[int, ...], options: TTOptions) -> list[Axes]:
         """Every order of the spatial axes; the channels have to stay at the ends for a stack of convolutions."""
-        options = resolve(solver, TTOptions)
-        orders = [long_axes] if options is None or options.orders == "given" else permutations(long_axes)
+        orders = [kernel_axes] if options.orders == "given" else permutations(kernel_axes)
         return [tuple((axis,) for axis in order) for order in orders]
 
     @staticmethod
-    def deterministic(solver: Solver) -> bool:
+    def deterministic(options: TTOptions) -> bool:
         """Always: nothing is drawn."""
         return True
 
@@ -68,25 +68,25 @@ class TTConv(FactorizedConv):
         return tt_parameters(modes, rank)
 
     @staticmethod
-    def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
+    def choose_ranks(kernels: Tensor, budget: int, options: TTOptions) -> Sequence[Rank]:
         """The ranks that promise to lose least."""
         return tt_ranks(kernels, budget)
 
     @classmethod
-    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
+    def curve(cls, kernels: Tensor, budgets: Sequence[int], options: TTOptions) -> Sequence[Point]:
         """The bound on what TT-SVD loses."""
         return tt_curve(kernels, budgets)
 
     @staticmethod
-    def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> TTDecomposition:
+    def solve(kernel: Tensor, rank: Rank, options: TTOptions, generator: torch.Generator) -> TTDecomposition:
         """TT-SVD over (in, *spatial, out), refined by alternating least squares."""
-        return tensor_train(kernel.movedim(0, -1), rank, solver=solver)
+        return tensor_train(kernel.movedim(0, -1), rank, solver=options)
 
     @staticmethod
     def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
         """Pointwise, one dense convolution along every axis in turn, pointwise."""
         channels = [spec.groups * r for r in rank]
-        stages = {"input": spec.stage(spec.in_channels, channels[0], spec.short_axes, groups=spec.groups)}
+        stages = {"input": spec.stage(spec.in_channels, channels[0], spec.pointwise_axes, groups=spec.groups)}
         for group, before, after in zip(axes, channels[:-1], channels[1:], strict=True):
             stages[stage_name(group)] = spec.stage(before, after, group, groups=spec.groups)
         stages["output"] = spec.stage(channels[-1], spec.out_channels, (), groups=spec.groups)
@@ -129,7 +129,7 @@ class TTConv(FactorizedConv):
         check_shape(form, (inner, *(spec.kernel_size[axis] for axis in order), out), "(in, *spatial, out)")
         cores = [form.cores[0]]
         for axis, core in zip(order, form.cores[1:-1], strict=True):
-            if axis in spec.short_axes:
+            if axis in spec.pointwise_axes:
                 cores[-1] = cores[-1] @ core[:, 0]
             else:
                 cores.append(core)
@@ -140,7 +140,7 @@ class TTConv(FactorizedConv):
 def _order(spec: ConvSpec, axes: Axes) -> list[int]:
     """All spatial axes, those of size 1 in their own places; last where the others are not in theirs."""
     order = [axis for (axis,) in axes]
-    return list(range(len(spec.kernel_size))) if order == sorted(order) else [*order, *spec.short_axes]
+    return list(range(len(spec.kernel_size))) if order == sorted(order) else [*order, *spec.pointwise_axes]
 
 
 def _as_convolutions(cores: Sequence[Tensor]) -> list[Tensor]:

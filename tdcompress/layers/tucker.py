@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions import Solver, TuckerDecomposition, TuckerOptions, tucker, tucker_limits
+from tdcompress.decompositions import TuckerDecomposition, TuckerOptions, tucker, tucker_limits
 from tdcompress.decompositions.forms import Form, TuckerForm, product_of_rank
-from tdcompress.decompositions.options import resolve
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.spec import ConvSpec
@@ -17,7 +16,7 @@ from tdcompress.ranks import tucker_curve, tucker_parameters, tucker_ranks, tuck
 from tdcompress.shapes import Axes, Point, Rank
 
 
-class TuckerConv(FactorizedConv):
+class TuckerConv(FactorizedConv[TuckerDecomposition, TuckerOptions]):
     """A convolution between two subspaces of the channels; `rank` = (out, in) (Kim et al. 2016).
 
     >>> layer = TuckerConv.from_conv(torch.nn.Conv2d(16, 32, 3, padding=1), rank=(7, 5))
@@ -26,9 +25,11 @@ class TuckerConv(FactorizedConv):
     """
 
     method = "tucker"
+    options = TuckerOptions
+    planned_by_default = True
 
     @staticmethod
-    def deterministic(solver: Solver) -> bool:
+    def deterministic(options: TuckerOptions) -> bool:
         """Always: nothing is drawn."""
         return True
 
@@ -48,28 +49,27 @@ class TuckerConv(FactorizedConv):
         return tucker_parameters(modes, rank)
 
     @staticmethod
-    def choose_ranks(kernels: Tensor, budget: int, solver: Solver) -> Sequence[Rank]:
+    def choose_ranks(kernels: Tensor, budget: int, options: TuckerOptions) -> Sequence[Rank]:
         """The pair that keeps most."""
-        # tensorly's own solver takes the ranks that the truncated HOSVD is best at.
-        return tucker_ranks(kernels, budget, resolve(solver, TuckerOptions) or TuckerOptions(candidates=1))
+        return tucker_ranks(kernels, budget, options)
 
     @classmethod
-    def curve(cls, kernels: Tensor, budgets: Sequence[int]) -> Sequence[Point]:
+    def curve(cls, kernels: Tensor, budgets: Sequence[int], options: TuckerOptions) -> Sequence[Point]:
         """What the truncated HOSVD loses."""
         return tucker_curve(kernels, budgets)
 
     @staticmethod
-    def solve(kernel: Tensor, rank: Rank, solver: Solver, generator: torch.Generator) -> TuckerDecomposition:
+    def solve(kernel: Tensor, rank: Rank, options: TuckerOptions, generator: torch.Generator) -> TuckerDecomposition:
         """HOSVD refined by HOOI over the channel modes."""
-        return tucker(kernel, rank, modes=(0, 1), solver=solver)
+        return tucker(kernel, rank, modes=(0, 1), solver=options)
 
     @staticmethod
     def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
         """Pointwise, the core with the whole kernel size, pointwise."""
         out, inner = (spec.groups * r for r in rank)
         return {
-            "input": spec.stage(spec.in_channels, inner, spec.short_axes, groups=spec.groups),
-            "core": spec.stage(inner, out, spec.long_axes, groups=spec.groups),
+            "input": spec.stage(spec.in_channels, inner, spec.pointwise_axes, groups=spec.groups),
+            "core": spec.stage(inner, out, spec.kernel_axes, groups=spec.groups),
             "output": spec.stage(out, spec.out_channels, (), groups=spec.groups),
         }
 

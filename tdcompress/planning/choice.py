@@ -47,7 +47,10 @@ def chosen(problem: PlanningProblem, options: Mapping[str, Sequence[Option]]) ->
         LayerPlan(name, problem.specs[name], tuple(curve), place, problem.tied[name])
         for (name, curve), place in zip(options.items(), places, strict=True)
     )
-    return Plan(entries, request.objective, request.metric_name, budget, request.seed, left=tuple(problem.left.items()))
+    told = tuple((name, options) for name, options in request.options.items() if options != type(options)())
+    return Plan(
+        entries, request.objective, request.metric_name, budget, request.seed, tuple(problem.left.items()), told
+    )
 
 
 def verified(problem: PlanningProblem, plan: Plan) -> Plan:

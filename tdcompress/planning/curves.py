@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
+from tdcompress.decompositions import Options
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
 from tdcompress.layers.moments import whitening_of
+from tdcompress.layers.request import Request
 from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option, options_of
 
@@ -22,14 +24,14 @@ class LayerCurve:
 
     Attributes:
         conv: the layer, as a plain one.
-        methods: what it may become.
+        methods: what it may become, and what each method is told.
         moments: of its inputs, for the error of its features; None for that of its weight.
         tried: the share of its parameters that trials keep; None for no trials.
         seed: of random starts.
     """
 
     conv: nn.Module
-    methods: tuple[str, ...]
+    methods: Mapping[str, Options]
     moments: InputMoments | None
     tried: float | None
     seed: int
@@ -46,7 +48,9 @@ def curve_of(wanted: LayerCurve) -> tuple[list[Option], list[tuple[float, Factor
     layers = []
     for option in _tried(options, wanted.tried):
         kind = get_method(option.method)
-        layer = kind.factorized(wanted.conv, None, option.rank, kind.quick, wanted.seed, option.axes, whitening)
+        told = kind.quick(wanted.methods[option.method])
+        request = Request(options=told, rank=option.rank, axes=option.axes, whiten=whitening, seed=wanted.seed)
+        layer = kind.factorized(wanted.conv, request)
         layers.append((option.error, layer))
     return options, layers
 

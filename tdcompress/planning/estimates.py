@@ -86,7 +86,7 @@ def _trials(problem: PlanningProblem) -> Trials | None:
 def _task(problem: PlanningProblem, name: str, moments: InputMoments | None, tried: bool) -> LayerCurve:
     request = problem.request
     share = request.share if tried else None
-    return LayerCurve(problem.convs[name], request.method_names, moments, share, request.seed)
+    return LayerCurve(problem.convs[name], request.options, moments, share, request.seed)
 
 
 def _shown(problem: PlanningProblem, trials: Trials, name: str, tried: Sequence[tuple[float, FactorizedConv]]) -> Loss:

@@ -7,6 +7,7 @@ from functools import partial
 
 from tdcompress.layers import FactorizedConv
 from tdcompress.layers.kinds import weight_of
+from tdcompress.layers.request import Request
 from tdcompress.methods import get_method
 from tdcompress.metrics import approximation_errors, get_metrics, weight_errors
 from tdcompress.planning.options import Option, with_metric
@@ -36,8 +37,16 @@ def _on_features(problem: PlanningProblem, name: str, option: Option) -> float:
     model, inputs, request = problem.model, problem.inputs, problem.request
     assert inputs is not None
     assert isinstance(request.metric, str)
-    rank, axes = option.rank, option.axes
-    trial = decompose(model, name, option.method, rank=rank, axes=axes, seed=request.seed, progress=False)
+    trial = decompose(
+        model,
+        name,
+        option.method,
+        rank=option.rank,
+        axes=option.axes,
+        solver=request.options[option.method],
+        seed=request.seed,
+        progress=False,
+    )
     return approximation_errors(model, trial, [request.metric], inputs)[name][request.metric]
 
 
@@ -54,5 +63,6 @@ def _by_function(problem: PlanningProblem, name: str, option: Option) -> float:
 
 
 def _factorized(problem: PlanningProblem, name: str, option: Option) -> FactorizedConv:
-    kind, seed = get_method(option.method), problem.request.seed
-    return kind.from_conv(problem.convs[name], rank=option.rank, axes=option.axes, seed=seed)
+    kind, options = get_method(option.method), problem.request.options[option.method]
+    request = Request(options=options, rank=option.rank, axes=option.axes, seed=problem.request.seed)
+    return kind.factorized(problem.convs[name], request)

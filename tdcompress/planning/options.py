@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from tdcompress.decompositions import Options
 from tdcompress.layers import ConvSpec, FactorizedConv
-from tdcompress.layers.base import arranged
 from tdcompress.layers.kinds import weight_of
 from tdcompress.layers.moments import Whitening
 from tdcompress.methods import get_method
@@ -46,45 +46,40 @@ class Option:
     loss: float = 0.0
 
 
-def options_of(conv: Any, methods: Sequence[str], whitening: Whitening | None) -> list[Option]:
+def options_of(conv: Any, methods: Mapping[str, Options], whitening: Whitening | None) -> list[Option]:
     """Every method's curve of relative error against parameters, and dense as the last.
 
     Args:
         conv: a plain layer of any kind.
-        methods: registered names; those that do not take such a layer are passed over.
+        methods: registered names with what they are told; those that do not take such a layer are passed over.
         whitening: by its inputs, for the error of its features; None for that of its weight.
     """
     spec = ConvSpec.of(conv)
     found = []
-    for method in methods:
+    weight = weight_of(conv).detach()
+    for method, told in methods.items():
         kind = get_method(method)
-        if kind.takes_linear or not spec.is_matrix:
-            for axes in kind.arrangements(spec.long_axes, None):
-                found += _curve(kind, method, weight_of(conv).detach(), spec, axes, whitening)
+        if kind.takes(spec):
+            for axes in kind.arrangements(spec.kernel_axes, told):
+                kernels = spec.arranged(weight.to(torch.promote_types(weight.dtype, torch.float32)), axes)
+                if whitening is not None:
+                    kernels = whitening.of_kernels(kernels, axes, kind.takes_whole_patches(axes)).to(kernels.dtype)
+                found += [replace(option, method=method, axes=axes) for option in _curve(kind, kernels, told)]
     smaller = [option for option in found if option.parameters < spec.numel]
     return [*smaller, Option(DENSE, (), (), spec.numel, 0.0)]
 
 
-def _curve(
-    kind: type[FactorizedConv],
-    method: str,
-    weight: torch.Tensor,
-    spec: ConvSpec,
-    axes: Axes,
-    whitening: Whitening | None,
-) -> list[Option]:
-    kernels = arranged(weight.to(torch.promote_types(weight.dtype, torch.float32)), spec, axes)
-    if whitening is not None:
-        kernels = whitening.of_kernels(kernels, axes, kind.takes_whole_patches(axes)).to(kernels.dtype)
+def _curve(kind: type[FactorizedConv], kernels: torch.Tensor, told: Options) -> list[Option]:
+    """The options of a method for kernels (groups, *modes), whose arrangement the caller knows."""
     modes = tuple(kernels.shape[1:])
     size = math.prod(modes)
-    smallest = max(kind.parameters_at(modes, tuple(1 for _ in kind.full_rank(modes))), int(_SMALLEST * size))
+    smallest = max(kind.smallest(modes), int(_SMALLEST * size))
     if smallest >= size:
         return []
     budgets = sorted({int(budget) for budget in np.geomspace(smallest, size, _BUDGETS).round()})
     return [
-        Option(method, rank, axes, spec.groups * kind.parameters_at(modes, rank), math.sqrt(lost))
-        for rank, lost in kind.curve(kernels, budgets)
+        Option(kind.method, rank, (), len(kernels) * kind.parameters_at(modes, rank), math.sqrt(lost))
+        for rank, lost in kind.curve(kernels, budgets, told)
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 
 from tdcompress.batches import Data
 from tdcompress.layers import InputMoments
+from tdcompress.methods import Methods
 from tdcompress.planning.choice import chosen, verified
 from tdcompress.planning.costs import costings
 from tdcompress.planning.estimates import estimated
@@ -21,14 +21,12 @@ from tdcompress.progress import Progress, following
 from tdcompress.surgery import LayerSelector
 from tdcompress.surgery.left import OnRefusal
 
-DEFAULT_METHODS = ("cp", "tucker", "tt", "svd")
-
 
 def plan(
     model: nn.Module,
     ratio: float = 0.75,
     *,
-    methods: str | Sequence[str] = DEFAULT_METHODS,
+    methods: Methods | None = None,
     layers: LayerSelector | None = None,
     skip: LayerSelector | None = None,
     on_refusal: OnRefusal = "raise",
@@ -50,7 +48,8 @@ def plan(
     Args:
         model: any module; it is left alone.
         ratio: the share of the cost of the planned layers to remove, in (0, 1).
-        methods: registered names, or one.
+        methods: registered names, or one, or a mapping of names to what their solvers are told, as `decompose` takes
+            it; by default the methods that have `planned_by_default`.
         layers: which layers, as for `decompose`; by default all that can be decomposed.
         skip: layers to leave as they are, as for `decompose`.
         on_refusal: what to do with a layer among `layers` that cannot be decomposed, or that no forward reaches:

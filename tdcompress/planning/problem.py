@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tdcompress.batches import Data, evaluating, quickest, repeatable
+from tdcompress.decompositions import Options
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec
-from tdcompress.methods import get_method
+from tdcompress.methods import Methods, get_method, options_by_method
 from tdcompress.metrics import METRICS
 from tdcompress.planning.result import UNITS
 from tdcompress.ranks import kept_share
@@ -37,7 +38,7 @@ class PlanRequest:
     """
 
     ratio: float
-    methods: str | Sequence[str]
+    methods: Methods | None
     layers: LayerSelector | None
     skip: LayerSelector | None
     on_refusal: OnRefusal
@@ -51,18 +52,17 @@ class PlanRequest:
         kept_share(self.ratio)
         if self.objective not in UNITS:
             raise unknown("objective", self.objective, UNITS)
-        for method in self.method_names:
-            get_method(method)
+        _ = self.options
 
     @property
     def share(self) -> float:
         """The share of the cost that is kept."""
         return float(kept_share(self.ratio))
 
-    @property
-    def method_names(self) -> tuple[str, ...]:
-        """What layers may become."""
-        return (self.methods,) if isinstance(self.methods, str) else tuple(self.methods)
+    @cached_property
+    def options(self) -> dict[str, Options]:
+        """What layers may become, and what each method is told."""
+        return options_by_method(self.methods)
 
     @property
     def metric_name(self) -> str:
@@ -151,7 +151,7 @@ def _plain_layers(
     selected, skipped = without(model, selected, request.skip)
     places = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     selected.sort(key=lambda one: places[one[0]])
-    methods, convs, tied = request.method_names, {}, {}
+    kinds, convs, tied = {name: get_method(name) for name in request.options}, {}, {}
     for group in tied_groups(selected):
         (first, module), *others = group
         with refused.of(first):
@@ -160,8 +160,8 @@ def _plain_layers(
             for error in cut_ties(model, group).values():
                 raise error
             conv = plain(module, Policy())
-            if ConvSpec.of(conv).is_matrix and not any(get_method(method).takes_linear for method in methods):
-                raise CompressionError(f"none of {', '.join(methods)} takes a {type(conv).__name__}.")
+            if not any(kind.takes(ConvSpec.of(conv)) for kind in kinds.values()):
+                raise CompressionError(f"none of {', '.join(kinds)} takes a {type(conv).__name__}.")
             convs[first], tied[first] = conv, tuple(name for name, _ in others)
     refused.settle(len(selected))
     if not convs:

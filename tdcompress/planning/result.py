@@ -12,10 +12,12 @@ from typing import Any
 
 from torch import nn
 
+from tdcompress.decompositions import Options
 from tdcompress.deferred import Figure
 from tdcompress.errors import CompressionError, naming, unknown
 from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
 from tdcompress.layers.kinds import kind_of
+from tdcompress.layers.request import Request
 from tdcompress.methods import get_method
 from tdcompress.planning.figure import draw
 from tdcompress.planning.layer import LayerPlan
@@ -41,6 +43,7 @@ class Plan:
         budget: the most that the layers may cost together.
         seed: what random starts are drawn from.
         left: the layers that are not planned for, and why.
+        method_options: what methods are told that are not at their defaults, by name.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -49,6 +52,7 @@ class Plan:
     budget: float
     seed: int = 0
     left: tuple[tuple[str, str], ...] = ()
+    method_options: tuple[tuple[str, Options], ...] = ()
 
     def __getitem__(self, layer: str) -> LayerPlan:
         """The entry of a layer, by its name."""
@@ -124,14 +128,16 @@ class Plan:
             CompressionError: the model is another one; the first difference is named, and it is as it was.
         """
         self.check(model)
-        selected, problems = [], {}
+        selected, problems, told = [], {}, dict(self.method_options)
         for entry in self.layers:
             choice = entry.choice
             for name in (entry.layer, *entry.tied) if choice.method != DENSE else ():
                 module, kind = model.get_submodule(name), get_method(choice.method)
                 with naming(name):
                     conv, moments = plain(module, Policy()), (whiten or {}).get(name)
-                problems[name] = Problem(kind, conv, None, choice.rank, None, self.seed, choice.axes, moments)
+                options = told.get(choice.method) or kind.options()
+                request = Request(options=options, rank=choice.rank, axes=choice.axes, whiten=moments, seed=self.seed)
+                problems[name] = Problem(kind, conv, request)
                 selected.append((name, module))
         if not selected:
             return model if inplace else copy.deepcopy(model)
@@ -201,7 +207,8 @@ class Plan:
             if version > FORMAT_VERSION:
                 raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
             layers = tuple(map(LayerPlan.from_fields, fields["layers"]))
-            plan = Plan(**{**fields, "layers": layers, "left": _left_from(fields)})
+            told = tuple((name, _options_from(name, one)) for name, one in fields.get("method_options", ()))
+            plan = Plan(**{**fields, "layers": layers, "left": _left_from(fields), "method_options": told})
             for entry in plan.layers:
                 _ = entry.choice, entry.dense, entry.spec.adapter
             _ = UNITS[plan.objective], float(plan.budget), plan.cost
@@ -225,3 +232,9 @@ class Plan:
 
 def _left_from(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((str(name), str(reason)) for name, reason in fields.get("left", ()))
+
+
+def _options_from(method: str, fields: Mapping[str, Any]) -> Options:
+    """Options back from JSON, which has lists for tuples."""
+    told = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return get_method(method).options(**told)

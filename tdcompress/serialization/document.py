@@ -140,8 +140,8 @@ def _axes(entry: Mapping[str, Any], spec: ConvSpec) -> tuple[tuple[int, ...], ..
     axes = _field(entry, "axes", list)
     if not all(isinstance(group, list) and all(type(axis) is int for axis in group) for group in axes):
         raise _damaged("axes", axes)
-    if sorted(axis for group in axes for axis in group) != list(spec.long_axes):
-        raise CompressionError(f"axes {_shown.repr(axes)} do not have each of {spec.long_axes} once.")
+    if sorted(axis for group in axes for axis in group) != list(spec.kernel_axes):
+        raise CompressionError(f"axes {_shown.repr(axes)} do not have each of {spec.kernel_axes} once.")
     return tuple(tuple(group) for group in axes)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tdcompress.decompositions import Solver
+from tdcompress.decompositions import Options
 from tdcompress.methods import get_method
-from tdcompress.study.identity import data_digest, digest, metric_fields, model_digest, solver_fields
+from tdcompress.study.identity import data_digest, digest, metric_fields, model_digest, options_fields
 from tdcompress.study.spec import Spec
 
 FORMAT = 1  # of the hashes below; a change of it makes every trial a new one
@@ -24,7 +24,7 @@ class Trial:
         ratio: share of the layer's parameters to remove.
         run: number of the repetition, from 0.
         rank: an exact rank or a rule's name; None for the rank that is chosen for the ratio.
-        solver: what the method is told.
+        options: what the method is told.
         seed: of random starts and of fine-tuning.
         key: a hash of all that the result depends on. Runs that cannot differ have one key, and are measured once.
         decomposition: a hash of what the factors depend on; trials that agree here share them.
@@ -35,7 +35,7 @@ class Trial:
     ratio: float
     run: int
     rank: int | tuple[int, ...] | str | None
-    solver: Solver
+    options: Options
     seed: int
     key: str
     decomposition: str
@@ -51,22 +51,22 @@ def trials(study: Spec, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
         study: what is asked.
         common: its `fields_of`.
     """
-    solvers = study.solvers()
+    by_method = study.options()
     for layer, methods in study.grid().items():
         for method in methods:
-            solver = solvers[method]
-            fixed = get_method(method).deterministic(solver)
-            options = solver_fields(solver)
+            options = by_method[method]
+            fixed = get_method(method).deterministic(options)
+            told = options_fields(options)
             for ratio in study.ratios:
                 rank = study.rank_of(layer, method, ratio)
-                what = {**common["factors"], "layer": layer, "method": method, "solver": options}
+                what = {**common["factors"], "layer": layer, "method": method, "solver": told}
                 what |= {"ratio": ratio, "rank": rank} if isinstance(rank, str | None) else {"rank": rank}
                 for run in range(study.runs):
                     seed = study.seed + run
                     factors = digest({**what, "seed": None if fixed else seed})
                     tuned = None if study.finetune is None else seed
                     key = digest({**common["measures"], "factors": factors, "finetune": tuned})
-                    yield Trial(layer, method, ratio, run, rank, solver, seed, key, factors)
+                    yield Trial(layer, method, ratio, run, rank, options, seed, key, factors)
 
 
 def fields_of(study: Spec) -> dict[str, dict[str, Any]]:

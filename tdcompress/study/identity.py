@@ -22,6 +22,7 @@ from torch.utils.data import (
     default_convert,
 )
 
+from tdcompress.decompositions.options import Options, TensorlyOptions
 from tdcompress.errors import CompressionError
 
 
@@ -105,28 +106,34 @@ def _dataset_digest(dataset: Any) -> str | None:
     return data_digest(dataset) if isinstance(dataset, Tensor | list | tuple) else None
 
 
-def solver_fields(solver: Any) -> Any:
-    """What a solver was told, as plain values.
+def options_fields(options: Options) -> Any:
+    """What a method was told, as plain values: None for its defaults, `"tensorly"` for what that word stands for.
+
+    Options that were added after the first stores count only where they differ from what was then the only way.
 
     Raises:
-        CompressionError: it is neither None, nor a name, nor a dataclass of plain values.
+        CompressionError: a field is no plain value.
 
     >>> import tdcompress as td
-    >>> solver_fields(td.TuckerOptions(max_iter=7))
+    >>> options_fields(td.TuckerOptions(max_iter=7))
     {'type': 'TuckerOptions', 'max_iter': 7, 'tol': 1e-05, 'candidates': 3}
+    >>> options_fields(td.TuckerOptions()), options_fields(td.TuckerOptions.tensorly())
+    (None, 'tensorly')
     """
-    if solver is None or isinstance(solver, str):
-        return solver
-    if dataclasses.is_dataclass(solver) and not isinstance(solver, type):
-        fields = {"type": type(solver).__name__, **dataclasses.asdict(solver)}
-        try:
-            digest(fields)
-        except (TypeError, ValueError) as problem:
-            raise CompressionError(f"solver {solver!r} cannot be told from others: {problem}.") from None
-        return fields
-    raise CompressionError(
-        f"a study tells solvers apart by their fields, and {solver!r} has none; make it a frozen dataclass."
-    )
+    kind = type(options)
+    if options == kind():
+        return None
+    told: dict[str, Any] = {"type": kind.__name__, **dataclasses.asdict(options)}
+    if isinstance(options, TensorlyOptions):
+        if options == kind.tensorly():
+            return "tensorly"
+        if options.backend == "own":
+            del told["backend"]
+    try:
+        digest(told)
+    except (TypeError, ValueError) as problem:
+        raise CompressionError(f"options {options!r} cannot be told from others: {problem}.") from None
+    return told
 
 
 def _tensors_digest(tensors: Iterable[tuple[str, Any]]) -> str:

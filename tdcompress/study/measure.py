@@ -44,7 +44,7 @@ class Job:
     @classmethod
     def of(cls, study: Spec) -> Job:
         """What the trials of this study need."""
-        kinds = {name: get_method(name) for name in study.solvers()}
+        kinds = {name: get_method(name) for name in study.options()}
         return cls(
             study.model,
             study.evaluate,
@@ -157,7 +157,7 @@ class Measurer:
             trial.method,
             None if exact else trial.ratio,
             rank=trial.rank,
-            solver=trial.solver,
+            solver=trial.options,
             seed=trial.seed,
         )
         decomposed = time.perf_counter()

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from tdcompress.decompositions import Solver
+from tdcompress.decompositions import Options
 from tdcompress.errors import CompressionError
-from tdcompress.methods import get_method
+from tdcompress.methods import Methods, get_method, options_by_method
 from tdcompress.metrics import METRICS, Metric, get_metrics
 from tdcompress.surgery import LayerSelector, select_layers
 from tdcompress.surgery.selection import dense_layers
@@ -29,7 +29,7 @@ class Spec:
 
     model: nn.Module
     layers: LayerSelector
-    methods: Sequence[str] | Mapping[str, Solver]
+    methods: Methods
     ratios: Sequence[float]
     runs: int
     evaluate: Callable[[nn.Module], Mapping[str, float]]
@@ -44,8 +44,6 @@ class Spec:
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise CompressionError(f"model must be an nn.Module, got a {type(self.model).__name__}.")
-        for name in self.solvers():
-            get_method(name)
         self._check_numbers()
         self.grid()
         optional = [given for given in (self.finetune, self.calibrate) if given is not None]
@@ -65,7 +63,7 @@ class Spec:
 
     def grid(self) -> dict[str, list[str]]:
         """The methods that each layer is decomposed by."""
-        kinds = {method: get_method(method) for method in self.solvers()}
+        kinds = {method: get_method(method) for method in self.options()}
         matrices = any(kind.takes_linear for kind in kinds.values())
         methods: dict[str, list[str]] = {
             name: [] for name, _ in select_layers(self.model, self.layers, linear=matrices)
@@ -86,10 +84,9 @@ class Spec:
                 methods[name].append(method)
         return methods
 
-    def solvers(self) -> dict[str, Solver]:
+    def options(self) -> dict[str, Options]:
         """What each method is told."""
-        methods = [self.methods] if isinstance(self.methods, str) else self.methods
-        return dict(methods) if isinstance(methods, Mapping) else dict.fromkeys(methods)
+        return options_by_method(self.methods)
 
     def chosen_metrics(self) -> list[Metric]:
         """The metrics, in the order of the table's columns."""
@@ -105,7 +102,7 @@ class Spec:
         return tuple(int(entry) for entry in rank)
 
     def _check_numbers(self) -> None:
-        if not self.solvers() or not len(self.ratios):
+        if not self.options() or not len(self.ratios):
             raise CompressionError("a study needs at least one method and one ratio.")
         for ratio in self.ratios:
             if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1:

@@ -36,7 +36,7 @@ class Study(Spec):
         layers: names, globs, or a predicate, as `td.decompose` takes them. Globs and predicates pick for each method
             what it takes: with `"*"` and `["cp", "svd"]` the convolutions get trials of both, linear layers of SVD
             alone. A layer that is named must be one for every method.
-        methods: registered names, or a dict of names to the options of their solvers.
+        methods: registered names, or a mapping of names to what their solvers are told.
         ratios: shares of a layer's parameters to remove, each in (0, 1).
         runs: repetitions. Those that cannot differ (a deterministic method, not fine-tuned) are measured once.
         evaluate: a model to its performances by name, finite numbers; the columns of the table. It is called

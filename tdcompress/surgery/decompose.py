@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Executor
 
 import torch
@@ -12,10 +12,11 @@ from tdcompress.decompositions import Solver
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, InputMoments
 from tdcompress.layers.kinds import reads_features
-from tdcompress.layers.request import check_reachable
-from tdcompress.methods import get_method
+from tdcompress.layers.request import Request
+from tdcompress.layers.search import check_reachable
+from tdcompress.methods import get_method, taking
 from tdcompress.progress import Progress
-from tdcompress.shapes import Axes
+from tdcompress.shapes import AskedRank, Axes
 from tdcompress.surgery.left import OnRefusal, Refusals, without
 from tdcompress.surgery.plain import Hooks, Parametrized, Policy, check_wrapper, plain
 from tdcompress.surgery.replacement import Problem, Replacement, replaced
@@ -29,7 +30,7 @@ def decompose(
     method: str = "tucker",
     ratio: float | None = None,
     *,
-    rank: int | Sequence[int] | str | None = None,
+    rank: AskedRank = None,
     solver: Solver = None,
     inplace: bool = False,
     seed: int | torch.Generator = 0,
@@ -103,7 +104,7 @@ def decompose(
     (torch.Size([1, 64, 8, 8]), True)
     """
     kind, policy = get_method(method), Policy(hooks, parametrized, allow_subclasses)
-    refused = Refusals(on_refusal)
+    options, refused = kind.options.of(solver), Refusals(on_refusal)
     if executor is not None and isinstance(seed, torch.Generator):
         raise CompressionError(
             "seed is a torch.Generator, which the layers draw from one after the other; with executor= give a number."
@@ -116,7 +117,8 @@ def decompose(
             check_wrapper(model, name)
             conv = plain(module, policy)
             moments = None if name in following else _of_layer(whiten, name, conv)
-            problem = Problem(kind, conv, ratio, rank, solver, seed, axes, moments)
+            request = Request(options=options, ratio=ratio, rank=rank, axes=axes, whiten=moments, seed=seed)
+            problem = Problem(kind, conv, request)
             problem.check()
             problems[name] = problem
     wanted = Replacement(selected, problems, refused, skipped)
@@ -157,12 +159,13 @@ def refusals(
     ['Conv2d', 'TuckerConv', 'TuckerConv']
     """
     kind, policy = get_method(method), Policy(hooks, parametrized, allow_subclasses)
-    candidates = list(dense_layers(model, kind.takes_linear))
+    options, candidates = kind.options.of(solver), list(dense_layers(model, kind.takes_linear))
     found = cut_ties(model, candidates)
     for name, module in candidates:
         try:
             check_wrapper(model, name)
-            check_reachable(kind, ConvSpec.of(plain(module, policy)), ratio, solver)
+            spec = ConvSpec.of(plain(module, policy))
+            check_reachable(kind, spec, ratio, options, taking(spec))
         except CompressionError as error:
             found.setdefault(name, error)
     return {name: str(found[name]) for name, _ in candidates if name in found}

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tdcompress.decompositions import Solver
 from tdcompress.decompositions.algebra import check_tensor
 from tdcompress.errors import warn
-from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
+from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.kinds import cpu_sizes, weight_of
-from tdcompress.layers.request import check_asked, check_reachable
+from tdcompress.layers.request import Request
+from tdcompress.layers.search import check_reachable
+from tdcompress.methods import taking
 from tdcompress.progress import Progress, following
-from tdcompress.shapes import Axes
 from tdcompress.surgery.left import Refusals, left_dense
 from tdcompress.surgery.selection import Named
 from tdcompress.surgery.swap import swapped
@@ -30,12 +30,7 @@ class Problem:
 
     kind: type[FactorizedConv]
     conv: nn.Module
-    ratio: float | None
-    rank: int | Sequence[int] | str | None
-    solver: Solver
-    seed: int | torch.Generator
-    axes: Axes | None
-    whiten: InputMoments | None
+    request: Request
 
     def check(self) -> None:
         """Refuse at once what would be refused after the work on other layers.
@@ -43,15 +38,14 @@ class Problem:
         Raises:
             CompressionError: the layer cannot be factorized like that.
         """
-        check_asked(self.ratio, self.rank)
-        check_reachable(
-            self.kind, ConvSpec.of(self.conv), None if isinstance(self.rank, str) else self.ratio, self.solver
-        )
+        self.request.check()
+        spec = ConvSpec.of(self.conv)
+        check_reachable(self.kind, spec, self.request.bound, self.request.options, taking(spec))
         check_tensor(weight_of(self.conv))
 
     def solution(self) -> FactorizedConv:
         """The factorized layer."""
-        return self.kind.factorized(self.conv, self.ratio, self.rank, self.solver, self.seed, self.axes, self.whiten)
+        return self.kind.factorized(self.conv, self.request)
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ def replaced(
     remaining = _untied(model, wanted.selected, refused)
     groups = tied_groups(remaining)
     tasks = {name: problems[name] for (name, _), *_ in groups}
-    in_order = any(isinstance(one.seed, torch.Generator) for one in tasks.values())  # they draw from it in turns
+    in_order = any(isinstance(one.request.seed, torch.Generator) for one in tasks.values())  # they take turns
     sizes = None if in_order else cpu_sizes({name: one.conv for name, one in tasks.items()})
     with following(progress, len(tasks), "decompose") as step:
         layers = solved(Problem.solution, tasks, step=step, executor=executor, refused=refused.noted, sizes=sizes)

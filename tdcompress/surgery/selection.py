@@ -11,6 +11,7 @@ from torch import nn
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.kinds import kind_of
+from tdcompress.methods import taking_matrices
 
 LayerSelector = str | Sequence[str] | Callable[[str, nn.Module], bool]
 Named = tuple[str, nn.Module]
@@ -38,7 +39,8 @@ def select_layers(model: nn.Module, layer: LayerSelector, *, linear: bool = Fals
         matrices = 0 if candidates or linear else len(list(dense_layers(model, linear=True)))
         if not matrices:
             raise
-        hint = f"Its {matrices} layers with a matrix, such as linear ones, are for a method that takes them: 'svd'."
+        known = ", ".join(map(repr, taking_matrices()))
+        hint = f"Its {matrices} layers with a matrix, such as linear ones, are for a method that takes them: {known}."
         raise CompressionError(f"{error} {hint}") from None
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, _ in selected:

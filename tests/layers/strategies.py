@@ -111,7 +111,8 @@ def factorize(layer, method, **how):
 def modes_of(layer, method):
     """What the method's own arrangement of the axes makes of the kernel."""
     spec = td.ConvSpec.of(layer)
-    return spec.modes(METHODS[method].arrangements(spec.long_axes, None)[0])
+    kind = METHODS[method]
+    return spec.modes(kind.arrangements(spec.kernel_axes, kind.options())[0])
 
 
 def full_rank(layer, method):

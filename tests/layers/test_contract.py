@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 import tdcompress as td
 from tdcompress.layers.kinds import KINDS, default_kind, kind_of
-from tdcompress.methods import METHODS
+from tdcompress.methods import METHODS, taking_matrices
 from tdcompress.ranks import kept_share
 from tests.layers.strategies import (
     DTYPES,
@@ -103,7 +103,8 @@ def an_input_like(output):
 def test_the_budget_is_never_exceeded_and_used_to_the_next_step(method, data, ratio):
     kind, dense = METHODS[method], data.draw(layers(method))
     spec, numel = td.ConvSpec.of(dense), dense.weight.numel()
-    if min(smallest(kind, spec, axes) for axes in kind.arrangements(spec.long_axes, None)) > kept_share(ratio) * numel:
+    arrangements = kind.arrangements(spec.kernel_axes, kind.options())
+    if min(spec.groups * kind.smallest(spec.modes(axes)) for axes in arrangements) > kept_share(ratio) * numel:
         with pytest.raises(td.CompressionError, match=r"can be reached is|cannot make this layer smaller"):
             kind.from_conv(dense, ratio=ratio)
         return
@@ -118,11 +119,6 @@ def test_the_budget_is_never_exceeded_and_used_to_the_next_step(method, data, ra
         step = tuple(r + (i == place) for i, r in enumerate(layer.ranks))
         if useful(method, modes, step):
             assert spec.groups * kind.parameters_at(modes, step) > kept_share(ratio) * numel
-
-
-def smallest(kind, spec, axes):
-    modes = spec.modes(axes)
-    return spec.groups * kind.parameters_at(modes, tuple(1 for _ in kind.full_rank(modes)))
 
 
 def useful(method, modes, rank):
@@ -204,8 +200,12 @@ def test_the_memory_format_is_kept_there_and_back(method, build):
 def test_a_linear_layer_is_refused_with_the_method_that_suits_it(method):
     for kind in KINDS:
         if not axes_of(kind):
-            with pytest.raises(td.CompressionError, match=f"{method} is for convolutions; .*{kind} .* 'svd'"):
-                METHODS[method].from_conv(fresh(a_spec(kind)), ratio=0.5)
+            layer, known = fresh(a_spec(kind)), " or ".join(map(repr, taking_matrices()))
+            refusal = f"{method} is for convolutions; the weight of this {kind} is a matrix. Take"
+            with pytest.raises(td.CompressionError, match=f"{refusal} method {known}"):
+                td.decompose(layer, "", method, 0.5)
+            with pytest.raises(td.CompressionError, match=f"{refusal} another method"):
+                METHODS[method].from_conv(layer, ratio=0.5)
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -258,7 +258,7 @@ def test_a_fresh_layer_can_be_built_from_a_spec_and_a_rank(method):
     x = torch.randn(1, 8, 5, 5, dtype=torch.float64)
     assert layer.solution is None
     assert layer.ranks == rank
-    assert layer.rank == (2 if method in ("cp", "svd") else rank)
+    assert layer.rank == (2 if isinstance(layer.rank, int) else rank)
     assert difference(layer(x), layer.to_conv()(x)) <= EXACT
 
 

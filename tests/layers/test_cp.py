@@ -24,12 +24,12 @@ def same(one, other):
 @given(conv=layers("cp"), data=st.data())
 def test_one_joint_spatial_stage_keeps_the_contract(conv, data):
     spec = td.ConvSpec.of(conv)
-    (axes,) = td.CPConv.arrangements(spec.long_axes, JOINT)
+    (axes,) = td.CPConv.arrangements(spec.kernel_axes, JOINT)
     (full,) = td.CPConv.full_rank(spec.modes(axes))
     x = an_input(conv)
     assert same(factorize(conv, "cp", rank=full, solver=JOINT)(x), conv(x))
     layer = factorize(conv, "cp", rank=data.draw(st.integers(1, full)), solver=JOINT)
-    assert len(layer) == (3 if spec.long_axes else 2)
+    assert len(layer) == (3 if spec.kernel_axes else 2)
     assert same(layer(x), layer.to_conv()(x))
 
 
@@ -37,14 +37,14 @@ def test_one_joint_spatial_stage_keeps_the_contract(conv, data):
 @given(conv=layers("cp"), data=st.data())
 def test_merging_and_splitting_change_nothing_but_the_arrangement(conv, data):
     layer = factorize(conv, "cp", rank=data.draw(ranks(conv, "cp")))
-    joint = layer.spec.modes((layer.spec.long_axes,))
+    joint = layer.spec.modes((layer.spec.kernel_axes,))
     if len(layer.axes) > 1 and layer.rank > td.CPConv.full_rank(joint)[0]:
         with pytest.raises(td.CompressionError, match="merged stack would be larger than the dense convolution"):
             layer.merge_spatial()
         return
     x, merged = an_input(conv), layer.merge_spatial()
     split = merged.split_spatial()
-    assert merged.axes == ((layer.spec.long_axes,) if layer.spec.long_axes else ())
+    assert merged.axes == ((layer.spec.kernel_axes,) if layer.spec.kernel_axes else ())
     assert split.axes == layer.axes
     for one in (merged, split):
         assert same(one(x), layer(x))

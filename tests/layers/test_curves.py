@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 import tdcompress as td
-from tdcompress.layers.base import arranged
 from tdcompress.methods import METHODS
 
 KINDS = [
@@ -36,11 +35,11 @@ def curves(method, conv):
     """(arrangement, budgets, curve) for every arrangement."""
     spec = td.ConvSpec.of(conv)
     kind = METHODS[method]
-    for axes in kind.arrangements(spec.long_axes, None):
-        kernels = arranged(conv.weight.detach(), spec, axes)
+    for axes in kind.arrangements(spec.kernel_axes, kind.options()):
+        kernels = spec.arranged(conv.weight.detach(), axes)
         size = math.prod(kernels.shape[1:])
         budgets = [size // 8, size // 4, size // 2, size]
-        yield axes, budgets, kind.curve(kernels, budgets)
+        yield axes, budgets, kind.curve(kernels, budgets, kind.options())
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -73,8 +72,8 @@ def test_a_point_is_near_what_solving_gives_and_no_better(method, conv):
 
 def test_a_method_of_ones_own_is_solved_at_every_rank():
     conv = smooth(nn.Conv2d(8, 8, 3))
-    kernels = arranged(conv.weight.detach(), td.ConvSpec.of(conv), ((0,), (1,)))
-    found = super(td.TuckerConv, td.TuckerConv).curve(kernels, [100, 200, 400])
+    kernels = td.ConvSpec.of(conv).arranged(conv.weight.detach(), ((0,), (1,)))
+    found = super(td.TuckerConv, td.TuckerConv).curve(kernels, [100, 200, 400], td.TuckerOptions())
     assert len(found) == 3
     for rank, lost in found:
         solved = td.TuckerConv.from_conv(conv, rank=rank).solution.relative_error

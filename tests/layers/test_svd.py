@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tdcompress as td
-from tdcompress.layers.base import arranged
 from tests.layers.strategies import an_input, factorize, layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -18,14 +17,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 def test_every_split_keeps_the_contract_and_loses_the_tail_of_its_matrix(dense, data):
     spec = td.ConvSpec.of(dense)
     solver = td.SVDOptions(split=data.draw(st.sampled_from(["all", "channel", "spatial"])))
-    axes = td.SVDConv.arrangements(spec.long_axes, solver)[0]
+    axes = td.SVDConv.arrangements(spec.kernel_axes, solver)[0]
     rank = data.draw(st.integers(1, *td.SVDConv.full_rank(spec.modes(axes))))
     layer = factorize(dense, "svd", rank=rank, solver=solver)
     assert layer.axes == axes
     x = an_input(dense)
     assert torch.allclose(layer(x), layer.to_conv()(x), rtol=0, atol=1e-10)
     weight = dense.weight.detach()
-    tail = sum(squared_tail(kernel, rank) for kernel in arranged(weight, spec, axes))
+    tail = sum(squared_tail(kernel, rank) for kernel in spec.arranged(weight, axes))
     lost = (layer.weight.detach() - weight).square().sum()
     assert float(lost) == pytest.approx(tail, abs=1e-12 * float(weight.square().sum()))
 
@@ -46,11 +45,11 @@ def test_the_best_split_is_taken_for_a_ratio(build):
 
 
 def test_the_splits_are_every_way_to_share_the_axes_out():
-    assert td.SVDConv.arrangements((0, 1), None) == [((0, 1), ()), ((0,), (1,)), ((1,), (0,)), ((), (0, 1))]
-    assert len(td.SVDConv.arrangements((0, 1, 2), None)) == 8
+    assert td.SVDConv.arrangements((0, 1), td.SVDOptions()) == [((0, 1), ()), ((0,), (1,)), ((1,), (0,)), ((), (0, 1))]
+    assert len(td.SVDConv.arrangements((0, 1, 2), td.SVDOptions())) == 8
     assert td.SVDConv.arrangements((0, 1, 2), td.SVDOptions(split="spatial")) == [((0,), (1, 2))]
-    assert td.SVDConv.arrangements((0, 1), "tensorly") == [((0, 1), ())]
-    assert td.SVDConv.arrangements((), None) == [((), ())]
+    assert td.SVDConv.arrangements((0, 1), td.SVDOptions.tensorly()) == [((0, 1), ())]
+    assert td.SVDConv.arrangements((), td.SVDOptions()) == [((), ())]
 
 
 def test_a_split_that_fits_is_found_where_the_first_does_not():

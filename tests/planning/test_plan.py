@@ -13,10 +13,11 @@ import tdcompress.compression as compression
 import tdcompress.layers.cp as cp_layers
 import tdcompress.planning.estimates as estimates
 from tdcompress.decompositions import cp
+from tdcompress.methods import planned_by_default
 from tdcompress.metrics import METRICS
 from tdcompress.report.measuring import count_multiply_adds
 
-METHODS = ("cp", "tucker", "tt", "svd")
+METHODS = planned_by_default()
 
 
 def network(seed=0):
@@ -301,7 +302,7 @@ def test_layers_are_tried_after_few_sweeps(monkeypatch):
     monkeypatch.setattr(cp_layers, "cp", note)
     td.plan(network(), 0.8, methods=("cp",), layers=["3", "6"], data=images())
     assert len(told) >= 4
-    assert set(told) == {td.CPConv.quick}
+    assert set(told) == {td.CPConv.quick(td.CPOptions())}
 
 
 def test_progress_tells_each_layer_as_soon_as_it_is_done():
@@ -360,3 +361,26 @@ def test_what_is_skipped_is_named_by_the_plan_and_by_the_report(layers):
     assert [name for name, _ in plan.left] == ["9"]
     assert "left dense: '9': skipped" in str(plan)
     assert [name for name, _ in td.report(plan.apply(network())).left] == ["9"]
+
+
+def test_a_plan_is_made_and_carried_out_with_what_methods_are_told():
+    methods = {"cp": td.CPOptions(spatial="joint", starts=("orthogonal", "random")), "tucker": None}
+    plan = td.plan(network(), 0.6, layers=["3", "6"], methods=methods)
+    assert plan.method_options == (("cp", methods["cp"]),)
+    assert {option.axes for option in plan["3"].options if option.method == "cp"} == {((0, 1),)}
+    plan = plan.edit("3", "cp", 0.7)
+    again = td.Plan.from_json(plan.to_json())
+    assert again == plan
+    small = again.apply(network(), progress=False)
+    choice = plan["3"].choice
+    expected = td.CPConv.from_conv(network()[3], rank=choice.rank, axes=choice.axes, solver=methods["cp"], seed=0)
+    assert torch.equal(small[3].weight, expected.weight)
+    with pytest.raises(td.CompressionError, match="unknown solver"):
+        td.plan(network(), 0.6, methods={"cp": td.TTOptions()})
+
+
+def test_a_plan_from_before_methods_could_be_told_something_loads():
+    plan = td.plan(network(), 0.5, methods="svd")
+    fields = json.loads(plan.to_json())
+    del fields["method_options"]
+    assert td.Plan.from_json(json.dumps(fields)) == plan

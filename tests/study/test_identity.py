@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -11,9 +13,10 @@ from torch.utils.data import (
 )
 
 import tdcompress as td
+from tdcompress.decompositions import Options
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import METRICS
-from tdcompress.study.identity import data_digest, model_digest, solver_fields
+from tdcompress.study.identity import data_digest, model_digest, options_fields
 from tests.study.functions import evaluate, finetune, images, network, study
 
 
@@ -107,7 +110,7 @@ def test_fine_tuned_runs_differ_but_share_a_deterministic_decomposition():
 )
 def test_methods_know_whether_they_draw(method, solver, fixed):
     kind = td.methods.get_method(method)
-    assert kind.deterministic(solver) == fixed
+    assert kind.deterministic(kind.options.of(solver)) == fixed
     conv = network()[0]
     if fixed:
         first, second = (kind.from_conv(conv, rank=2, solver=solver, seed=seed).weight for seed in (0, 1))
@@ -115,7 +118,7 @@ def test_methods_know_whether_they_draw(method, solver, fixed):
 
 
 def test_a_method_of_the_user_s_is_taken_to_draw():
-    assert not td.FactorizedConv.deterministic(None)
+    assert not td.FactorizedConv.deterministic(Options())
 
 
 def test_digests_do_not_depend_on_memory():
@@ -246,6 +249,17 @@ def test_stores_from_before_are_found():
         assert [trial.key for trial in found.trials()] == [key]
 
 
-def test_a_solver_that_cannot_be_told_apart_is_refused():
-    with pytest.raises(CompressionError, match="make it a frozen dataclass"):
-        solver_fields(object())
+def test_options_that_cannot_be_told_apart_are_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Mine(Options):
+        what: object = None
+
+    with pytest.raises(CompressionError, match="cannot be told from others"):
+        options_fields(Mine(object()))
+
+
+def test_options_are_told_apart_by_what_they_mean():
+    assert options_fields(td.CPOptions()) is None
+    assert options_fields(td.TTOptions(backend="tensorly", orders="given")) == "tensorly"
+    assert options_fields(td.TTOptions(backend="tensorly"))["backend"] == "tensorly"
+    assert "backend" not in options_fields(td.TTOptions(max_iter=3))

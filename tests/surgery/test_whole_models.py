@@ -182,10 +182,10 @@ class TestRefused:
 
 class Picky(td.SVDConv):
     @staticmethod
-    def choose_ranks(kernels, budget, solver):
+    def choose_ranks(kernels, budget, options):
         if (kernels == 1).all():
             raise td.CompressionError("all its weights are one.")
-        return td.SVDConv.choose_ranks(kernels, budget, solver)
+        return td.SVDConv.choose_ranks(kernels, budget, options)
 
 
 class TestWhatTheModelSays:

@@ -1,0 +1,144 @@
+"""A request -> the arrangements and ranks to try for a layer, and the best of what they give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions.algebra import check_rank
+from tdcompress.errors import CompressionError
+from tdcompress.layers.method import Factors, Method, MethodOptions
+from tdcompress.layers.moments import Whitening
+from tdcompress.layers.request import Candidate, Request
+from tdcompress.layers.spec import ConvSpec
+from tdcompress.ranks import parameter_budget
+from tdcompress.shapes import Axes, Rank
+
+
+def best_candidate(
+    kind: type[Method[Factors, MethodOptions]],
+    spec: ConvSpec,
+    weight: Tensor,
+    request: Request[MethodOptions],
+    whitening: Whitening | None,
+) -> Candidate[Factors]:
+    """The arrangement and rank that lose least of those to try.
+
+    Args:
+        kind: the method.
+        spec: the layer.
+        weight: its dense weight.
+        request: what is asked.
+        whitening: by its inputs; None for the weight as it is.
+
+    Raises:
+        CompressionError: an arrangement, rank or rule that cannot be, or no rank is proposed.
+    """
+    generator, tried = request.generator(), []
+    arrangements = _arrangements_to_try(kind, spec, request)
+    # A rank that was given is meant for the method's own arrangement.
+    for axes in arrangements if request.rank is None else arrangements[:1]:
+        kernels = spec.arranged(weight, axes)
+        if whitening is not None:
+            kernels = whitening.of_kernels(kernels, axes, kind.takes_whole_patches(axes))
+            kernels = kernels.to(torch.promote_types(weight.dtype, torch.float32))
+        for rank in _ranks_to_try(kind, spec, kernels, request):
+            tried.append(Candidate(axes, rank, *kind.solve_groups(kernels, rank, request.options, generator)))
+    if not tried:  # the smallest rank would fit, but the method offers none
+        raise CompressionError(
+            f"{kind.method} proposes no rank for ratio={request.ratio}; ask for a lower one, or a rank."
+        )
+    return min(tried, key=lambda candidate: candidate.solution.relative_error)
+
+
+def _arrangements_to_try(
+    kind: type[Method[Factors, MethodOptions]], spec: ConvSpec, request: Request[MethodOptions]
+) -> Sequence[Axes]:
+    """All arrangements of the spatial axes that the method has, or the one that was given."""
+    known = kind.arrangements(spec.kernel_axes, request.options)
+    if request.axes is None:
+        return known
+    axes = tuple(tuple(group) for group in request.axes)
+    if axes not in known:
+        raise CompressionError(f"{kind.method} has no arrangement {axes} here; there are {known}.")
+    return [axes]
+
+
+def _ranks_to_try(
+    kind: type[Method[Factors, MethodOptions]], spec: ConvSpec, kernels: Tensor, request: Request[MethodOptions]
+) -> Sequence[Rank]:
+    """The ranks for what was asked, of kernels (groups, *modes); none if no rank is small enough."""
+    modes, rank = tuple(kernels.shape[1:]), request.rank
+    full = kind.full_rank(modes)
+    if isinstance(rank, str):
+        return [_by_rule(kind, spec, modes, request.ratio, rank)]
+    if rank is not None:
+        rank = as_rank(rank, len(full))
+        check_rank(rank, full, kind.method)
+        return [rank]
+    assert request.ratio is not None
+    return kind.choose_ranks(kernels, parameter_budget(spec.numel, request.ratio) // spec.groups, request.options)
+
+
+def _by_rule(kind: type[Method], spec: ConvSpec, modes: Sequence[int], ratio: float | None, name: str) -> Rank:
+    if name != "tensorly-torch":
+        raise CompressionError(f"unknown rank rule {name!r}; the only rule is 'tensorly-torch'.")
+    if ratio is None:
+        raise CompressionError("rank='tensorly-torch' is a rule and needs a ratio to work from.")
+    separable = len(modes) - 2 == len(spec.kernel_axes)
+    # The rule counts spatial sizes of 1 as modes; a joint mode has nothing to do with them.
+    wanted = kind.tensorly_torch_rank(spec.kernel_shape if separable else modes, ratio)
+    return kind.nearest_feasible(modes, wanted)
+
+
+def as_rank(rank: int | Sequence[int], length: int) -> Rank:
+    """One entry a rank, as plain ints where they are whole numbers; `check_rank` refuses the rest."""
+    entries = tuple(rank) if isinstance(rank, Iterable) else (rank,) * length
+    return tuple(int(r) if isinstance(r, Integral) and not isinstance(r, bool) else r for r in entries)
+
+
+def check_reachable(
+    kind: type[Method], spec: ConvSpec, ratio: float | None, options: MethodOptions, others: Iterable[str] = ()
+) -> None:
+    """Refuse, before any work, a layer that is not for this method or that no rank brings to a ratio.
+
+    Args:
+        kind: the method.
+        spec: the layer.
+        ratio: the share of the parameters to remove; None for any.
+        options: what the method is told.
+        others: methods to advise where a layer is not for this one.
+
+    Raises:
+        CompressionError: it names the largest ratio that can be reached.
+    """
+    if not kind.takes(spec):
+        made_for, weight = ("convolutions", "a matrix") if spec.is_matrix else ("matrices", "no matrix")
+        known = " or ".join(map(repr, others))
+        raise CompressionError(
+            f"{kind.method} is for {made_for}; the weight of this {spec.kind} is {weight}. "
+            f"Take {f'method {known}' if known else 'another method'}."
+        )
+    if ratio is not None:
+        budget = parameter_budget(spec.numel, ratio)
+        arrangements = kind.arrangements(spec.kernel_axes, options)
+        smallest = min(spec.groups * kind.smallest(spec.modes(axes)) for axes in arrangements)
+        if smallest > budget:
+            raise CompressionError(_unreachable(kind.method, ratio, smallest, spec.numel))
+
+
+def _unreachable(method: str, ratio: float, smallest: int, numel: int) -> str:
+    if smallest >= numel:
+        return (
+            f"{method} cannot make this layer smaller: rank 1 has {smallest} parameters, the dense weight "
+            f"{numel}. Leave it dense or use another method."
+        )
+    nearest = math.floor(1e4 * (1 - smallest / numel)) / 1e4
+    return (
+        f"{method} cannot reach ratio={ratio}: rank 1, the smallest, keeps {smallest} of {numel} parameters. "
+        f"The largest ratio that can be reached is {nearest:.4f}."
+    )
