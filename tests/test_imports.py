@@ -42,7 +42,6 @@ def circle(package: Path) -> list[str]:
     return []
 
 
-@pytest.mark.xfail(strict=True, reason="inside layers/, base and request, and kinds and spec, import each other yet")
 def test_no_two_files_of_the_package_import_each_other():
     assert circle(ROOT / "tdcompress") == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ForwardRef
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -13,10 +13,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from tdcompress.errors import CompressionError
 from tdcompress.layers.transposed import TransposedLinear
 
-if TYPE_CHECKING:
-    from tdcompress.layers.spec import ConvSpec
-else:  # which imports this; `get_type_hints` finds it there
-    ConvSpec = ForwardRef("ConvSpec", module="tdcompress.layers.spec")
+# From a `ConvSpec` to a layer; that class knows this file, so this file does not know it.
+Build = Callable[..., nn.Module]
 
 Convolution = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
@@ -43,7 +41,7 @@ class LayerKind:
     name: str
     layer: type[nn.Module] | str
     arguments: Callable[[Any], Mapping[str, Any]]
-    build: Callable[[ConvSpec], nn.Module]
+    build: Build
     weight: str = "weight"
     bias: str = "bias"
     input_first: bool = False
@@ -110,8 +108,8 @@ def _embedding_refusal(embedding: nn.Embedding) -> str | None:
     return None
 
 
-def _build_convolution(kind: type[Any]) -> Callable[[ConvSpec], nn.Module]:
-    def build(spec: ConvSpec) -> nn.Module:
+def _build_convolution(kind: type[Any]) -> Build:
+    def build(spec: Any) -> nn.Module:
         spatial: dict[str, Any] = {"kernel_size": spec.kernel_size, "stride": spec.stride, "padding": spec.padding}
         spatial |= {"dilation": spec.dilation, "groups": spec.groups, "padding_mode": spec.padding_mode}
         if spec.transposed:
@@ -122,18 +120,18 @@ def _build_convolution(kind: type[Any]) -> Callable[[ConvSpec], nn.Module]:
     return build
 
 
-def _build_linear(kind: type[Any]) -> Callable[[ConvSpec], nn.Module]:
+def _build_linear(kind: type[Any]) -> Build:
     return lambda spec: kind(spec.in_channels, spec.out_channels, bias=spec.has_bias)
 
 
-def _build_conv1d(spec: ConvSpec) -> nn.Module:
+def _build_conv1d(spec: Any) -> nn.Module:
     # Imported where there are such layers, so that it has been imported already.
     kind = importlib.import_module("transformers.pytorch_utils").Conv1D
     layer: nn.Module = kind(spec.out_channels, spec.in_channels)
     return layer
 
 
-def _build_embedding(spec: ConvSpec) -> nn.Module:
+def _build_embedding(spec: Any) -> nn.Module:
     said: dict[str, Any] = dict(spec.options)
     return nn.Embedding(spec.in_channels, spec.out_channels, **said)
 
@@ -276,7 +274,7 @@ def register_layer_kind(
     layer: type[nn.Module],
     *,
     arguments: Callable[[Any], Mapping[str, Any]],
-    build: Callable[[ConvSpec], nn.Module],
+    build: Build,
     name: str | None = None,
     weight: str = "weight",
     bias: str = "bias",
