@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 import tdcompress as td
 from examples.paper.models import GaripovNet
 from tdcompress.decompositions import TTOptions, TuckerOptions, cp, tensor_train, tucker
-from tdcompress.decompositions.als import Run, Sweep, start
+from tdcompress.decompositions.als import Sweep, start
+from tdcompress.decompositions.extrapolation import Run
 
 CHECKPOINT = Path(__file__).parents[1] / "examples" / "paper" / "checkpoints" / "garipovnet_fmnist.safetensors"
 METHODS = ["cp", "tucker", "tt"]

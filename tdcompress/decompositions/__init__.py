@@ -1,6 +1,7 @@
 """Tensor to factors: pure functions on `torch.Tensor`."""
 
 from tdcompress.decompositions.blr import BLRDecomposition, blr, blr_limit, monarch_reshape
+from tdcompress.decompositions.btd import BTDecomposition, BTDOptions, btd, btd_limits
 from tdcompress.decompositions.cp import CPDecomposition, cp, cp_limit
 from tdcompress.decompositions.kronecker import KroneckerDecomposition, kronecker, kronecker_limit
 from tdcompress.decompositions.options import CPOptions, Options, Solver, SVDOptions, TTOptions, TuckerOptions
@@ -13,6 +14,8 @@ from tdcompress.decompositions.tucker import TuckerDecomposition, tucker, tucker
 
 __all__ = [
     "BLRDecomposition",
+    "BTDOptions",
+    "BTDecomposition",
     "CPDecomposition",
     "CPOptions",
     "Decomposition",
@@ -32,6 +35,8 @@ __all__ = [
     "balanced_factors",
     "blr",
     "blr_limit",
+    "btd",
+    "btd_limits",
     "cp",
     "cp_limit",
     "factorizations",

@@ -18,6 +18,7 @@ from tdcompress.threads import threads_for
 
 _WAITING = 768  # rows of a symmetric matrix, below which threads that look for its eigenvalues mostly wait
 _HALVED = 512  # rows, from which it pays to compute a symmetric product by halves
+_DAMPING = 1e-7  # of the mean diagonal of normal equations
 _BLOCK = 1 << 22  # elements, up to which a copy in float64 costs nothing that counts
 
 
@@ -144,6 +145,25 @@ def squared_singular_values(matrix: Tensor) -> Tensor:  # (…, rows, columns) -
     with threads_for(_eigen_work(symmetric)):  # for the reason that eigh() gives
         values = torch.linalg.eigvalsh(symmetric)
     return values.flip(-1).clamp(min=0)
+
+
+def solve_nearby(normal: Tensor, product: Tensor, previous: Tensor, ridge: Tensor | float = 0.0) -> Tensor:
+    """Solve the normal equations `(normal + diag(ridge)) @ rows = product` near the previous rows.
+
+    The proximal term (Navasca, De Lathauwer & Kindermann 2008) makes collinear terms harmless and keeps a sweep
+    monotone. Where even so the factorization fails, the rows stay as they are: the loss does not rise, and the other
+    factors go on.
+    """
+    damping = (_DAMPING * normal.diagonal().mean()).clamp(min=torch.finfo(normal.dtype).tiny)
+    root, failed = torch.linalg.cholesky_ex(normal + torch.diag((damping + ridge).expand(len(normal))))
+    rows = torch.cholesky_solve(product + damping * previous, root)
+    return torch.where((failed == 0) & rows.isfinite().all(), rows, previous)
+
+
+def power_of_two(tensor: Tensor) -> float:
+    """A scale that brings a tensor of 1e-30 into range without changing a bit of its shape; 1 for a zero one."""
+    largest = float(tensor.abs().max())
+    return 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 1.0
 
 
 def relative_error(tensor: Tensor, approximation: Tensor) -> float:

@@ -1,17 +1,11 @@
-"""Alternating least squares for CP: starts, sweeps, extrapolation.
+"""Alternating least squares for CP: starts and sweeps.
 
 Two things make a kernel's sweep fast. The matricised-tensor-times-Khatri-Rao product (MTTKRP) of every
 mode is taken from one of two partial products, `tensor ×` the factor of its largest or its second largest
 mode: two matrix products a sweep whatever the order, and the Khatri-Rao matrix of two channel modes (for
-512 × 512 × 3 × 3 a 786 432 × R matrix) is never formed. And sweeps start from a point extrapolated along
-the last step, with a restart when the error rises, which saves most of them.
+512 × 512 × 3 × 3 a 786 432 × R matrix) is never formed. And sweeps are extrapolated, which saves most of them.
 
-Long terms that nearly cancel make the error of a float32 sweep rise by rounding alone. Taken for an overshoot,
-that would throw the extrapolation away sweep after sweep, and the error would seem to have converged. So sweeps
-are made in the tensor's type until rounding is first seen, and in float64 from there.
-
-A factor is stored as rows, (rank, size): one contiguous vector a term. No decision is read back from the
-device but once in ten sweeps, so a GPU never waits.
+A factor is stored as rows, (rank, size): one contiguous vector a term.
 
 Where there are far fewer terms than channels, most sweeps are made on a core: the tensor in the bases of its leading
 singular vectors, somewhat more of them than terms (Bro & Andersson 1998, who call it compression). The last sweeps see
@@ -26,15 +20,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import leading_subspace, mode_dot, unfold
+from tdcompress.decompositions.algebra import leading_subspace, mode_dot, solve_nearby, unfold
+from tdcompress.decompositions.extrapolation import Run
 from tdcompress.decompositions.options import CPOptions, Start
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
 
-_MOMENTUM_LIMIT = 0.97
-_STRIDE = 10  # sweeps between two looks at the error
 _TRIAL = 30  # sweeps after which the best of several starts is known
-_NOISE = 16  # a rise of the squared error by so many roundings of ‖terms‖² is one of rounding
-_DAMPING = 1e-7  # of the mean diagonal of the normal equations
 _BASES = 1.2  # singular vectors of a core for every term
 _WORTH = 0.6  # of a tensor's elements: a larger core is not worth a sweep of its own
 _LARGE = 1 << 18  # elements of a tensor whose sweeps are products of matrices first of all
@@ -99,68 +90,6 @@ def _random_start(tensor: Tensor, rank: int, generator: torch.Generator) -> list
     return [torch.nn.functional.normalize(rows, dim=1).to(tensor) for rows in drawn]
 
 
-class Run:
-    """Extrapolated sweeps from one start.
-
-    Attributes:
-        current: the best factors so far.
-        loss: the least of what is minimized, squared error and penalty in units of ‖tensor‖²; a scalar on the
-            tensor's device.
-        error: the relative error of the best factors.
-        sweeps: how many were made.
-    """
-
-    def __init__(self, sweep: Sweep, factors: list[Tensor]) -> None:
-        self._sweep = sweep
-        self.current = self._point = factors
-        self.loss = torch.full((), math.inf, dtype=torch.float64, device=factors[0].device)
-        self.error = self.loss
-        self.sweeps = 0
-        self._age = torch.ones_like(self.loss)  # sweeps since the last restart
-        self._rounded = torch.zeros_like(self.loss, dtype=torch.bool)  # whether a rise was one of rounding
-
-    def advance(self, sweeps: int, tol: float) -> bool:
-        """Make so many more sweeps at the most; whether they stopped for lack of progress."""
-        seen = math.inf
-        for count in range(1, sweeps + 1):
-            self._step()
-            if count % _STRIDE == 0:
-                root = math.sqrt(float(self.loss))
-                if seen - root <= _STRIDE * tol * root:
-                    return True
-                seen = root
-                if bool(self._rounded) and self._sweep.tensor.dtype != torch.float64 and count < sweeps:
-                    self._refine()
-                    seen = math.inf
-        return False
-
-    def _step(self) -> None:
-        """Sweep from the extrapolated point; keep the result if it is better, else forget the extrapolation."""
-        found, error, length = self._sweep(self._point)
-        loss = error.square() + self._sweep.penalty * length
-        rises = loss > self.loss
-        rounded = rises & (loss - self.loss <= _NOISE * torch.finfo(found[0].dtype).eps * length)
-        # Without extrapolation a sweep can only rise by the rounding of its own loss.
-        better = ~rises | rounded | (self._age == 1)
-        momentum = torch.where(better, ((self._age - 1) / (self._age + 2)).clamp(max=_MOMENTUM_LIMIT), 0.0)
-        kept = [torch.where(better, new, old) for new, old in zip(found, self.current, strict=True)]
-        momentum = momentum.to(kept[0].dtype)
-        self._point = [new + momentum * (new - old) for new, old in zip(kept, self.current, strict=True)]
-        self._age = torch.where(better, self._age + 1, 1.0)
-        self.loss = torch.where(better, loss.minimum(self.loss), self.loss)
-        self.error = torch.where(better, error, self.error)
-        self._rounded |= rounded
-        self.current = kept
-        self.sweeps += 1
-
-    def _refine(self) -> None:
-        """Go on in float64; the loss that rounding has blurred is forgotten, the momentum is not."""
-        self._sweep = Sweep(self._sweep.tensor.double(), self._sweep.penalty)
-        self.current = [rows.double() for rows in self.current]
-        self._point = [rows.double() for rows in self._point]
-        self.loss = torch.full_like(self.loss, math.inf)
-
-
 class Sweep:
     """One update of every factor by least squares, for a tensor with its modes in order of size.
 
@@ -173,6 +102,10 @@ class Sweep:
         self.by_first = tensor.reshape(first, -1)
         self.by_second = tensor.transpose(0, 1).reshape(second, -1)
         self.square = tensor.double().square().sum()
+
+    def in_double(self) -> Sweep:
+        """The same sweep in float64."""
+        return Sweep(self.tensor.double(), self.penalty)
 
     def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
         """The swept factors, balanced, their relative error, and Σ ‖term‖² over ‖tensor‖²."""
@@ -230,16 +163,10 @@ def _least_squares(product: Tensor, grams: list[Tensor], mode: int, previous: Te
     """Solve `normal @ rows = product` near the previous rows, and renew this mode's Gram matrix.
 
     The squared length of a term is that of this mode's row times the diagonal entry of the normal equations, so
-    they carry the penalty on their diagonal. The proximal term makes collinear terms harmless and keeps the sweep
-    monotone. Where even so the factorization fails, the rows stay as they are: the loss does not rise, and the other
-    modes go on.
+    they carry the penalty on their diagonal.
     """
     normal = _hadamard(grams, mode)
-    tiny = torch.finfo(normal.dtype).tiny
-    damping = (_DAMPING * normal.diagonal().mean()).clamp(min=tiny)
-    root, failed = torch.linalg.cholesky_ex(normal + torch.diag(damping + penalty * normal.diagonal()))
-    rows = torch.cholesky_solve(product + damping * previous, root)
-    rows = torch.where((failed == 0) & rows.isfinite().all(), rows, previous)
+    rows = solve_nearby(normal, product, previous, penalty * normal.diagonal())
     grams[mode] = rows @ rows.mT
     return rows
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import bridge
-from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error, unravelled
+from tdcompress.decompositions.algebra import check_rank, check_tensor, power_of_two, relative_error, unravelled
 from tdcompress.decompositions.als import als
 from tdcompress.decompositions.options import CPOptions, Solver
 from tdcompress.decompositions.solution import Solution
@@ -113,7 +113,7 @@ def cp(
     began = time.perf_counter()
     work = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
     # A power of two takes a kernel of 1e-30 into range without changing a bit of its shape.
-    scale = _power_of_two(work)
+    scale = power_of_two(work)
     if options.backend == "tensorly":
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device="cpu"))
         rows, sweeps, converged = bridge.cp(work / scale, rank, seed)
@@ -184,8 +184,3 @@ def _multiply(rows: Sequence[Tensor]) -> Tensor:
         product = (product[:, :, None] * factor[:, None, :]).flatten(1)
     dense = (rows[largest].mT @ product).reshape(-1, *(factor.shape[1] for factor in others))
     return dense.movedim(0, largest)
-
-
-def _power_of_two(tensor: Tensor) -> float:
-    largest = float(tensor.abs().max())
-    return 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 1.0

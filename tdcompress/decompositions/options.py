@@ -94,12 +94,25 @@ class SweepOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_count("max_iter", self.max_iter, least=0)
+        check_count("max_iter", self.max_iter, least=0)
         if not self.tol >= 0:
             raise CompressionError(f"tol must be a number from 0, got {self.tol!r}.")
 
 
 _LEAST = 10  # sweeps that are made however much work they are
+
+
+def sweeps_within(max_iter: int, max_work: float | None, work: float) -> int:
+    """Sweeps at the most where one takes `work` multiplications."""
+    return max_iter if max_work is None else min(max_iter, max(_LEAST, int(max_work / work)))
+
+
+def check_penalized(penalty: float, max_work: float | None) -> None:
+    """Refuse a penalty or a bound on the work that means nothing."""
+    if not 0 <= penalty < math.inf:
+        raise CompressionError(f"penalty must be a number from 0, got {penalty!r}.")
+    if max_work is not None and not max_work > 0:
+        raise CompressionError(f"max_work must be a number above 0 or None, got {max_work!r}.")
 
 
 @dataclass(frozen=True)
@@ -136,19 +149,14 @@ class CPOptions(TensorlyOptions, SweepOptions):
         super().__post_init__()
         if not self.starts or set(self.starts) - {"orthogonal", "random"}:
             raise CompressionError(f"starts must name 'orthogonal' or 'random', once or more, got {self.starts!r}.")
-        if not 0 <= self.penalty < math.inf:
-            raise CompressionError(f"penalty must be a number from 0, got {self.penalty!r}.")
+        check_penalized(self.penalty, self.max_work)
         if self.spatial not in ("separable", "joint"):
             raise CompressionError(f"spatial must be 'separable' or 'joint', got {self.spatial!r}.")
-        if self.max_work is not None and not self.max_work > 0:
-            raise CompressionError(f"max_work must be a number above 0 or None, got {self.max_work!r}.")
 
     def sweeps(self, shape: Sequence[int], rank: int) -> int:
         """Sweeps at the most of a tensor: two products with all of it each, and for every mode a system to solve."""
-        if self.max_work is None:
-            return self.max_iter
         work = 2 * math.prod(shape) * rank + rank**2 * (rank * len(shape) / 3 + 2 * sum(shape))
-        return min(self.max_iter, max(_LEAST, int(self.max_work / work)))
+        return sweeps_within(self.max_iter, self.max_work, work)
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,7 @@ class TuckerOptions(TensorlyOptions, SweepOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_count("candidates", self.candidates, least=1)
+        check_count("candidates", self.candidates, least=1)
 
     @classmethod
     def tensorly(cls) -> Self:
@@ -233,6 +241,7 @@ class SVDOptions(TensorlyOptions):
 Solver = str | Options | None  # what users may say; `Options.of` makes options of it
 
 
-def _check_count(name: str, value: int, least: int) -> None:
+def check_count(name: str, value: int, least: int) -> None:
+    """Refuse an option that is no whole number from `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise CompressionError(f"{name} must be a whole number from {least}, got {value!r}.")

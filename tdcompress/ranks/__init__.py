@@ -6,6 +6,7 @@ of one convolution share a rank, and what one rank costs is counted for one grou
 """
 
 from tdcompress.ranks.blr import blr_curve, blr_parameters, blr_shapes
+from tdcompress.ranks.btd import btd_curve, btd_parameters, btd_ranks
 from tdcompress.ranks.budget import kept_share, parameter_budget
 from tdcompress.ranks.cp import cp_curve, cp_parameters, cp_ranks, cp_rule
 from tdcompress.ranks.kronecker import kronecker_curve, kronecker_multiply_adds, kronecker_parameters, kronecker_shapes
@@ -21,6 +22,9 @@ __all__ = [
     "blr_curve",
     "blr_parameters",
     "blr_shapes",
+    "btd_curve",
+    "btd_parameters",
+    "btd_ranks",
     "cp_curve",
     "cp_parameters",
     "cp_ranks",

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from tdcompress.decompositions import CPOptions, bridge, cp_limit
 from tdcompress.decompositions.algebra import leading_subspace, mode_dot, squared_singular_values, unfold
-from tdcompress.decompositions.als import Run, Sweep
+from tdcompress.decompositions.als import Sweep
+from tdcompress.decompositions.extrapolation import Run
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
 from tdcompress.ranks.budget import kept_share, tail_shares
 from tdcompress.shapes import Point, Rank

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from tdcompress.decompositions.als import Run, Sweep, start
+from tdcompress.decompositions.als import Sweep, start
+from tdcompress.decompositions.extrapolation import Run
 from tdcompress.decompositions.options import CPOptions, Start
 from tests.benchmarks.sections import decaying_kernel, true_error
 from tests.benchmarks.solvers import OURS, PEERS, measure

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tdcompress import CompressionError
 from tdcompress.decompositions import CPOptions, TuckerOptions, cp, cp_limit
 from tdcompress.decompositions.algebra import mode_dot
-from tdcompress.decompositions.als import Run, Sweep, start
+from tdcompress.decompositions.als import Sweep, start
+from tdcompress.decompositions.extrapolation import Run
 
 SHAPES = [(6, 5, 3, 3), (4, 7, 3), (5, 1, 3, 3), (8, 3), (3, 4, 2, 3, 2), (1, 1, 1)]
 

@@ -1,0 +1,99 @@
+"""Alternating least squares, extrapolated: what all solvers that sweep in a tensor's own precision share.
+
+Sweeps start from a point extrapolated along the last step, with a restart when the error rises, which saves most of
+them (Mitchell, Ye & De Sterck 2020).
+
+Long terms that nearly cancel make the error of a float32 sweep rise by rounding alone. Taken for an overshoot,
+that would throw the extrapolation away sweep after sweep, and the error would seem to have converged. So sweeps
+are made in the tensor's type until rounding is first seen, and in float64 from there.
+
+No decision is read back from the device but once in ten sweeps, so a GPU never waits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_MOMENTUM_LIMIT = 0.97
+_STRIDE = 10  # sweeps between two looks at the error
+_NOISE = 16  # a rise of the squared error by so many roundings of ‖terms‖² is one of rounding
+
+
+class Sweeper(Protocol):
+    """One update of every factor of a tensor by least squares."""
+
+    tensor: Tensor
+    penalty: float  # of Σ ‖term‖² in what is minimized
+
+    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The swept factors, their relative error, and Σ ‖term‖² over ‖tensor‖²."""
+
+    def in_double(self) -> Sweeper:
+        """The same sweep in float64."""
+
+
+class Run:
+    """Extrapolated sweeps from one start.
+
+    Attributes:
+        current: the best factors so far.
+        loss: the least of what is minimized, squared error and penalty in units of ‖tensor‖²; a scalar on the
+            tensor's device.
+        error: the relative error of the best factors.
+        sweeps: how many were made.
+    """
+
+    def __init__(self, sweep: Sweeper, factors: list[Tensor]) -> None:
+        self._sweep = sweep
+        self.current = self._point = factors
+        self.loss = torch.full((), math.inf, dtype=torch.float64, device=factors[0].device)
+        self.error = self.loss
+        self.sweeps = 0
+        self._age = torch.ones_like(self.loss)  # sweeps since the last restart
+        self._rounded = torch.zeros_like(self.loss, dtype=torch.bool)  # whether a rise was one of rounding
+
+    def advance(self, sweeps: int, tol: float) -> bool:
+        """Make so many more sweeps at the most; whether they stopped for lack of progress."""
+        seen = math.inf
+        for count in range(1, sweeps + 1):
+            self._step()
+            if count % _STRIDE == 0:
+                root = math.sqrt(float(self.loss))
+                if seen - root <= _STRIDE * tol * root:
+                    return True
+                seen = root
+                if bool(self._rounded) and self._sweep.tensor.dtype != torch.float64 and count < sweeps:
+                    self._refine()
+                    seen = math.inf
+        return False
+
+    def _step(self) -> None:
+        """Sweep from the extrapolated point; keep the result if it is better, else forget the extrapolation."""
+        found, error, length = self._sweep(self._point)
+        loss = error.square() + self._sweep.penalty * length
+        rises = loss > self.loss
+        rounded = rises & (loss - self.loss <= _NOISE * torch.finfo(found[0].dtype).eps * length)
+        # Without extrapolation a sweep can only rise by the rounding of its own loss.
+        better = ~rises | rounded | (self._age == 1)
+        momentum = torch.where(better, ((self._age - 1) / (self._age + 2)).clamp(max=_MOMENTUM_LIMIT), 0.0)
+        kept = [torch.where(better, new, old) for new, old in zip(found, self.current, strict=True)]
+        momentum = momentum.to(kept[0].dtype)
+        self._point = [new + momentum * (new - old) for new, old in zip(kept, self.current, strict=True)]
+        self._age = torch.where(better, self._age + 1, 1.0)
+        self.loss = torch.where(better, loss.minimum(self.loss), self.loss)
+        self.error = torch.where(better, error, self.error)
+        self._rounded |= rounded
+        self.current = kept
+        self.sweeps += 1
+
+    def _refine(self) -> None:
+        """Go on in float64; the loss that rounding has blurred is forgotten, the momentum is not."""
+        self._sweep = self._sweep.in_double()
+        self.current = [rows.double() for rows in self.current]
+        self._point = [rows.double() for rows in self._point]
+        self.loss = torch.full_like(self.loss, math.inf)
