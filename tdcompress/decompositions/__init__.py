@@ -3,6 +3,12 @@
 from tdcompress.decompositions.blr import BLRDecomposition, blr, blr_limit, monarch_reshape
 from tdcompress.decompositions.btd import BTDecomposition, BTDOptions, btd, btd_limits
 from tdcompress.decompositions.cp import CPDecomposition, cp, cp_limit
+from tdcompress.decompositions.hierarchical import (
+    HTDecomposition,
+    HTOptions,
+    hierarchical_tucker,
+    hierarchical_tucker_limits,
+)
 from tdcompress.decompositions.kronecker import KroneckerDecomposition, kronecker, kronecker_limit
 from tdcompress.decompositions.options import CPOptions, Options, Solver, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.decompositions.reshape import Reshape, Reshaping, balanced_factors, factorizations
@@ -19,6 +25,8 @@ __all__ = [
     "CPDecomposition",
     "CPOptions",
     "Decomposition",
+    "HTDecomposition",
+    "HTOptions",
     "KroneckerDecomposition",
     "Options",
     "Reshape",
@@ -40,6 +48,8 @@ __all__ = [
     "cp",
     "cp_limit",
     "factorizations",
+    "hierarchical_tucker",
+    "hierarchical_tucker_limits",
     "kronecker",
     "kronecker_limit",
     "monarch_reshape",

@@ -9,6 +9,7 @@ from tdcompress.ranks.blr import blr_curve, blr_parameters, blr_shapes
 from tdcompress.ranks.btd import btd_curve, btd_parameters, btd_ranks
 from tdcompress.ranks.budget import kept_share, parameter_budget
 from tdcompress.ranks.cp import cp_curve, cp_parameters, cp_ranks, cp_rule
+from tdcompress.ranks.hierarchical import ht_curve, ht_parameters, ht_ranks
 from tdcompress.ranks.kronecker import kronecker_curve, kronecker_multiply_adds, kronecker_parameters, kronecker_shapes
 from tdcompress.ranks.reshaped import ReshapedRank, Shapes
 from tdcompress.ranks.svd import svd_curve, svd_parameters, svd_ranks
@@ -29,6 +30,9 @@ __all__ = [
     "cp_parameters",
     "cp_ranks",
     "cp_rule",
+    "ht_curve",
+    "ht_parameters",
+    "ht_ranks",
     "kept_share",
     "kronecker_curve",
     "kronecker_multiply_adds",
