@@ -18,11 +18,12 @@ from tdcompress.errors import warn
 from tdcompress.layers.exchange import Exchange
 from tdcompress.layers.kinds import Convolution, bias_of, kind_of, weight_of
 from tdcompress.layers.method import Factors, Method, MethodOptions
-from tdcompress.layers.moments import InputMoments, Whitening, takes_over_mean, whitening_of
+from tdcompress.layers.moments import InputMoments, whitening_of
 from tdcompress.layers.parameters import parameter
 from tdcompress.layers.request import Request
 from tdcompress.layers.search import as_rank, best_candidate, check_reachable
 from tdcompress.layers.spec import ConvSpec
+from tdcompress.layers.whitening import Whitening, takes_over_mean
 from tdcompress.shapes import AskedRank, Axes, Rank
 
 
@@ -152,9 +153,8 @@ class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
         by_stage = zip(*(cls.stage_weights(one) for one in best.decompositions), strict=True)
         for stage, part, parts in zip(layer, layer.stage_specs, by_stage, strict=True):
             kernels = torch.cat([values.flatten() for values in parts]).view(part.groups, *part.kernel_shape)
-            if whitening is not None:
-                whole = cls.takes_whole_patches(best.axes)
-                kernels = whitening.undone(kernels, part, best.axes, stage is layer[0], whole)
+            if best.whitening is not None:
+                kernels = best.whitening.removed(kernels, part, first=stage is layer[0])
             stage.weight = parameter(part.to_weight(kernels).to(weight.dtype), like=weight)
         if bias is not None:
             layer[-1].bias = parameter(bias.detach().clone(), like=bias)

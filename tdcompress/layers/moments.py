@@ -1,11 +1,9 @@
-"""What a layer gets to see: mean and second moment of its inputs, and the whitening of a kernel by them."""
+"""What a layer gets to see: mean and second moment of its inputs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,10 +13,9 @@ from torch import Tensor
 from tdcompress.decompositions.algebra import self_product, unravelled
 from tdcompress.errors import CompressionError
 from tdcompress.layers.spec import ConvSpec
-from tdcompress.shapes import Axes
+from tdcompress.layers.whitening import Whitening, takes_over_mean
 
 _ELEMENTS = 1 << 24  # of patches at a time: 64 MB in float32
-_RIDGE = 1e-3  # of the mean eigenvalue: no direction is taken for one that never occurs
 _PRODUCTS = 1 << 28  # for the moment over kernel positions, of one batch; no more patches count for it
 _WIDE = 2048  # channels above which a moment is summed in float32, since it is as large as the layer's weight
 _JOINT_BYTES = 4 << 30  # that the moment of whole patches may have
@@ -250,112 +247,6 @@ class InputMoments:
         return Whitening(channels, kernel.reshape((*sizes, *sizes)), whole, joint)
 
 
-@dataclass(frozen=True)
-class Whitening:
-    """A kernel seen through the second moment of its inputs: its norm is then the norm of the features.
-
-    The second moment is taken as a Kronecker product of channels and spatial axes, so that it acts on single modes of
-    the kernel; a method solves for the transformed kernel, and the inverse is put into its stages. Where one stage
-    takes the whole patch, the second moment is taken as it is, if it is known.
-
-    Attributes:
-        channels: second moment over the input channels, (groups, in / groups, in / groups).
-        kernel: second moment over the kernel's positions, (*kernel_size, *kernel_size).
-        mean: the mean patch, (groups, in / groups, positions).
-        joint: second moment over whole patches, (groups, in / groups · positions, in / groups · positions), if known.
-    """
-
-    channels: Tensor
-    kernel: Tensor
-    mean: Tensor
-    joint: Tensor | None = None
-
-    def of_kernels(self, kernels: Tensor, axes: Axes, whole: bool = False) -> Tensor:
-        """Kernels (groups, *modes), arranged by `axes`, as a solver shall see them.
-
-        Args:
-            kernels: of the layer.
-            axes: its arrangement.
-            whole: whether the method takes the whole patch in its first stage, and tells channels and positions apart
-                nowhere.
-        """
-        if whole and self.joint is not None:
-            return (kernels.double().flatten(2) @ self._joint_root.to(kernels.device)).reshape(kernels.shape)
-        root = self._channel_root.to(kernels.device)
-        kernels = torch.einsum("goi...,gij->goj...", kernels.double(), root)
-        for mode, group in enumerate(axes, start=3):
-            if group:
-                root = self._root_along(group).to(kernels)
-                kernels = torch.tensordot(kernels, root, dims=([mode], [0])).movedim(-1, mode)
-        return kernels
-
-    def undone(self, kernels: Tensor, part: ConvSpec, axes: Axes, first: bool, whole: bool = False) -> Tensor:
-        """A stage's kernels, (groups, out / groups, in / groups, *kernel_size), back in the layer's own coordinates.
-
-        Args:
-            kernels: from the decomposition of what `of_kernels` gave.
-            part: the stage.
-            axes: the layer's arrangement.
-            first: whether the stage takes the layer's inputs.
-            whole: as it was for `of_kernels`.
-
-        Raises:
-            CompressionError: the first stage splits the channels in another way than the layer.
-        """
-        dtype, kernels = kernels.dtype, kernels.double()
-        if whole and self.joint is not None:
-            if not first:
-                return kernels.to(dtype)
-            return _divided(kernels.flatten(2), self._joint_root).reshape(kernels.shape).to(dtype)
-        if first:
-            if kernels.shape[0] != len(self.channels) or kernels.shape[2] != self.channels.shape[1]:
-                raise CompressionError("a method whose first stage splits the layer's groups cannot be whitened.")
-            moved = kernels.movedim(2, -1)
-            kernels = _divided(moved.flatten(1, -2), self._channel_root).reshape(moved.shape).movedim(-1, 2)
-        for group in axes:
-            if group and all(part.kernel_size[axis] > 1 for axis in group):
-                places, last = [3 + axis for axis in group], list(range(-len(group), 0))
-                moved = kernels.movedim(places, last)
-                rows = moved.reshape(-1, math.prod(moved.shape[-len(group) :]))
-                kernels = _divided(rows, self._root_along(group)).reshape(moved.shape).movedim(last, places)
-        return kernels.to(dtype)
-
-    @cached_property
-    def _channel_root(self) -> Tensor:
-        return _root(self.channels)
-
-    @cached_property
-    def _joint_root(self) -> Tensor:
-        assert self.joint is not None
-        return _root(self.joint)
-
-    @cached_property
-    def _roots_along(self) -> dict[tuple[int, ...], Tensor]:
-        return {}
-
-    def _root_along(self, group: tuple[int, ...]) -> Tensor:
-        if group not in self._roots_along:
-            self._roots_along[group] = _root(self._along(group))
-        return self._roots_along[group]
-
-    def lost_mean(self, difference: Tensor, spec: ConvSpec) -> Tensor:
-        """By how much the mean of every output falls if the weight loses `difference`: what a bias has to add."""
-        kernels = spec.to_kernels(difference.double()).flatten(2)
-        return torch.einsum("goi,gi->go", kernels, self.mean.flatten(1).to(kernels)).flatten()
-
-    def _along(self, group: Sequence[int]) -> Tensor:
-        """The second moment over the positions along some axes: the others summed out."""
-        count = self.kernel.ndim // 2
-        sizes = self.kernel.shape[:count]
-        rest = [axis for axis in range(count) if axis not in group]
-        letters = [chr(ord("a") + axis) for axis in range(2 * count)]
-        for axis in rest:
-            letters[count + axis] = letters[axis]
-        kept = "".join(letters[axis] for axis in group) + "".join(letters[count + axis] for axis in group)
-        size = math.prod(sizes[axis] for axis in group)
-        return torch.einsum(f"{''.join(letters)}->{kept}", self.kernel).reshape(size, size)
-
-
 def whitening_of(moments: InputMoments | Whitening, spec: ConvSpec) -> Whitening:
     """The whitening of a layer's kernels by the moments of its inputs; one that is there already is good as it is.
 
@@ -390,32 +281,3 @@ def check_finite(*features: Tensor) -> None:
         raise CompressionError(
             "the features are NaN or infinite; look at the data, and at the model in this precision."
         )
-
-
-def takes_over_mean(spec: ConvSpec) -> bool:
-    """Whether the bias can make up for the mean that is lost: what a transposed layer loses differs by position."""
-    return spec.has_bias and not spec.transposed
-
-
-def _root(moment: Tensor) -> Tensor:
-    """A root L of second moments, (…, size, size), at unit mean eigenvalue, with a ridge: L Lᵀ = moment / mean + ridge.
-
-    Any root will do, since a rotation behind it changes no norm; the Cholesky factor costs a thirtieth of the symmetric
-    one. Where rounding has left the moment not even with the ridge positive definite, the ridge grows.
-    """
-    diagonal = moment.diagonal(dim1=-2, dim2=-1)
-    mean = diagonal.clamp(min=0).mean(-1)[..., None, None]
-    scaled = torch.where(mean > 0, moment / mean.clamp(min=torch.finfo(moment.dtype).tiny), 0.0)
-    unit = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
-    scaled = torch.where(mean > 0, scaled, unit)
-    ridge = _RIDGE
-    while True:
-        root, failed = torch.linalg.cholesky_ex(scaled + ridge * unit)
-        if not failed.any():
-            return root
-        ridge *= 10
-
-
-def _divided(rows: Tensor, root: Tensor) -> Tensor:
-    """`rows @ root⁻¹`, for rows (…, count, size) and a lower triangular root."""
-    return torch.linalg.solve_triangular(root.to(rows), rows, upper=False, left=False)

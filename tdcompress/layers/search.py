@@ -12,9 +12,9 @@ from torch import Tensor
 from tdcompress.decompositions.algebra import check_rank
 from tdcompress.errors import CompressionError
 from tdcompress.layers.method import Factors, Method, MethodOptions
-from tdcompress.layers.moments import Whitening
 from tdcompress.layers.request import Candidate, Request
 from tdcompress.layers.spec import ConvSpec
+from tdcompress.layers.whitening import Whitening
 from tdcompress.ranks import parameter_budget
 from tdcompress.shapes import Axes, Rank
 
@@ -43,11 +43,12 @@ def best_candidate(
     # A rank that was given is meant for the method's own arrangement.
     for axes in arrangements if request.rank is None else arrangements[:1]:
         kernels = spec.arranged(weight, axes)
-        if whitening is not None:
-            kernels = whitening.of_kernels(kernels, axes, kind.takes_whole_patches(axes))
-            kernels = kernels.to(torch.promote_types(weight.dtype, torch.float32))
+        along = None if whitening is None else whitening.along(axes, kind.takes_whole_patches(axes))
+        if along is not None:
+            kernels = along.applied(kernels).to(torch.promote_types(weight.dtype, torch.float32))
         for rank in _ranks_to_try(kind, spec, kernels, request):
-            tried.append(Candidate(axes, rank, *kind.solve_groups(kernels, rank, request.options, generator)))
+            factors, solution = kind.solve_groups(kernels, rank, request.options, generator)
+            tried.append(Candidate(axes, rank, factors, solution, along))
     if not tried:  # the smallest rank would fit, but the method offers none
         raise CompressionError(
             f"{kind.method} proposes no rank for ratio={request.ratio}; ask for a lower one, or a rank."

@@ -13,7 +13,7 @@ import torch
 from tdcompress.decompositions import Options
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.kinds import weight_of
-from tdcompress.layers.moments import Whitening
+from tdcompress.layers.whitening import Whitening
 from tdcompress.methods import get_method
 from tdcompress.shapes import Axes, Rank
 
@@ -63,7 +63,8 @@ def options_of(conv: Any, methods: Mapping[str, Options], whitening: Whitening |
             for axes in kind.arrangements(spec.kernel_axes, told):
                 kernels = spec.arranged(weight.to(torch.promote_types(weight.dtype, torch.float32)), axes)
                 if whitening is not None:
-                    kernels = whitening.of_kernels(kernels, axes, kind.takes_whole_patches(axes)).to(kernels.dtype)
+                    along = whitening.along(axes, kind.takes_whole_patches(axes))
+                    kernels = along.applied(kernels).to(kernels.dtype)
                 found += [replace(option, method=method, axes=axes) for option in _curve(kind, kernels, told)]
     smaller = [option for option in found if option.parameters < spec.numel]
     return [*smaller, Option(DENSE, (), (), spec.numel, 0.0)]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tdcompress as td
-from tdcompress.layers.moments import _root, patches
+from tdcompress.layers.moments import patches
+from tdcompress.layers.whitening import _root
 from tdcompress.methods import METHODS
 from tests.layers.strategies import an_input, axes_of, fresh, full_rank, kinds, specs
 

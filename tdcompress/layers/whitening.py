@@ -1,0 +1,194 @@
+"""Kernels seen through the second moment of their inputs: their norm is then the norm of the features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tdcompress.errors import CompressionError
+from tdcompress.layers.spec import ConvSpec
+from tdcompress.shapes import Axes
+
+_RIDGE = 1e-3  # of the mean eigenvalue: no direction is taken for one that never occurs
+
+
+class KernelWhitening(Protocol):
+    """How kernels of one arrangement are whitened, and the stages of their decompositions turned back."""
+
+    def applied(self, kernels: Tensor) -> Tensor:
+        """Kernels (groups, *modes) as a solver shall see them, in float64."""
+
+    def removed(self, kernels: Tensor, part: ConvSpec, *, first: bool) -> Tensor:
+        """A stage's kernels back in the layer's own coordinates.
+
+        Args:
+            kernels: (groups, out / groups, in / groups, *kernel_size), of a decomposition of what `applied` gave.
+            part: the stage.
+            first: whether it takes the layer's inputs.
+
+        Raises:
+            CompressionError: the first stage splits the channels in another way than the layer.
+        """
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """The second moments of a layer's inputs, with their roots.
+
+    Attributes:
+        channels: second moment over the input channels, (groups, in / groups, in / groups).
+        kernel: second moment over the kernel's positions, (*kernel_size, *kernel_size).
+        mean: the mean patch, (groups, in / groups, positions).
+        joint: second moment over whole patches, (groups, in / groups · positions, in / groups · positions), if known.
+    """
+
+    channels: Tensor
+    kernel: Tensor
+    mean: Tensor
+    joint: Tensor | None = None
+
+    def along(self, axes: Axes, whole_patches: bool) -> KernelWhitening:
+        """How kernels of an arrangement are whitened.
+
+        Args:
+            axes: the arrangement.
+            whole_patches: whether the method takes the whole patch in its first stage, and tells channels and positions
+                apart nowhere. The second moment of whole patches is then taken as it is, if it is known.
+        """
+        if whole_patches and self.joint is not None:
+            return JointWhitening(self.joint_root)
+        return KroneckerWhitening(self, axes)
+
+    def lost_mean(self, difference: Tensor, spec: ConvSpec) -> Tensor:
+        """By how much the mean of every output falls if the weight loses `difference`: what a bias has to add."""
+        kernels = spec.to_kernels(difference.double()).flatten(2)
+        return torch.einsum("goi,gi->go", kernels, self.mean.flatten(1).to(kernels)).flatten()
+
+    @cached_property
+    def channel_root(self) -> Tensor:
+        """Of the moment over the channels."""
+        return _root(self.channels)
+
+    @cached_property
+    def joint_root(self) -> Tensor:
+        """Of the moment over whole patches, which must be known."""
+        assert self.joint is not None
+        return _root(self.joint)
+
+    def root_along(self, group: tuple[int, ...]) -> Tensor:
+        """Of the moment over the positions along some axes."""
+        if group not in self._roots_along:
+            self._roots_along[group] = _root(self._along(group))
+        return self._roots_along[group]
+
+    @cached_property
+    def _roots_along(self) -> dict[tuple[int, ...], Tensor]:
+        return {}
+
+    def _along(self, group: Sequence[int]) -> Tensor:
+        """The second moment over the positions along some axes: the others summed out."""
+        count = self.kernel.ndim // 2
+        sizes = self.kernel.shape[:count]
+        rest = [axis for axis in range(count) if axis not in group]
+        letters = [chr(ord("a") + axis) for axis in range(2 * count)]
+        for axis in rest:
+            letters[count + axis] = letters[axis]
+        kept = "".join(letters[axis] for axis in group) + "".join(letters[count + axis] for axis in group)
+        size = math.prod(sizes[axis] for axis in group)
+        return torch.einsum(f"{''.join(letters)}->{kept}", self.kernel).reshape(size, size)
+
+
+@dataclass(frozen=True)
+class KroneckerWhitening:
+    """By channels ⊗ spatial axes: the roots act on single modes of the kernel, and on the stages that have them.
+
+    Attributes:
+        moments: of the layer's inputs.
+        axes: the arrangement of the kernels.
+    """
+
+    moments: Whitening
+    axes: Axes
+
+    def applied(self, kernels: Tensor) -> Tensor:
+        """Each mode times its root."""
+        root = self.moments.channel_root.to(kernels.device)
+        kernels = torch.einsum("goi...,gij->goj...", kernels.double(), root)
+        for mode, group in enumerate(self.axes, start=3):
+            if group:
+                root = self.moments.root_along(group).to(kernels)
+                kernels = torch.tensordot(kernels, root, dims=([mode], [0])).movedim(-1, mode)
+        return kernels
+
+    def removed(self, kernels: Tensor, part: ConvSpec, *, first: bool) -> Tensor:
+        """The channels' root out of the first stage, and every axes' root out of the stage along them."""
+        dtype, kernels = kernels.dtype, kernels.double()
+        if first:
+            channels = self.moments.channels
+            if kernels.shape[0] != len(channels) or kernels.shape[2] != channels.shape[1]:
+                raise CompressionError("a method whose first stage splits the layer's groups cannot be whitened.")
+            moved = kernels.movedim(2, -1)
+            kernels = _divided(moved.flatten(1, -2), self.moments.channel_root).reshape(moved.shape).movedim(-1, 2)
+        for group in self.axes:
+            if group and all(part.kernel_size[axis] > 1 for axis in group):
+                places, last = [3 + axis for axis in group], list(range(-len(group), 0))
+                moved = kernels.movedim(places, last)
+                rows = moved.reshape(-1, math.prod(moved.shape[-len(group) :]))
+                kernels = _divided(rows, self.moments.root_along(group)).reshape(moved.shape).movedim(last, places)
+        return kernels.to(dtype)
+
+
+@dataclass(frozen=True)
+class JointWhitening:
+    """By the second moment of whole patches as it is, which the first stage alone has to undo.
+
+    Attributes:
+        root: of the moment, (groups, in / groups · positions, in / groups · positions).
+    """
+
+    root: Tensor
+
+    def applied(self, kernels: Tensor) -> Tensor:
+        """Whole patches times the root."""
+        return (kernels.double().flatten(2) @ self.root.to(kernels.device)).reshape(kernels.shape)
+
+    def removed(self, kernels: Tensor, part: ConvSpec, *, first: bool) -> Tensor:
+        """The root out of the first stage."""
+        if not first:
+            return kernels
+        return _divided(kernels.double().flatten(2), self.root).reshape(kernels.shape).to(kernels.dtype)
+
+
+def takes_over_mean(spec: ConvSpec) -> bool:
+    """Whether the bias can make up for the mean that is lost: what a transposed layer loses differs by position."""
+    return spec.has_bias and not spec.transposed
+
+
+def _root(moment: Tensor) -> Tensor:
+    """A root L of second moments, (…, size, size), at unit mean eigenvalue, with a ridge: L Lᵀ = moment / mean + ridge.
+
+    Any root will do, since a rotation behind it changes no norm; the Cholesky factor costs a thirtieth of the symmetric
+    one. Where rounding has left the moment not even with the ridge positive definite, the ridge grows.
+    """
+    diagonal = moment.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.clamp(min=0).mean(-1)[..., None, None]
+    scaled = torch.where(mean > 0, moment / mean.clamp(min=torch.finfo(moment.dtype).tiny), 0.0)
+    unit = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
+    scaled = torch.where(mean > 0, scaled, unit)
+    ridge = _RIDGE
+    while True:
+        root, failed = torch.linalg.cholesky_ex(scaled + ridge * unit)
+        if not failed.any():
+            return root
+        ridge *= 10
+
+
+def _divided(rows: Tensor, root: Tensor) -> Tensor:
+    """`rows @ root⁻¹`, for rows (…, count, size) and a lower triangular root."""
+    return torch.linalg.solve_triangular(root.to(rows), rows, upper=False, left=False)
