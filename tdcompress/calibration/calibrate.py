@@ -111,10 +111,10 @@ def fitted(
     frozen = {name for name, module in model.named_modules() if model.training and not module.training}
     with torch.no_grad(), evaluating(model, *([] if original is None else [original])):
         inputs = quickest(inputs, model, *([] if original is None else [original]))
-        steps, tail = _steps(model, inputs, frozen if batch_norm else None)
+        order = _order(model, inputs, frozen if batch_norm else None)
         if original is not None:
-            _fit(model, inputs, original, steps, tail, fit, progress)
-        elif norms := [norm for step in steps for norm in step.norms] + tail:
+            _fit(model, inputs, original, order, fit, progress)
+        elif norms := [norm for step in order.steps for norm in step.norms] + order.tail:
             with estimating(model, norms, {}):
                 for batch in inputs:
                     forward(model, batch)
@@ -130,8 +130,16 @@ class _Step:
     calls: int = 0
 
 
-def _steps(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> tuple[list[_Step], list[str]]:
-    """The factorized layers in the order of a forward, and the BatchNorms behind the last; `frozen` None for none."""
+@dataclass(frozen=True)
+class _Order:
+    """The factorized layers in the order of a forward, and the BatchNorms behind the last."""
+
+    steps: list[_Step]
+    tail: list[str]
+
+
+def _order(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> _Order:
+    """What a forward on the first batch meets, but for the norms that are `frozen`; no norms at all if that is None."""
     steps: dict[str, _Step] = {}
     norms: list[str] = []
     met: set[str] = set()
@@ -159,29 +167,28 @@ def _steps(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> 
             raise CompressionError("the data is empty; calibration needs at least one batch of inputs.")
     if not steps:
         raise CompressionError("the forward meets no factorized layer; decompose() the model first.")
-    return list(steps.values()), norms
+    return _Order(list(steps.values()), norms)
 
 
 def _fit(
     model: nn.Module,
     inputs: Iterable[Any],
     original: nn.Module,
-    steps: Sequence[_Step],
-    tail: list[str],
+    order: _Order,
     fit: Fit,
     progress: Progress,
 ) -> None:
     """Fit every layer to the original's, wave after wave, and then what is behind them."""
-    matched = dict(pairs(original, model))
+    matched, steps = dict(pairs(original, model)), order.steps
     _check_reached(matched, steps)
-    behind = [*(bool(step.norms) for step in steps[1:]), bool(tail)]
+    behind = [*(bool(step.norms) for step in steps[1:]), bool(order.tail)]
     fits = [
         # Only a BatchNorm behind it makes up for a mean that a layer without bias cannot have.
         LayerFit(step.name, model, matched[step.name][0], fit, centred=centred, calls=step.calls)
         for step, centred in zip(steps, behind, strict=True)
     ]
     waves = _waves(fits)
-    *between, last = _norms_to_estimate(steps, tail, [len(wave) for wave in waves])
+    *between, last = _norms_to_estimate(order, [len(wave) for wave in waves])
     before = Original(original, inputs, fits, {norm for norms in (*between, last) for norm in norms})
     with following(progress, len(fits), "calibrate") as step_done:
         for wave, norms in zip(waves, between, strict=True):
@@ -211,7 +218,7 @@ def _waves(fits: Sequence[LayerFit]) -> list[list[LayerFit]]:
     return waves
 
 
-def _norms_to_estimate(steps: Sequence[_Step], tail: list[str], sizes: Sequence[int]) -> list[list[str]]:
+def _norms_to_estimate(order: _Order, sizes: Sequence[int]) -> list[list[str]]:
     """For every wave the BatchNorms whose inputs the wave before or its own layers change; at last those behind all.
 
     What lies inside a wave is estimated twice: before its layers are fitted, and in the pass of the next one.
@@ -219,9 +226,9 @@ def _norms_to_estimate(steps: Sequence[_Step], tail: list[str], sizes: Sequence[
     ends = [0, *(sum(sizes[: number + 1]) for number in range(len(sizes)))]
     found, begin = [], 0
     for start, end in pairwise(ends):
-        found.append([norm for step in steps[begin:end] for norm in step.norms])
+        found.append([norm for step in order.steps[begin:end] for norm in step.norms])
         begin = start + 1
-    return [*found, [norm for step in steps[begin:] for norm in step.norms] + tail]
+    return [*found, [norm for step in order.steps[begin:] for norm in step.norms] + order.tail]
 
 
 def _observe(
