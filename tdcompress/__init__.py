@@ -22,6 +22,7 @@ from tdcompress.correlation import (
 )
 from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
+from tdcompress.gathering import input_moments
 from tdcompress.interop import from_tltorch, to_tltorch
 from tdcompress.layers import (
     ConvSpec,
@@ -37,7 +38,6 @@ from tdcompress.layers import (
 )
 from tdcompress.methods import register_method
 from tdcompress.metrics import approximation_errors, register_metric
-from tdcompress.moments import input_moments
 from tdcompress.planning import Plan, plan
 from tdcompress.report import Report, report
 from tdcompress.serialization import load, save

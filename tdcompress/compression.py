@@ -11,8 +11,8 @@ from tdcompress.batches import Data, evaluating, quickest, repeatable
 from tdcompress.calibration import Fit
 from tdcompress.calibration.calibrate import check_fit, fitted
 from tdcompress.calibration.regression import has_closed_form
+from tdcompress.gathering import input_moments
 from tdcompress.methods import Methods, get_method
-from tdcompress.moments import input_moments
 from tdcompress.planning import DENSE, LayerPlan
 from tdcompress.planning.planner import planned
 from tdcompress.planning.problem import Metric, Objective, PlanRequest

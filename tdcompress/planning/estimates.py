@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from tdcompress.batches import evaluating
+from tdcompress.gathering import input_moments
 from tdcompress.layers import FactorizedConv, InputMoments
 from tdcompress.layers.kinds import cpu_sizes, reads_features
 from tdcompress.layers.moments import moment_bytes
-from tdcompress.moments import input_moments
 from tdcompress.planning.curves import LayerCurve, curve_of
 from tdcompress.planning.options import Option
 from tdcompress.planning.problem import PlanningProblem

@@ -10,6 +10,7 @@ import tdcompress as td
 from tdcompress.calibration.batch_norm import estimating
 from tdcompress.calibration.fits import LayerFit
 from tdcompress.calibration.regression import Regression
+from tdcompress.methods import METHODS
 
 
 def network(norm=True, seed=0):
@@ -65,7 +66,7 @@ class td_eval:  # noqa: N801
         self.model.train(self.mode)
 
 
-@pytest.mark.parametrize("method", ["cp", "tucker", "tt", "svd"])
+@pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("norm", [True, False])
 def test_each_fit_comes_nearer_to_the_original_on_new_data(method, norm):
     model = network(norm)
