@@ -20,11 +20,12 @@ from tdcompress.correlation import (
     kendall_tau,
     regret,
 )
-from tdcompress.decompositions import CPOptions, SVDOptions, TTOptions, TuckerOptions
+from tdcompress.decompositions import BTDOptions, CPOptions, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.errors import CompressionError
 from tdcompress.gathering import input_moments
 from tdcompress.interop import from_tltorch, to_tltorch
 from tdcompress.layers import (
+    BTDConv,
     ConvSpec,
     CPConv,
     FactorizedConv,
@@ -46,6 +47,8 @@ from tdcompress.surgery import decompose, refusals, replace_parameters, restore
 __version__ = "0.1.0"
 
 __all__ = [
+    "BTDConv",
+    "BTDOptions",
     "Bootstrap",
     "CPConv",
     "CPOptions",

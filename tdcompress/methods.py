@@ -8,9 +8,15 @@ from typing import TypeVar
 
 from tdcompress.decompositions import Options, Solver
 from tdcompress.errors import CompressionError, unknown
-from tdcompress.layers import ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
+from tdcompress.layers import BTDConv, ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
 
-METHODS: dict[str, type[FactorizedConv]] = {"cp": CPConv, "tucker": TuckerConv, "tt": TTConv, "svd": SVDConv}
+METHODS: dict[str, type[FactorizedConv]] = {
+    "cp": CPConv,
+    "tucker": TuckerConv,
+    "tt": TTConv,
+    "svd": SVDConv,
+    "btd": BTDConv,
+}
 
 Methods = str | Sequence[str] | Mapping[str, Solver]  # names, or names with what their solvers are told
 

@@ -1,6 +1,7 @@
 """Factors to layers: convolutions, linear layers and embeddings, as stacks of smaller ones."""
 
 from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.btd import BTDConv
 from tdcompress.layers.cp import CPConv
 from tdcompress.layers.kinds import LayerKind, register_layer_kind
 from tdcompress.layers.moments import InputMoments
@@ -11,6 +12,7 @@ from tdcompress.layers.transposed import TransposedLinear
 from tdcompress.layers.tucker import TuckerConv
 
 __all__ = [
+    "BTDConv",
     "CPConv",
     "ConvSpec",
     "FactorizedConv",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from tdcompress.decompositions.btd import BTDOptions, btd_limits
+from tdcompress.ranks.budget import grown
 from tdcompress.ranks.cp import cp_curve
 from tdcompress.shapes import Point, Rank
 
@@ -23,7 +24,7 @@ def btd_parameters(modes: Sequence[int], rank: Sequence[int]) -> int:
 
 
 def btd_ranks(modes: Sequence[int], budget: int, options: BTDOptions) -> list[Rank]:
-    """For every size of blocks as many as fit within `budget` parameters; none if none fits.
+    """For every size of blocks as many as fit within `budget` parameters, then wider ones; none if none fits.
 
     Which size loses least is known only when they are solved for. On trained kernels it is mostly 1, and the others
     are within a few percent.
@@ -36,13 +37,20 @@ def btd_ranks(modes: Sequence[int], budget: int, options: BTDOptions) -> list[Ra
     >>> btd_ranks((64, 64, 3, 3), 3686, BTDOptions())
     [(26, 1, 1), (12, 2, 2), (5, 4, 4)]
     """
-    limits = btd_limits(modes)
+    limits, spatial = btd_limits(modes), math.prod(modes[2:])
+
+    def useful(rank: Rank) -> bool:
+        blocks, out, inner = rank
+        filled = out <= inner * spatial and inner <= out * spatial and (blocks - 1) * min(out, inner) < limits[0]
+        within = all(r <= limit for r, limit in zip(rank, limits, strict=True))
+        return filled and within and btd_parameters(modes, rank) <= budget
+
     found = []
     for size in options.sizes:
         block = (min(size, limits[1]), min(size, limits[2]))
         most = math.ceil(limits[0] / min(block))  # blocks of size s hold s rank-one terms at the least
         blocks = min(budget // btd_parameters(modes, (1, *block)), most)
-        found += [(blocks, *block)] if blocks else []
+        found += [grown((blocks, *block), useful)] if blocks else []
     return list(dict.fromkeys(found))
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 import tdcompress as td
+from tdcompress.decompositions.options import TensorlyOptions
 from tdcompress.layers.kinds import KINDS, default_kind, kind_of
 from tdcompress.methods import METHODS, taking_matrices
 from tdcompress.ranks import kept_share
@@ -128,6 +129,10 @@ def useful(method, modes, rank):
     spatial = math.prod(modes[2:])
     if method == "tucker":
         return rank[0] <= rank[1] * spatial and rank[1] <= rank[0] * spatial
+    if method == "btd":
+        blocks, *sizes = rank
+        filled = sizes[0] <= sizes[1] * spatial and sizes[1] <= sizes[0] * spatial
+        return filled and (blocks - 1) * min(sizes) < math.prod(modes) // max(*modes[:2], spatial)
     if method == "tt":
         sizes = (modes[1], *modes[2:], modes[0])
         chain = zip((1, *rank), sizes, (*rank, 1), strict=True)
@@ -236,6 +241,10 @@ def test_copy_pickle_compile_and_slices(method):
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_the_tensorly_solver_gives_a_valid_layer(method):
     conv = nn.Conv2d(12, 16, 3, padding=1)
+    if not issubclass(METHODS[method].options, TensorlyOptions):
+        with pytest.raises(td.CompressionError, match="tensorly has no solver for this method"):
+            METHODS[method].from_conv(conv, ratio=0.5, solver="tensorly")
+        return
     layer = METHODS[method].from_conv(conv, ratio=0.5, solver="tensorly")
     ours = METHODS[method].from_conv(conv, ratio=0.5)
     assert len(layer.ranks) == len(ours.ranks)

@@ -16,7 +16,7 @@ def test_the_most_blocks_that_fit_or_are_of_use(data, modes, budget):
     for blocks, *sizes in ranks.btd_ranks(modes, budget, options):
         assert ranks.btd_parameters(modes, (blocks, *sizes)) <= budget
         assert all(1 <= r <= limit for r, limit in zip((blocks, *sizes), limits, strict=True))
-        full = (blocks - 1) * min(sizes) < limits[0] <= blocks * min(sizes)
+        full = limits[0] <= blocks * min(sizes)
         assert full or ranks.btd_parameters(modes, (blocks + 1, *sizes)) > budget
 
 
