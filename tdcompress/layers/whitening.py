@@ -1,4 +1,9 @@
-"""Kernels seen through the second moment of their inputs: their norm is then the norm of the features."""
+"""Kernels seen through the second moment of their inputs: their norm is then the norm of the features.
+
+For inputs x with E xxᵀ = L Lᵀ the features lose E ‖(W − Ŵ) x‖² = ‖W L − Ŵ L‖² on average. So a solver gets W L, what it
+gives is an approximation of that, and Ŵ is that times L⁻¹. A method that works on single modes of the kernel needs an L
+that does, too: for it the second moment is taken as one of channels times one of positions along each group of axes.
+"""
 
 from __future__ import annotations
 

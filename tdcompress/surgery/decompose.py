@@ -60,7 +60,7 @@ def decompose(
             layer), a glob such as `"layer4.*"`, a list of those, or a predicate on name and module.
             Globs and predicates pick the convolutions among what they match, and for a method that takes
             a matrix the linear layers and embeddings too.
-        method: `"cp"`, `"tucker"`, `"tt"`, `"svd"`, or a registered one.
+        method: a registered name, such as `"cp"`, `"tucker"`, `"tt"` or `"svd"`.
         ratio: the share of each layer's weight parameters to remove, in (0, 1): `ratio=0.9` keeps at most
             a tenth. What was reached is the new layer's `ratio`.
         rank: an exact rank instead: a number for CP and SVD, (out, in) for Tucker, the inner ranks along

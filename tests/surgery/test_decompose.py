@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import tdcompress as td
+from tdcompress.methods import METHODS
 
 
 class Block(nn.Module):
@@ -171,7 +172,11 @@ GOOD = {"layer": "1.conv1", "method": "tucker", "ratio": 0.5}
         (a_model, {"layer": []}, "no layer was named"),
         (a_model, {"layer": lambda name, module: False}, "the predicate picks no convolution"),
         (a_model, {"layer": "1.bn"}, "layer '1.bn': BatchNorm2d cannot be factorized; Linear, Conv1d, Conv2d, Conv3d"),
-        (a_model, {"method": "tuker"}, "unknown method 'tuker'; known are cp, svd, tt, tucker. Did you mean 'tucker'?"),
+        (
+            a_model,
+            {"method": "tuker"},
+            f"unknown method 'tuker'; known are {', '.join(sorted(METHODS))}. Did you mean 'tucker'?",
+        ),
         (a_model, {"ratio": 1.0}, "layer '1.conv1': ratio must be between 0 and 1"),
         (a_model, {"ratio": 0}, "ratio must be between 0 and 1"),
         (a_model, {"rank": (3, 3)}, "either a ratio or a rank, got both"),
