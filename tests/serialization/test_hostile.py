@@ -144,7 +144,7 @@ def test_a_newer_version(file):
         (in_layer(name="1"), "layer '1': the file has a factorized layer, the model a BatchNorm2d"),
         (in_layer(name=""), "layer '': the file has a factorized layer, the model a Sequential"),
         (in_layer(name="0"), "layer '0': the file has in_channels=8, the model in_channels=3"),
-        (in_layer(method="os.system"), "layer '2': unknown method 'os.system'; known are cp"),
+        (in_layer(method="os.system"), "layer '2': unknown method 'os.system'; known are "),
         (in_layer(method=["tucker"]), "method is "),
         (in_layer(method="cp"), r"layer '2': cp rank .* has 2 entries, 1 "),
         (in_layer(rank=[10**9, 10**9]), r"layer '2': .*the largest feasible is \(8, 8\)"),
