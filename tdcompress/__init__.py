@@ -20,20 +20,34 @@ from tdcompress.correlation import (
     kendall_tau,
     regret,
 )
-from tdcompress.decompositions import BTDOptions, CPOptions, SVDOptions, TTOptions, TuckerOptions
+from tdcompress.decompositions import (
+    BLROptions,
+    BTDOptions,
+    CPOptions,
+    KroneckerOptions,
+    Reshape,
+    SVDOptions,
+    TTMOptions,
+    TTOptions,
+    TuckerOptions,
+)
 from tdcompress.errors import CompressionError
 from tdcompress.gathering import input_moments
 from tdcompress.interop import from_tltorch, to_tltorch
 from tdcompress.layers import (
+    BLRConv,
     BTDConv,
     ConvSpec,
     CPConv,
     FactorizedConv,
+    GroupedLinear,
     InputMoments,
+    KroneckerConv,
     LayerKind,
     SVDConv,
     TransposedLinear,
     TTConv,
+    TTMConv,
     TuckerConv,
     register_layer_kind,
 )
@@ -47,6 +61,8 @@ from tdcompress.surgery import decompose, refusals, replace_parameters, restore
 __version__ = "0.1.0"
 
 __all__ = [
+    "BLRConv",
+    "BLROptions",
     "BTDConv",
     "BTDOptions",
     "Bootstrap",
@@ -57,15 +73,21 @@ __all__ = [
     "ConvSpec",
     "Correlation",
     "FactorizedConv",
+    "GroupedLinear",
     "InputMoments",
     "KendallTau",
+    "KroneckerConv",
+    "KroneckerOptions",
     "LayerKind",
     "Plan",
     "Regret",
     "Report",
+    "Reshape",
     "SVDConv",
     "SVDOptions",
     "TTConv",
+    "TTMConv",
+    "TTMOptions",
     "TTOptions",
     "TransposedLinear",
     "TuckerConv",

@@ -8,7 +8,18 @@ from typing import TypeVar
 
 from tdcompress.decompositions import Options, Solver
 from tdcompress.errors import CompressionError, unknown
-from tdcompress.layers import BTDConv, ConvSpec, CPConv, FactorizedConv, SVDConv, TTConv, TuckerConv
+from tdcompress.layers import (
+    BLRConv,
+    BTDConv,
+    ConvSpec,
+    CPConv,
+    FactorizedConv,
+    KroneckerConv,
+    SVDConv,
+    TTConv,
+    TTMConv,
+    TuckerConv,
+)
 
 METHODS: dict[str, type[FactorizedConv]] = {
     "cp": CPConv,
@@ -16,6 +27,9 @@ METHODS: dict[str, type[FactorizedConv]] = {
     "tt": TTConv,
     "svd": SVDConv,
     "btd": BTDConv,
+    "kronecker": KroneckerConv,
+    "ttm": TTMConv,
+    "blr": BLRConv,
 }
 
 Methods = str | Sequence[str] | Mapping[str, Solver]  # names, or names with what their solvers are told

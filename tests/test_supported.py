@@ -23,7 +23,7 @@ def table():
 
 def spoken(kind):
     """A kind as a user would import it."""
-    return {"TransposedLinear": "td.TransposedLinear"}.get(kind, kind if "." in kind else f"nn.{kind}")
+    return f"td.{kind}" if kind in ("TransposedLinear", "GroupedLinear") else kind if "." in kind else f"nn.{kind}"
 
 
 def tried(kind, method):

@@ -81,6 +81,8 @@ def test_the_same_bits_for_every_number_of_threads(solve):
 
 
 def _lost(kind, kernel):
+    if not kind.takes(td.ConvSpec(40, 48, (3, 3), (1, 1), (0, 0), (1, 1))):
+        kernel = kernel.reshape(8, 6, 4, 90)  # rows and columns of two cores
     return [lost for _, lost in kind.curve(kernel[None], [2000, 6000], kind.options())]
 
 

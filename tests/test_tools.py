@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from tdcompress.methods import METHODS
-from tests.layers.strategies import a_spec, an_input, kinds
+from tests.layers.strategies import a_spec, an_input, factorize, kinds, side
 
 CASES = [(method, kind) for method in sorted(METHODS) for kind in kinds(method)]
 every_case = pytest.mark.parametrize(("method", "kind"), CASES, ids=str)
@@ -26,8 +26,8 @@ def made(method, kind):
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        structured = METHODS[method](a_spec(kind), 2).to_conv()
-    return METHODS[method].from_conv(structured, rank=2).eval(), an_input(structured, torch.float32)
+        structured = METHODS[method](a_spec(kind, side(method)), 2).to_conv()
+    return factorize(structured, method, rank=2).eval(), an_input(structured, torch.float32)
 
 
 def a_case(method, kind):
@@ -118,12 +118,12 @@ def test_copied_and_pickled(method, kind):
 @every_case
 def test_pruned(method, kind):
     layer, x = a_case(method, kind)
-    for stage in layer:
+    for stage in layer.weighted:
         prune.l1_unstructured(stage, "weight", amount=0.5)
     found = layer(x)
     assert not near(found, made(method, kind)[0](x))
     found.sum().backward()
-    for stage in layer:
+    for stage in layer.weighted:
         prune.remove(stage, "weight")
         assert (stage.weight == 0).float().mean() == pytest.approx(0.5, abs=0.5 / stage.weight.numel())
     assert near(layer(x), found)
@@ -133,7 +133,7 @@ def test_pruned(method, kind):
 @every_case
 def test_weights_only_quantized_to_eight_bits(method, kind):
     layer, x = a_case(method, kind)
-    for stage in layer:
+    for stage in layer.weighted:
         axis = 1 if getattr(stage, "transposed", False) else 0
         largest = stage.weight.detach().abs().amax([d for d in range(stage.weight.ndim) if d != axis], keepdim=True)
         scale = (largest / 127).clamp(min=1e-12)
@@ -150,14 +150,16 @@ def test_dynamically_quantized_each_stage_is_what_pytorch_makes_of_it_alone(meth
     quantization = pytest.importorskip("torch.ao.quantization", reason="moved out of this PyTorch")
     dynamic = pytest.importorskip("torch.ao.nn.quantized.dynamic", reason="moved out of this PyTorch")
     layer, x = a_case(method, kind)
-    # PyTorch quantizes no embedding dynamically.
-    classes = {type(stage) for stage in layer} - {nn.Embedding}
+    # PyTorch quantizes no embedding dynamically, and does not know our grouped linear layers.
+    classes = {type(stage) for stage in layer.weighted if hasattr(dynamic, type(stage).__name__)}
     how = {
         "qconfig_spec": dict.fromkeys(classes, quantization.default_dynamic_qconfig),
         "mapping": {one: getattr(dynamic, one.__name__) for one in classes},
     }
     quantized = quantization.quantize_dynamic(layer, **how)
     alone = [quantization.quantize_dynamic(nn.Sequential(stage), **how) for stage in layer]
-    assert all(type(stage).__module__.startswith("torch.ao") for stage in quantized if type(stage) is not nn.Embedding)
+    assert sum(type(stage).__module__.startswith("torch.ao") for stage in quantized) == sum(
+        type(stage) in classes for stage in layer
+    )
     assert torch.equal(quantized(x), nn.Sequential(*alone)(x))
     assert quantized(x).isfinite().all()

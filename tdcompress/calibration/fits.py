@@ -22,6 +22,7 @@ from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.layers.kinds import reads_features, weight_of
 from tdcompress.layers.moments import check_finite
+from tdcompress.layers.reshapes import Regroup
 from tdcompress.watching import Call
 
 
@@ -56,7 +57,7 @@ class LayerFit:
             self._settle = lambda seen: fit_low_rank(layer, seen, weight_of(dense))
         elif fit == "all" and fits_all(layer):
             self._settle = lambda seen: fit_all(layer, seen, weight_of(dense))
-        else:
+        elif not isinstance(layer[-1], Regroup):  # behind which the last weight does not see whole outputs
             self.watched, spec = layer[-1], layer.stage_specs[-1]
             self._settle = lambda seen: fit_last(layer, seen)
         self._seen: Regression | MeanError
@@ -133,7 +134,7 @@ class MeanError:
 
 def _is_shared(model: nn.Module, layer: FactorizedConv) -> bool:
     """Whether a weight of the layer is another module's as well, which would change with it."""
-    weights = {id(stage.weight) for stage in layer}
+    weights = {id(stage.weight) for stage in layer.weighted}
     inside = {id(stage) for stage in layer}
     return any(
         id(parameter) in weights

@@ -186,7 +186,7 @@ def fit_low_rank(layer: FactorizedConv, seen: Regression, prior: Tensor) -> None
     found = [kind.solve(one.reshape(modes), layer.ranks, kind.options(), torch.Generator()) for one in goal]
     by_stage = zip(*(kind.stage_weights(one) for one in found), strict=True)
     product: Tensor | None = None
-    for stage, part, parts in zip(layer, layer.stage_specs, by_stage, strict=True):
+    for stage, part, parts in zip(layer.weighted, layer.stage_specs, by_stage, strict=True):
         kernels = torch.stack([values.reshape(part.kernel_shape[0], -1) for values in parts])
         if product is None:  # the first stage, which sees the patches themselves
             kernels = torch.linalg.solve_triangular(root, kernels.to(root), upper=False, left=False)
@@ -204,12 +204,12 @@ def fit_all(layer: FactorizedConv, seen: Regression, prior: Tensor) -> None:
         seen: what goes into the layer, and what it should say.
         prior: the dense weight.
     """
-    spec, device = seen.spec, layer[0].weight.device
-    dtype = torch.promote_types(layer[0].weight.dtype, torch.float32)
+    spec, device = seen.spec, layer.weighted[0].weight.device
+    dtype = torch.promote_types(layer.weighted[0].weight.dtype, torch.float32)
     inner, cross = (one.to(device, dtype) for one in seen.covariances(spec.to_kernels(prior).flatten(2)))
     work = copy.deepcopy(layer).to(dtype)
-    weights = [nn.Parameter(stage.weight.detach()) for stage in work]
-    for stage, weight in zip(work, weights, strict=True):
+    weights = [nn.Parameter(stage.weight.detach()) for stage in work.weighted]
+    for stage, weight in zip(work.weighted, weights, strict=True):
         stage.weight = weight
     scale = float(torch.linalg.vector_norm(cross)) or 1.0
     steps = torch.optim.LBFGS(weights, max_iter=_ITERATIONS, history_size=20, line_search_fn="strong_wolfe")
@@ -226,7 +226,7 @@ def fit_all(layer: FactorizedConv, seen: Regression, prior: Tensor) -> None:
 
     with torch.enable_grad():
         steps.step(lost)  # type: ignore[no-untyped-call]
-    for stage, weight in zip(layer, weights, strict=True):
+    for stage, weight in zip(layer.weighted, weights, strict=True):
         stage.weight.copy_(weight)
     _settle_bias(layer, seen, spec.to_kernels(layer.weight).flatten(2))
 

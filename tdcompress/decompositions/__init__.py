@@ -10,7 +10,18 @@ from tdcompress.decompositions.hierarchical import (
     hierarchical_tucker_limits,
 )
 from tdcompress.decompositions.kronecker import KroneckerDecomposition, kronecker, kronecker_limit
-from tdcompress.decompositions.options import CPOptions, Options, Solver, SVDOptions, TTOptions, TuckerOptions
+from tdcompress.decompositions.options import (
+    BLROptions,
+    CPOptions,
+    KroneckerOptions,
+    Options,
+    Shapes,
+    Solver,
+    SVDOptions,
+    TTMOptions,
+    TTOptions,
+    TuckerOptions,
+)
 from tdcompress.decompositions.reshape import Reshape, Reshaping, balanced_factors, factorizations
 from tdcompress.decompositions.solution import Decomposition, Solution
 from tdcompress.decompositions.svd import SVDecomposition, svd
@@ -20,6 +31,7 @@ from tdcompress.decompositions.tucker import TuckerDecomposition, tucker, tucker
 
 __all__ = [
     "BLRDecomposition",
+    "BLROptions",
     "BTDOptions",
     "BTDecomposition",
     "CPDecomposition",
@@ -28,15 +40,18 @@ __all__ = [
     "HTDecomposition",
     "HTOptions",
     "KroneckerDecomposition",
+    "KroneckerOptions",
     "Options",
     "Reshape",
     "Reshaping",
     "SVDOptions",
     "SVDecomposition",
+    "Shapes",
     "Solution",
     "Solver",
     "TTDecomposition",
     "TTMDecomposition",
+    "TTMOptions",
     "TTOptions",
     "TuckerDecomposition",
     "TuckerOptions",

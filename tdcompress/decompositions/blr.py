@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tdcompress.decompositions import bridge
 from tdcompress.decompositions.algebra import check_rank, eigh, gram, relative_error, working
+from tdcompress.decompositions.options import BLROptions, Solver
 from tdcompress.decompositions.reshape import Reshape, Reshaping, as_reshape, balanced_factors, check_matrix
 from tdcompress.decompositions.solution import Solution
 from tdcompress.errors import CompressionError
@@ -59,7 +61,7 @@ def monarch_reshape(rows: int, columns: int) -> Reshape:
     return Reshape(balanced_factors(rows, 2), balanced_factors(columns, 2), strided_rows=True)
 
 
-def blr(matrix: Tensor, rank: int, reshape: Reshaping = "balanced") -> BLRDecomposition:
+def blr(matrix: Tensor, rank: int, reshape: Reshaping = "balanced", *, solver: Solver = None) -> BLRDecomposition:
     """Cut a matrix into blocks and each block to its `rank` largest singular values.
 
     Two block-diagonal matrices with a shuffle between them: what Qiu et al. (2024) call block tensor train, and at rank
@@ -72,6 +74,7 @@ def blr(matrix: Tensor, rank: int, reshape: Reshaping = "balanced") -> BLRDecomp
         reshape: `((row blocks, rows of a block), (column blocks, columns of a block))`, a `Reshape`, or `"balanced"`
             for Monarch's. A block of a strided side takes every n-th row or column instead of neighbours, where n is
             the number of blocks.
+        solver: None for our own, also given as `BLROptions`, or `"tensorly"` for tensorly's SVD of every block.
 
     Returns:
         The factors in the matrix's dtype, with the solver's report.
@@ -90,10 +93,11 @@ def blr(matrix: Tensor, rank: int, reshape: Reshaping = "balanced") -> BLRDecomp
     if shape.cores != 2:
         raise CompressionError(f"blocks have two factors on either side, their number and size; got {shape.cores}.")
     check_rank([rank], [blr_limit(shape)], "block")
-    began = time.perf_counter()
+    options, began = BLROptions.of(solver), time.perf_counter()
     blocks = shape.to_tensor(matrix.detach())  # the grid's axes are those of the first core
     with threads_for(matrix.numel()):
-        left, right = _truncated(working(blocks), rank)
+        solve = _truncated if options.backend == "own" else _by_tensorly
+        left, right = solve(working(blocks), rank)
     found = BLRDecomposition(left.to(matrix.dtype), right.to(matrix.dtype), shape, Solution(0.0))
     error, seconds = relative_error(blocks, found.left @ found.right), time.perf_counter() - began
     return replace(found, solution=Solution(error, seconds=seconds))
@@ -109,3 +113,12 @@ def _truncated(blocks: Tensor, rank: int) -> tuple[Tensor, Tensor]:  # (…, i, 
     right = left.mT @ blocks
     share = torch.linalg.vector_norm(right, dim=-1, keepdim=True).sqrt()
     return left * share.mT, right / share.clamp(min=torch.finfo(share.dtype).tiny)
+
+
+def _by_tensorly(blocks: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The same, block by block."""
+    grid = blocks.shape[:2]
+    found = [bridge.svd(block, rank) for block in blocks.flatten(0, 1)]
+    left = torch.stack([one[0] * one[1].sqrt() for one in found]).reshape(*grid, -1, rank)
+    right = torch.stack([(one[2] * one[1].sqrt()).mT for one in found]).reshape(*grid, rank, -1)
+    return left, right

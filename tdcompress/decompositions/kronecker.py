@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import check_rank
+from tdcompress.decompositions.options import KroneckerOptions, Solver, SVDOptions
 from tdcompress.decompositions.reshape import Reshape, Reshaping, as_reshape, check_matrix
 from tdcompress.decompositions.solution import Solution
 from tdcompress.decompositions.svd import svd
@@ -49,7 +50,9 @@ def kronecker_limit(reshape: Reshape) -> int:
     return min(reshape.sizes)
 
 
-def kronecker(matrix: Tensor, rank: int, reshape: Reshaping = "balanced") -> KroneckerDecomposition:
+def kronecker(
+    matrix: Tensor, rank: int, reshape: Reshaping = "balanced", *, solver: Solver = None
+) -> KroneckerDecomposition:
     """Write a matrix as a sum of `rank` Kronecker products.
 
     With the entries of either factor along one side, a sum of Kronecker products is a matrix of low rank (Van Loan &
@@ -61,6 +64,7 @@ def kronecker(matrix: Tensor, rank: int, reshape: Reshaping = "balanced") -> Kro
         rank: how many terms, up to the number of entries of the smaller factor.
         reshape: the shapes of the two factors: `((rows_1, rows_2), (columns_1, columns_2))`, a `Reshape`, which may be
             strided, or `"balanced"`.
+        solver: None for our own, also given as `KroneckerOptions`, or `"tensorly"` for tensorly's SVD.
 
     Returns:
         The factors in the matrix's dtype, with the solver's report.
@@ -77,6 +81,7 @@ def kronecker(matrix: Tensor, rank: int, reshape: Reshaping = "balanced") -> Kro
     if shape.cores != 2:
         raise CompressionError(f"a Kronecker product has two factors, and the reshape is for {shape.cores}.")
     check_rank([rank], [kronecker_limit(shape)], "Kronecker")
-    found = svd(shape.to_tensor(matrix.detach()), rank, rows=(0, 1))
+    backend = SVDOptions(backend=KroneckerOptions.of(solver).backend)
+    found = svd(shape.to_tensor(matrix.detach()), rank, rows=(0, 1), solver=backend)
     left, right = (side.movedim(-1, 0) for side in found.balanced_factors())
     return KroneckerDecomposition(left, right, shape, found.solution)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.options import Solver
+from tdcompress.decompositions.options import Solver, TTMOptions, TTOptions
 from tdcompress.decompositions.reshape import Reshape, Reshaping, as_reshape, check_matrix
 from tdcompress.decompositions.solution import Solution
 from tdcompress.decompositions.tensor_train import tensor_train, tensor_train_limits
@@ -65,7 +65,7 @@ def ttm(
         rank: the inner ranks (r_1, …, r_{d-1}); their number says how many cores there are.
         reshape: the shapes of the cores: `((rows_1, …, rows_d), (columns_1, …, columns_d))`, a `Reshape`, which may be
             strided, or `"balanced"`.
-        solver: None for the defaults of `TTOptions`, options (`max_iter=0` for TT-SVD alone), or `"tensorly"` for
+        solver: None for the defaults of `TTMOptions`, options (`max_iter=0` for TT-SVD alone), or `"tensorly"` for
             tensorly's TT-SVD.
 
     Returns:
@@ -81,7 +81,10 @@ def ttm(
     check_matrix(matrix, "ttm")
     shape = as_reshape(reshape, (matrix.shape[0], matrix.shape[1]), len(rank) + 1)
     tensor = shape.to_tensor(matrix.detach()).reshape(shape.sizes)
-    found = tensor_train(tensor, rank, solver=solver)
+    options = TTMOptions.of(solver)
+    own = TTOptions(max_iter=options.max_iter, tol=options.tol)
+    sweeps = own if options.backend == "own" else TTOptions.tensorly()
+    found = tensor_train(tensor, rank, solver=sweeps)
     pairs = zip(found.cores, shape.rows, shape.columns, strict=True)
     cores = tuple(core.reshape(core.shape[0], out, inner, core.shape[2]) for core, out, inner in pairs)
     return TTMDecomposition(cores, shape, found.solution)

@@ -1,25 +1,33 @@
 """Factors to layers: convolutions, linear layers and embeddings, as stacks of smaller ones."""
 
 from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.blr import BLRConv
 from tdcompress.layers.btd import BTDConv
 from tdcompress.layers.cp import CPConv
+from tdcompress.layers.grouped import GroupedLinear
 from tdcompress.layers.kinds import LayerKind, register_layer_kind
+from tdcompress.layers.kronecker import KroneckerConv
 from tdcompress.layers.moments import InputMoments
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.svd import SVDConv
 from tdcompress.layers.tensor_train import TTConv
 from tdcompress.layers.transposed import TransposedLinear
+from tdcompress.layers.ttm import TTMConv
 from tdcompress.layers.tucker import TuckerConv
 
 __all__ = [
+    "BLRConv",
     "BTDConv",
     "CPConv",
     "ConvSpec",
     "FactorizedConv",
+    "GroupedLinear",
     "InputMoments",
+    "KroneckerConv",
     "LayerKind",
     "SVDConv",
     "TTConv",
+    "TTMConv",
     "TransposedLinear",
     "TuckerConv",
     "register_layer_kind",

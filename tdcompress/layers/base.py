@@ -21,6 +21,7 @@ from tdcompress.layers.method import Factors, Method, MethodOptions
 from tdcompress.layers.moments import InputMoments, whitening_of
 from tdcompress.layers.parameters import parameter
 from tdcompress.layers.request import Request
+from tdcompress.layers.reshapes import Regroup, Regrouping
 from tdcompress.layers.search import as_rank, best_candidate, check_reachable
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.whitening import Whitening, takes_over_mean
@@ -72,8 +73,8 @@ class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        axes = self.arrangements(spec.kernel_axes, self.options_from(None))[0] if axes is None else axes
-        full = self.full_rank(spec.modes(axes))
+        axes = self.ways(spec, self.options_from(None))[0] if axes is None else axes
+        full = self.full_rank(self.modes_of(spec, axes))
         rank = as_rank(rank, len(full))
         check_rank(rank, full, self.method)
         stages = self._planned(spec, rank, axes)
@@ -150,11 +151,9 @@ class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
         whitening = None if request.whiten is None else whitening_of(request.whiten, spec)
         best = best_candidate(cls, spec, weight.detach(), request, whitening)
         layer = cls(spec, best.rank, best.axes, device="meta")  # on meta: no fresh weights, no global generator
-        by_stage = zip(*(cls.stage_weights(one) for one in best.decompositions), strict=True)
-        for stage, part, parts in zip(layer, layer.stage_specs, by_stage, strict=True):
-            kernels = torch.cat([values.flatten() for values in parts]).view(part.groups, *part.kernel_shape)
-            if best.whitening is not None:
-                kernels = best.whitening.removed(kernels, part, first=stage is layer[0])
+        parts = layer.stage_specs
+        every = cls.stage_kernels(best.decompositions, parts, best.axes, whitening)
+        for stage, part, kernels in zip(layer.weighted, parts, every, strict=True):
             stage.weight = parameter(part.to_weight(kernels).to(weight.dtype), like=weight)
         if bias is not None:
             layer[-1].bias = parameter(bias.detach().clone(), like=bias)
@@ -174,20 +173,27 @@ class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
                 self.solution = replace(self.solution, relative_error=relative_error(dense, weight))
 
     @classmethod
-    def _planned(cls, spec: ConvSpec, rank: Rank, axes: Axes) -> dict[str, ConvSpec]:
+    def _planned(cls, spec: ConvSpec, rank: Rank, axes: Axes) -> dict[str, ConvSpec | Regrouping]:
         """The stages by name, the first one of the layer's own kind if only that takes what the layer takes."""
         stages = dict(cls.stages(spec, rank, axes))
         if not spec.adapter.reads_features:
-            first = next(iter(stages))
-            stages[first] = replace(stages[first], kind=spec.kind, options=spec.options)
+            name, first = next(iter(stages.items()))
+            assert isinstance(first, ConvSpec)
+            stages[name] = replace(first, kind=spec.kind, options=spec.options)
         return stages
 
     @property
+    def weighted(self) -> list[Any]:
+        """The stages that have a weight, in order, without what only rearranges between them."""
+        return [stage for stage in self if not isinstance(stage, Regroup)]
+
+    @property
     def stage_specs(self) -> tuple[ConvSpec, ...]:
-        """The arguments of every stage, in order, bias aside."""
-        planned = self._planned(self.spec, self.ranks, self.axes).values()
+        """The arguments of every stage that has a weight, in order, bias aside."""
+        every = self._planned(self.spec, self.ranks, self.axes).values()
+        planned = [part for part in every if isinstance(part, ConvSpec)]
         # A stage that shares its weight with that of another layer may have it lie the other way round.
-        kinds = [kind_of(stage) for stage in self]
+        kinds = [kind_of(stage) for stage in self.weighted]
         return tuple(
             part if kind is None else replace(part, kind=kind.name) for part, kind in zip(planned, kinds, strict=True)
         )
@@ -232,7 +238,7 @@ class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
     def ratio(self) -> float:
         """The share of the dense weight's parameters that was removed; negative if the layer grew."""
         # One division, so that 0.1 is 0.1 where a tenth was removed.
-        return (self.spec.numel - sum(stage.weight.numel() for stage in self)) / self.spec.numel
+        return (self.spec.numel - sum(stage.weight.numel() for stage in self.weighted)) / self.spec.numel
 
     @property
     def growth(self) -> str | None:
@@ -248,7 +254,7 @@ class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
     def to_conv(self) -> Any:
         """The dense layer, of the original's kind, that does what this layer does, with its own copy of the weights."""
         conv, kind = self.spec.build(device="meta"), self.spec.adapter
-        setattr(conv, kind.weight, parameter(self.weight.detach(), like=self[-1].weight))
+        setattr(conv, kind.weight, parameter(self.weight.detach(), like=self.weighted[-1].weight))
         if self.bias is not None:
             setattr(conv, kind.bias, parameter(self.bias.detach().clone(), like=self.bias))
         return conv.train(self.training)

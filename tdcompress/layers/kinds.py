@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from tdcompress.errors import CompressionError
+from tdcompress.layers.grouped import GroupedLinear
 from tdcompress.layers.transposed import TransposedLinear
 
 # From a `ConvSpec` to a layer; that class knows this file, so this file does not know it.
@@ -82,6 +83,10 @@ def _linear_arguments(linear: Any) -> dict[str, Any]:
     }
 
 
+def _grouped_arguments(linear: GroupedLinear) -> dict[str, Any]:
+    return {**_linear_arguments(linear), "groups": linear.groups}
+
+
 def _conv1d_arguments(layer: Any) -> dict[str, Any]:
     inputs, outputs = layer.weight.shape  # older ones do not say how many inputs they have
     return {"in_channels": inputs, "out_channels": outputs, "has_bias": layer.bias is not None}
@@ -122,6 +127,10 @@ def _build_convolution(kind: type[Any]) -> Build:
 
 def _build_linear(kind: type[Any]) -> Build:
     return lambda spec: kind(spec.in_channels, spec.out_channels, bias=spec.has_bias)
+
+
+def _build_grouped(spec: Any) -> nn.Module:
+    return GroupedLinear(spec.in_channels, spec.out_channels, spec.groups, bias=spec.has_bias)
 
 
 def _build_conv1d(spec: Any) -> nn.Module:
@@ -168,6 +177,7 @@ KINDS: dict[str, LayerKind] = {
             input_first=True,
         ),
         _linear(TransposedLinear, input_first=True),
+        LayerKind("GroupedLinear", GroupedLinear, _grouped_arguments, _build_grouped),
     )
 }
 
@@ -185,13 +195,15 @@ _FUSED: dict[type[nn.Module], str] = {
 # --- by module --------------------------------------------------------------------------------------------
 
 
-def default_kind(axes: int, transposed: bool) -> str:
-    """The name of PyTorch's own layer with so many spatial axes.
+def default_kind(axes: int, transposed: bool, groups: int = 1) -> str:
+    """The name of PyTorch's own layer with so many spatial axes; linear layers with groups are ours.
 
-    >>> default_kind(0, False), default_kind(2, True)
-    ('Linear', 'ConvTranspose2d')
+    >>> default_kind(0, False), default_kind(2, True), default_kind(0, False, groups=4)
+    ('Linear', 'ConvTranspose2d', 'GroupedLinear')
     """
-    return f"Conv{'Transpose' * transposed}{axes}d" if axes else "Linear"
+    if axes:
+        return f"Conv{'Transpose' * transposed}{axes}d"
+    return "Linear" if groups == 1 else "GroupedLinear"
 
 
 def kind_of(module: nn.Module) -> LayerKind | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, cast
 
 import torch
@@ -12,7 +13,9 @@ from typing_extensions import TypeVar
 
 from tdcompress.decompositions import Decomposition, Options, Solution, Solver
 from tdcompress.errors import CompressionError
+from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec
+from tdcompress.layers.whitening import Whitening
 from tdcompress.shapes import Axes, Point, Rank
 
 Factors = TypeVar("Factors", bound=Decomposition, default=Any)
@@ -43,6 +46,11 @@ class Method(ABC, Generic[Factors, MethodOptions]):
         return cls.takes_linear or not spec.is_matrix
 
     @classmethod
+    def refusal(cls, spec: ConvSpec) -> str | None:
+        """Why a layer is not for this method, where there is more to say than that it is a matrix, or none."""
+        return None
+
+    @classmethod
     def options_from(cls, solver: Solver) -> MethodOptions:
         """The options that a user means by `solver=`, see `Options.of`."""
         return cast(MethodOptions, cls.options.of(solver))
@@ -58,6 +66,64 @@ class Method(ABC, Generic[Factors, MethodOptions]):
             options: what the method is told.
         """
         return [tuple((axis,) for axis in kernel_axes)]
+
+    @classmethod
+    def ways(cls, spec: ConvSpec, options: MethodOptions) -> Sequence[Axes]:
+        """The `arrangements` of this layer, the default first."""
+        return cls.arrangements(spec.kernel_axes, options)
+
+    @classmethod
+    def ways_to_try(cls, spec: ConvSpec, axes: Axes | None, options: MethodOptions) -> Sequence[Axes]:
+        """The one that was given, or all; none if they depend on the values of the weight, see `proposals`.
+
+        Raises:
+            CompressionError: the method does not have the one that was given.
+        """
+        known = cls.ways(spec, options)
+        if axes is None:
+            return known
+        axes = tuple(tuple(group) for group in axes)
+        if axes not in known:
+            raise CompressionError(f"{cls.method} has no arrangement {axes} here; there are {known}.")
+        return [axes]
+
+    @classmethod
+    def proposals(
+        cls, spec: ConvSpec, weight: Tensor, budget: int, options: MethodOptions
+    ) -> Sequence[tuple[Axes, Rank]]:
+        """The arrangements and ranks to try where they depend on the values of the weight.
+
+        Args:
+            spec: the layer.
+            weight: of the layer.
+            budget: parameters for one group.
+            options: what the method is told.
+        """
+        return []
+
+    @classmethod
+    def check_axes(cls, spec: ConvSpec, axes: Axes) -> None:
+        """Refuse what cannot be the arrangement of such a layer, whatever the options were.
+
+        Raises:
+            CompressionError: it cannot.
+        """
+        if sorted(axis for group in axes for axis in group) != list(spec.kernel_axes):
+            raise CompressionError(f"axes {reprlib.repr(axes)} do not have each of {spec.kernel_axes} once.")
+
+    @classmethod
+    def modes_of(cls, spec: ConvSpec, axes: Axes) -> tuple[int, ...]:
+        """The shape in which the method sees one group's kernel."""
+        return spec.modes(axes)
+
+    @classmethod
+    def least(cls, spec: ConvSpec, options: MethodOptions) -> int:
+        """The parameters of rank 1, all groups together, in the smallest of the layer's arrangements.
+
+        Raises:
+            CompressionError: the method has no way to read a layer of these sizes.
+        """
+        return spec.groups * min(cls.smallest(cls.modes_of(spec, axes)) for axes in cls.ways(spec, options))
 
     @staticmethod
     def takes_whole_patches(axes: Axes) -> bool:
@@ -142,7 +208,62 @@ class Method(ABC, Generic[Factors, MethodOptions]):
             points.append((rank, solution.relative_error**2))
         return points
 
+    @classmethod
+    def points(
+        cls,
+        spec: ConvSpec,
+        weight: Tensor,
+        whitening: Whitening | None,
+        budgets: Callable[[int], Sequence[int]],
+        options: MethodOptions,
+    ) -> Iterator[tuple[Axes, Rank, float]]:
+        """The `curve` of every arrangement.
+
+        Args:
+            spec: the layer.
+            weight: of the layer.
+            whitening: by its inputs; None for the error of the weight.
+            budgets: from the parameters of one group at rank 1 to the budgets.
+            options: what the method is told.
+
+        Yields:
+            Arrangement, rank, and the share of the squared norm that is lost.
+        """
+        for axes in cls.ways(spec, options):
+            kernels = cls.seen(weight.to(torch.promote_types(weight.dtype, torch.float32)), spec, axes, whitening)
+            for rank, lost in cls.curve(kernels, budgets(cls.smallest(cls.modes_of(spec, axes))), options):
+                yield axes, rank, lost
+
     # --- factors and stages -----------------------------------------------------------------------------
+
+    @classmethod
+    def seen(cls, weight: Tensor, spec: ConvSpec, axes: Axes, whitening: Whitening | None) -> Tensor:
+        """The groups' kernels as they are solved for, (groups, *modes)."""
+        kernels = spec.arranged(weight, axes)
+        if whitening is None:
+            return kernels
+        kernels = whitening.along(axes, cls.takes_whole_patches(axes)).applied(kernels)
+        return kernels.to(torch.promote_types(weight.dtype, torch.float32))
+
+    @classmethod
+    def stage_kernels(
+        cls, found: Sequence[Factors], parts: Sequence[ConvSpec], axes: Axes, whitening: Whitening | None
+    ) -> Iterator[Tensor]:
+        """The kernels of every stage with a weight, (groups of the stage, *kernel_shape), whitening undone.
+
+        Args:
+            found: the groups' decompositions.
+            parts: the stages.
+            axes: the arrangement.
+            whitening: what `seen` was given.
+        """
+        by_stage = zip(*(cls.stage_weights(one) for one in found), strict=True)
+        for place, (part, values) in enumerate(zip(parts, by_stage, strict=True)):
+            kernels = torch.cat([one.flatten() for one in values]).view(part.groups, *part.kernel_shape)
+            if whitening is not None:
+                along = whitening.along(axes, cls.takes_whole_patches(axes))
+                kernels = along.removed(kernels, part, first=place == 0)
+            yield kernels
 
     @staticmethod
     @abstractmethod
@@ -160,8 +281,8 @@ class Method(ABC, Generic[Factors, MethodOptions]):
 
     @staticmethod
     @abstractmethod
-    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec]:
-        """The convolutions of the stack by name, in order, each without bias.
+    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec | Regrouping]:
+        """The convolutions of the stack by name, in order, each without bias, and what rearranges between them.
 
         Every spatial axis belongs to exactly one of them, in the order of `axes`; `spec.stage` makes one.
         """

@@ -13,7 +13,7 @@ from tdcompress.decompositions import Solution
 from tdcompress.errors import CompressionError
 from tdcompress.layers.method import Factors, MethodOptions
 from tdcompress.layers.moments import InputMoments
-from tdcompress.layers.whitening import KernelWhitening, Whitening
+from tdcompress.layers.whitening import Whitening
 from tdcompress.shapes import AskedRank, Axes, Rank
 
 
@@ -74,11 +74,9 @@ class Candidate(Generic[Factors]):
         rank: the rank.
         decompositions: the factors, one a group.
         solution: how they were found, all groups together.
-        whitening: what the kernels were whitened by before; None if they were not.
     """
 
     axes: Axes
     rank: Rank
     decompositions: Sequence[Factors]
     solution: Solution
-    whitening: KernelWhitening | None

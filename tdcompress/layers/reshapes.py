@@ -4,11 +4,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from tdcompress.errors import CompressionError
+
+
+@dataclass(frozen=True)
+class Regrouping:
+    """What a `Regroup` does.
+
+    Attributes:
+        grid: sizes of the axes, those that arrive folded first.
+        order: which axis comes at each place of the result, those that leave folded first.
+        arrive: how many axes arrive folded.
+        leave: how many axes leave folded.
+        spatial: how many spatial axes an image has; None for features.
+        has_bias: whether one is added to the channels at the end.
+    """
+
+    grid: tuple[int, ...]
+    order: tuple[int, ...]
+    arrive: int = 0
+    leave: int = 0
+    spatial: int | None = None
+    has_bias: bool = False
+
+    def with_bias(self, has_bias: bool) -> Regrouping:
+        """The same with or without a bias."""
+        return replace(self, has_bias=has_bias)
+
+    def build(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Regroup:
+        """The module."""
+        return Regroup(
+            self.grid,
+            self.order,
+            arrive=self.arrive,
+            leave=self.leave,
+            spatial=self.spatial,
+            bias=self.has_bias,
+            device=device,
+            dtype=dtype,
+        )
+
+    def of_features(self, features: Tensor) -> Tensor:
+        """Features regrouped: (…, channels), with an axis before the channels where something is folded."""
+        lead = features.shape[: features.ndim - (2 if self.arrive else 1)]
+        places = [len(lead) + axis for axis in self.order]
+        found = features.reshape(*lead, *self.grid).permute(*range(len(lead)), *places)
+        found = found.flatten(len(lead) + self.leave)
+        return found.flatten(len(lead), -2) if self.leave else found
+
+    def of_images(self, images: Tensor) -> Tensor:
+        """Images regrouped: (samples, channels, *size), with what is folded in the samples."""
+        count, last = images.ndim - 2, images.shape[1] > 1 and images.stride(1) == 1  # channels last stay so
+        found = images.movedim(1, -1)
+        found = found.reshape(-1, *self.grid[: self.arrive], *images.shape[2:], *self.grid[self.arrive :])
+        size = range(1 + self.arrive, 1 + self.arrive + count)
+        places = [1 + axis if axis < self.arrive else 1 + axis + count for axis in self.order]
+        folded, channels = places[: self.leave], places[self.leave :]
+        if last:
+            found = found.permute(0, *folded, *size, *channels).flatten(-len(channels))
+            return found.flatten(0, self.leave).movedim(-1, 1)
+        found = found.permute(0, *folded, *channels, *size)
+        return found.flatten(1 + self.leave, self.leave + len(channels)).flatten(0, self.leave)
 
 
 class Regroup(nn.Module):
@@ -53,43 +114,29 @@ class Regroup(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.grid, self.order, self.arrive, self.leave, self.spatial = tuple(grid), tuple(order), arrive, leave, spatial
-        channels = math.prod(self.grid[axis] for axis in self.order[leave:])
+        self.regrouping = Regrouping(tuple(grid), tuple(order), arrive, leave, spatial, bias)
+        channels = math.prod(grid[axis] for axis in order[leave:])
         self.register_parameter(
             "bias", nn.Parameter(torch.zeros(channels, device=device, dtype=dtype)) if bias else None
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Rearrange features or images, as they come from the stage before."""
-        if self.spatial is None:
-            return self._features(inputs)
-        if inputs.ndim != self.spatial + 2:
+        spatial = self.regrouping.spatial
+        if spatial is None:
+            found = self.regrouping.of_features(inputs)
+            return found if self.bias is None else found + self.bias.to(found.dtype)
+        if inputs.ndim != spatial + 2:
             raise CompressionError(
-                f"this layer takes batches with {self.spatial} spatial axes, and got a tensor of shape "
+                f"this layer takes batches with {spatial} spatial axes, and got a tensor of shape "
                 f"{tuple(inputs.shape)}; add a batch axis, inputs[None]."
             )
-        return self._images(inputs)
-
-    def _features(self, inputs: Tensor) -> Tensor:
-        lead = inputs.shape[: inputs.ndim - (2 if self.arrive else 1)]
-        places = [len(lead) + axis for axis in self.order]
-        found = inputs.reshape(*lead, *self.grid).permute(*range(len(lead)), *places)
-        found = found.flatten(len(lead) + self.leave)
-        if self.leave:
-            found = found.flatten(len(lead), -2)
-        return found if self.bias is None else found + self.bias.to(found.dtype)
-
-    def _images(self, inputs: Tensor) -> Tensor:
-        found = inputs.reshape(-1, *self.grid, *inputs.shape[2:])
-        size = range(found.ndim - inputs.ndim + 2, found.ndim)
-        found = found.permute(0, *(1 + axis for axis in self.order), *size)
-        found = found.flatten(1 + self.leave, len(self.order)).flatten(0, self.leave)
-        if self.bias is None:
-            return found
-        return found + self.bias.to(found.dtype).reshape(-1, *[1] * (inputs.ndim - 2))
+        found = self.regrouping.of_images(inputs)
+        return found if self.bias is None else found + self.bias.to(found.dtype).reshape(-1, *[1] * spatial)
 
     def extra_repr(self) -> str:
         """The grid and what becomes of it."""
-        shown = f"{self.grid} → {tuple(self.grid[axis] for axis in self.order)}, order={self.order}, "
-        shown += f"arrive={self.arrive}, leave={self.leave}"
+        how = self.regrouping
+        shown = f"{how.grid} → {tuple(how.grid[axis] for axis in how.order)}, order={how.order}, "
+        shown += f"arrive={how.arrive}, leave={how.leave}"
         return shown + (", bias=True" if self.bias is not None else "")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 
-import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import check_rank
@@ -16,7 +15,7 @@ from tdcompress.layers.request import Candidate, Request
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.whitening import Whitening
 from tdcompress.ranks import parameter_budget
-from tdcompress.shapes import Axes, Rank
+from tdcompress.shapes import Rank
 
 
 def best_candidate(
@@ -39,34 +38,24 @@ def best_candidate(
         CompressionError: an arrangement, rank or rule that cannot be, or no rank is proposed.
     """
     generator, tried = request.generator(), []
-    arrangements = _arrangements_to_try(kind, spec, request)
+    arrangements = kind.ways_to_try(spec, request.axes, request.options)
+    if not arrangements and request.rank is None:
+        assert request.ratio is not None
+        budget = parameter_budget(spec.numel, request.ratio) // spec.groups
+        for axes, rank in kind.proposals(spec, weight, budget, request.options):
+            kernels = kind.seen(weight, spec, axes, whitening)
+            tried.append(Candidate(axes, rank, *kind.solve_groups(kernels, rank, request.options, generator)))
+    arrangements = arrangements or kind.ways(spec, request.options)
     # A rank that was given is meant for the method's own arrangement.
-    for axes in arrangements if request.rank is None else arrangements[:1]:
-        kernels = spec.arranged(weight, axes)
-        along = None if whitening is None else whitening.along(axes, kind.takes_whole_patches(axes))
-        if along is not None:
-            kernels = along.applied(kernels).to(torch.promote_types(weight.dtype, torch.float32))
+    for axes in () if tried else arrangements if request.rank is None else arrangements[:1]:
+        kernels = kind.seen(weight, spec, axes, whitening)
         for rank in _ranks_to_try(kind, spec, kernels, request):
-            factors, solution = kind.solve_groups(kernels, rank, request.options, generator)
-            tried.append(Candidate(axes, rank, factors, solution, along))
+            tried.append(Candidate(axes, rank, *kind.solve_groups(kernels, rank, request.options, generator)))
     if not tried:  # the smallest rank would fit, but the method offers none
         raise CompressionError(
             f"{kind.method} proposes no rank for ratio={request.ratio}; ask for a lower one, or a rank."
         )
     return min(tried, key=lambda candidate: candidate.solution.relative_error)
-
-
-def _arrangements_to_try(
-    kind: type[Method[Factors, MethodOptions]], spec: ConvSpec, request: Request[MethodOptions]
-) -> Sequence[Axes]:
-    """All arrangements of the spatial axes that the method has, or the one that was given."""
-    known = kind.arrangements(spec.kernel_axes, request.options)
-    if request.axes is None:
-        return known
-    axes = tuple(tuple(group) for group in request.axes)
-    if axes not in known:
-        raise CompressionError(f"{kind.method} has no arrangement {axes} here; there are {known}.")
-    return [axes]
 
 
 def _ranks_to_try(
@@ -118,6 +107,9 @@ def check_reachable(
         CompressionError: it names the largest ratio that can be reached.
     """
     if not kind.takes(spec):
+        reason = kind.refusal(spec)
+        if reason is not None:
+            raise CompressionError(reason)
         made_for, weight = ("convolutions", "a matrix") if spec.is_matrix else ("matrices", "no matrix")
         known = " or ".join(map(repr, others))
         raise CompressionError(
@@ -126,8 +118,7 @@ def check_reachable(
         )
     if ratio is not None:
         budget = parameter_budget(spec.numel, ratio)
-        arrangements = kind.arrangements(spec.kernel_axes, options)
-        smallest = min(spec.groups * kind.smallest(spec.modes(axes)) for axes in arrangements)
+        smallest = kind.least(spec, options)
         if smallest > budget:
             raise CompressionError(_unreachable(kind.method, ratio, smallest, spec.numel))
 

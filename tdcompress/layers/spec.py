@@ -58,7 +58,7 @@ class ConvSpec:
 
     def __post_init__(self) -> None:
         if not self.kind:
-            object.__setattr__(self, "kind", default_kind(len(self.kernel_size), self.transposed))
+            object.__setattr__(self, "kind", default_kind(len(self.kernel_size), self.transposed, self.groups))
         if not self.output_padding:
             object.__setattr__(self, "output_padding", tuple(0 for _ in self.kernel_size))
 

@@ -78,18 +78,18 @@ class Whitening:
     @cached_property
     def channel_root(self) -> Tensor:
         """Of the moment over the channels."""
-        return _root(self.channels)
+        return moment_root(self.channels)
 
     @cached_property
     def joint_root(self) -> Tensor:
         """Of the moment over whole patches, which must be known."""
         assert self.joint is not None
-        return _root(self.joint)
+        return moment_root(self.joint)
 
     def root_along(self, group: tuple[int, ...]) -> Tensor:
         """Of the moment over the positions along some axes."""
         if group not in self._roots_along:
-            self._roots_along[group] = _root(self._along(group))
+            self._roots_along[group] = moment_root(self._along(group))
         return self._roots_along[group]
 
     @cached_property
@@ -139,13 +139,13 @@ class KroneckerWhitening:
             if kernels.shape[0] != len(channels) or kernels.shape[2] != channels.shape[1]:
                 raise CompressionError("a method whose first stage splits the layer's groups cannot be whitened.")
             moved = kernels.movedim(2, -1)
-            kernels = _divided(moved.flatten(1, -2), self.moments.channel_root).reshape(moved.shape).movedim(-1, 2)
+            kernels = divided(moved.flatten(1, -2), self.moments.channel_root).reshape(moved.shape).movedim(-1, 2)
         for group in self.axes:
             if group and all(part.kernel_size[axis] > 1 for axis in group):
                 places, last = [3 + axis for axis in group], list(range(-len(group), 0))
                 moved = kernels.movedim(places, last)
                 rows = moved.reshape(-1, math.prod(moved.shape[-len(group) :]))
-                kernels = _divided(rows, self.moments.root_along(group)).reshape(moved.shape).movedim(last, places)
+                kernels = divided(rows, self.moments.root_along(group)).reshape(moved.shape).movedim(last, places)
         return kernels.to(dtype)
 
 
@@ -167,7 +167,7 @@ class JointWhitening:
         """The root out of the first stage."""
         if not first:
             return kernels
-        return _divided(kernels.double().flatten(2), self.root).reshape(kernels.shape).to(kernels.dtype)
+        return divided(kernels.double().flatten(2), self.root).reshape(kernels.shape).to(kernels.dtype)
 
 
 def takes_over_mean(spec: ConvSpec) -> bool:
@@ -175,7 +175,7 @@ def takes_over_mean(spec: ConvSpec) -> bool:
     return spec.has_bias and not spec.transposed
 
 
-def _root(moment: Tensor) -> Tensor:
+def moment_root(moment: Tensor) -> Tensor:
     """A root L of second moments, (…, size, size), at unit mean eigenvalue, with a ridge: L Lᵀ = moment / mean + ridge.
 
     Any root will do, since a rotation behind it changes no norm; the Cholesky factor costs a thirtieth of the symmetric
@@ -194,6 +194,6 @@ def _root(moment: Tensor) -> Tensor:
         ridge *= 10
 
 
-def _divided(rows: Tensor, root: Tensor) -> Tensor:
+def divided(rows: Tensor, root: Tensor) -> Tensor:
     """`rows @ root⁻¹`, for rows (…, count, size) and a lower triangular root."""
     return torch.linalg.solve_triangular(root.to(rows), rows, upper=False, left=False)

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from tdcompress.decompositions import Options
-from tdcompress.layers import ConvSpec, FactorizedConv
+from tdcompress.layers import ConvSpec
 from tdcompress.layers.kinds import weight_of
 from tdcompress.layers.whitening import Whitening
 from tdcompress.methods import get_method
@@ -55,33 +54,22 @@ def options_of(conv: Any, methods: Mapping[str, Options], whitening: Whitening |
         whitening: by its inputs, for the error of its features; None for that of its weight.
     """
     spec = ConvSpec.of(conv)
+    size = spec.numel // spec.groups
+
+    def budgets(least: int) -> list[int]:
+        smallest = max(least, int(_SMALLEST * size))
+        return [] if smallest >= size else sorted({int(n) for n in np.geomspace(smallest, size, _BUDGETS).round()})
+
     found = []
     weight = weight_of(conv).detach()
     for method, told in methods.items():
         kind = get_method(method)
         if kind.takes(spec):
-            for axes in kind.arrangements(spec.kernel_axes, told):
-                kernels = spec.arranged(weight.to(torch.promote_types(weight.dtype, torch.float32)), axes)
-                if whitening is not None:
-                    along = whitening.along(axes, kind.takes_whole_patches(axes))
-                    kernels = along.applied(kernels).to(kernels.dtype)
-                found += [replace(option, method=method, axes=axes) for option in _curve(kind, kernels, told)]
+            for axes, rank, lost in kind.points(spec, weight, whitening, budgets, told):
+                parameters = spec.groups * kind.parameters_at(kind.modes_of(spec, axes), rank)
+                found.append(Option(method, rank, axes, parameters, math.sqrt(lost)))
     smaller = [option for option in found if option.parameters < spec.numel]
     return [*smaller, Option(DENSE, (), (), spec.numel, 0.0)]
-
-
-def _curve(kind: type[FactorizedConv], kernels: torch.Tensor, told: Options) -> list[Option]:
-    """The options of a method for kernels (groups, *modes), whose arrangement the caller knows."""
-    modes = tuple(kernels.shape[1:])
-    size = math.prod(modes)
-    smallest = max(kind.smallest(modes), int(_SMALLEST * size))
-    if smallest >= size:
-        return []
-    budgets = sorted({int(budget) for budget in np.geomspace(smallest, size, _BUDGETS).round()})
-    return [
-        Option(kind.method, rank, (), len(kernels) * kind.parameters_at(modes, rank), math.sqrt(lost))
-        for rank, lost in kind.curve(kernels, budgets, told)
-    ]
 
 
 def with_metric(options: Sequence[Option], measure: Callable[[Option], float]) -> list[Option]:

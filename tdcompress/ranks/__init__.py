@@ -5,13 +5,19 @@ because no stage of a factorized convolution is spent on them. Kernels come as (
 of one convolution share a rank, and what one rank costs is counted for one group.
 """
 
-from tdcompress.ranks.blr import blr_curve, blr_parameters, blr_shapes
+from tdcompress.ranks.blr import blr_candidates, blr_curve, blr_parameters, blr_shapes
 from tdcompress.ranks.btd import btd_curve, btd_parameters, btd_ranks
 from tdcompress.ranks.budget import kept_share, parameter_budget
 from tdcompress.ranks.cp import cp_curve, cp_parameters, cp_ranks, cp_rule
 from tdcompress.ranks.hierarchical import ht_curve, ht_parameters, ht_ranks
-from tdcompress.ranks.kronecker import kronecker_curve, kronecker_multiply_adds, kronecker_parameters, kronecker_shapes
-from tdcompress.ranks.reshaped import ReshapedRank, Shapes
+from tdcompress.ranks.kronecker import (
+    kronecker_candidates,
+    kronecker_curve,
+    kronecker_multiply_adds,
+    kronecker_parameters,
+    kronecker_shapes,
+)
+from tdcompress.ranks.reshaped import ReshapedRank
 from tdcompress.ranks.svd import svd_curve, svd_parameters, svd_ranks
 from tdcompress.ranks.tensor_train import tt_curve, tt_parameters, tt_ranks, tt_rule
 from tdcompress.ranks.ttm import ttm_curve, ttm_multiply_adds, ttm_parameters, ttm_ranks
@@ -19,7 +25,7 @@ from tdcompress.ranks.tucker import tucker_curve, tucker_parameters, tucker_rank
 
 __all__ = [
     "ReshapedRank",
-    "Shapes",
+    "blr_candidates",
     "blr_curve",
     "blr_parameters",
     "blr_shapes",
@@ -34,6 +40,7 @@ __all__ = [
     "ht_parameters",
     "ht_ranks",
     "kept_share",
+    "kronecker_candidates",
     "kronecker_curve",
     "kronecker_multiply_adds",
     "kronecker_parameters",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from tdcompress.decompositions.blr import blr_limit, monarch_reshape
+from tdcompress.decompositions.options import Shapes
 from tdcompress.decompositions.reshape import Reshape, as_reshape
-from tdcompress.ranks.reshaped import ReshapedRank, Shapes, Spectra, grids
+from tdcompress.ranks.reshaped import ReshapedRank, Spectra, grids
 from tdcompress.threads import threads_by_kernel
 
 
@@ -42,6 +43,19 @@ def blr_shapes(shape: tuple[int, int], reshape: Shapes = "best") -> list[Reshape
 
 
 @threads_by_kernel
+def blr_candidates(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[list[ReshapedRank]]:
+    """The point of `blr_curve` for every budget as a list, empty where none fits."""
+    spectra, found = Spectra(kernels), []
+    for budget in budgets:
+        choices = []
+        for shape in blr_shapes(spectra.shape, reshape):
+            rank = min(budget // blr_parameters(shape, (1,)), blr_limit(shape))
+            if rank:
+                choices.append(ReshapedRank(float(spectra.blocks(shape)[rank]), (rank,), shape))
+        found.append([min(choices, key=lambda choice: choice.lost)] if choices else [])
+    return found
+
+
 def blr_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[ReshapedRank]:
     """For every budget the grid with its rank that loses least; exact, and none where none fits.
 
@@ -58,13 +72,4 @@ def blr_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best")
     >>> best.reshape.rows, best.reshape.columns, best.rank, round(best.lost, 6)
     ((1, 4), (2, 3), (1,), 0.0)
     """
-    spectra = Spectra(kernels)
-    found = []
-    for budget in budgets:
-        choices = []
-        for shape in blr_shapes(spectra.shape, reshape):
-            rank = min(budget // blr_parameters(shape, (1,)), blr_limit(shape))
-            if rank:
-                choices.append(ReshapedRank(float(spectra.blocks(shape)[rank]), (rank,), shape))
-        found += [min(choices, key=lambda choice: choice.lost)] if choices else []
-    return found
+    return [one for found in blr_candidates(kernels, budgets, reshape) for one in found]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from tdcompress.decompositions.kronecker import kronecker_limit
+from tdcompress.decompositions.options import Shapes
 from tdcompress.decompositions.reshape import Reshape, as_reshape
-from tdcompress.ranks.reshaped import ReshapedRank, Shapes, Spectra, as_split, grids, is_svd
+from tdcompress.ranks.reshaped import ReshapedRank, Spectra, as_split, grids, is_svd
 from tdcompress.threads import threads_by_kernel
 
 
@@ -48,6 +49,19 @@ def kronecker_shapes(shape: tuple[int, int], reshape: Shapes = "best") -> list[R
 
 
 @threads_by_kernel
+def kronecker_candidates(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[list[ReshapedRank]]:
+    """The point of `kronecker_curve` for every budget as a list, empty where none fits."""
+    spectra, found = Spectra(kernels), []
+    for budget in budgets:
+        choices = []
+        for shape in kronecker_shapes(spectra.shape, reshape):
+            rank = min(budget // sum(shape.sizes), kronecker_limit(shape))
+            if rank:
+                choices.append(ReshapedRank(float(spectra.unfolding(shape)[rank]), (rank,), shape))
+        found.append([min(choices, key=lambda choice: choice.lost)] if choices else [])
+    return found
+
+
 def kronecker_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[ReshapedRank]:
     """For every budget the shape with its number of terms that loses least; exact, and none where none fits.
 
@@ -65,17 +79,4 @@ def kronecker_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "
     >>> best.reshape, best.rank, round(best.lost, 6)
     (Reshape(rows=(2, 3), columns=(4, 3), strided_rows=False, strided_columns=False), (1,), 0.0)
     """
-    spectra = Spectra(kernels)
-    found = []
-    for budget in budgets:
-        choices = []
-        for shape in kronecker_shapes(spectra.shape, reshape):
-            rank = min(budget // sum(shape.sizes), kronecker_limit(shape))
-            if rank:
-                choices.append(ReshapedRank(float(spectra.unfolding(shape)[rank]), (rank,), shape))
-        found += [min(choices, key=_loss)] if choices else []
-    return found
-
-
-def _loss(choice: ReshapedRank) -> float:
-    return choice.lost
+    return [one for found in kronecker_candidates(kernels, budgets, reshape) for one in found]

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import squared_singular_values
-from tdcompress.decompositions.reshape import Factors, Reshape, divisors
+from tdcompress.decompositions.reshape import Reshape, divisors
 from tdcompress.shapes import Rank
-
-Shapes = Reshape | Factors | Literal["balanced", "best"]  # which shapes may be taken
 
 
 @dataclass(frozen=True, order=True)

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
+from tdcompress.decompositions.options import Shapes
 from tdcompress.decompositions.reshape import Reshape, as_reshape
 from tdcompress.decompositions.ttm import ttm_limits
 from tdcompress.errors import CompressionError
+from tdcompress.ranks.budget import grown
 from tdcompress.ranks.chains import ChainSearch, Family
-from tdcompress.ranks.reshaped import ReshapedRank, Shapes, Spectra, grids, is_svd
+from tdcompress.ranks.reshaped import ReshapedRank, Spectra, grids, is_svd
 from tdcompress.shapes import Rank
 from tdcompress.threads import threads_by_kernel
 
@@ -38,16 +40,57 @@ def ttm_multiply_adds(reshape: Reshape, rank: Sequence[int]) -> int:
     >>> ttm_multiply_adds(Reshape((4, 8, 8), (4, 4, 16)), (3, 5)), 256 * 256
     (28672, 65536)
     """
+    return min(_multiply_adds_from_ends(reshape, rank))
+
+
+def is_cheaper_from_last(reshape: Reshape, rank: Sequence[int]) -> bool:
+    """Whether to multiply by the last core first takes no more multiply-adds than by the first.
+
+    >>> is_cheaper_from_last(Reshape((4, 8, 8), (4, 4, 16)), (3, 5))
+    True
+    """
+    last, first = _multiply_adds_from_ends(reshape, rank)
+    return last <= first
+
+
+def _multiply_adds_from_ends(reshape: Reshape, rank: Sequence[int]) -> tuple[int, int]:
+    """From the last core to the first, and from the first to the last."""
     turned = Reshape(reshape.rows[::-1], reshape.columns[::-1])
-    return min(_from_the_last(reshape, rank), _from_the_last(turned, rank[::-1]))
+    return _multiply_adds_from_last(reshape, rank), _multiply_adds_from_last(turned, rank[::-1])
 
 
-def _from_the_last(reshape: Reshape, rank: Sequence[int]) -> int:
+def _multiply_adds_from_last(reshape: Reshape, rank: Sequence[int]) -> int:
     bonds, total = (1, *rank, 1), 0
     for core, size in enumerate(reshape.sizes):
         others = math.prod(reshape.columns[:core]) * math.prod(reshape.rows[core + 1 :])
         total += others * bonds[core] * size * bonds[core + 1]
     return total
+
+
+def ttm_least(shape: tuple[int, int], reshape: Shapes = "best", cores: Sequence[int] = _CORES) -> int | None:
+    """The fewest parameters of a train, at rank one in all bonds, of the shapes of `ttm_ranks`; None if there are none.
+
+    >>> ttm_least((16, 16), cores=(2,)), ttm_least((16, 16)), ttm_least((7, 5))
+    (32, 16, None)
+    """
+    if reshape != "best":
+        given = [as_reshape(reshape, shape, number) for number in (cores if reshape == "balanced" else [0])]
+        return min(sum(one.sizes) for one in given)
+    found = []
+    places = np.array(
+        [(one.rows[0], one.columns[0]) for family in _families(shape, reshape, cores) for one in family.bonds]
+    )
+    if not len(places):
+        return None
+    sizes = places.prod(1)
+    inside = (places[None] % places[:, None] == 0).all(-1) & (sizes[None] > sizes[:, None])
+    between = np.where(inside, sizes[None] // sizes[:, None], math.inf)
+    least = sizes.astype(float)  # of the cores before every bond
+    for number in range(2, max(cores) + 1):
+        if number in cores:
+            found.append(float((least + math.prod(shape) // sizes).min()))
+        least = (least[:, None] + between).min(0)
+    return None if math.isinf(min(found)) else int(min(found))
 
 
 @threads_by_kernel
@@ -75,6 +118,20 @@ def ttm_ranks(
     ((1, 1), 0.0, True)
     """
     return _chosen(Spectra(kernels), [budget], reshape, cores, count)[0]
+
+
+@threads_by_kernel
+def ttm_candidates(
+    kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best", *, cores: Sequence[int] = _CORES, count: int = 3
+) -> list[list[ReshapedRank]]:
+    """`ttm_ranks` for every budget, with all spectra computed once."""
+    return _chosen(Spectra(kernels), budgets, reshape, cores, count)
+
+
+def ttm_bound(spectra: Spectra, reshape: Reshape, rank: Sequence[int]) -> float:
+    """The share of the squared norm that a train loses at the most: the tails of its unfoldings."""
+    bonds = [_bond(reshape, bond) for bond in range(1, reshape.cores)]
+    return min(1.0, sum(float(spectra.unfolding(bond)[r]) for bond, r in zip(bonds, rank, strict=True)))
 
 
 @threads_by_kernel
@@ -134,8 +191,18 @@ def _refined(spectra: Spectra, shape: Reshape, rank: Rank, budget: int) -> Resha
     for _ in range(4):
         for bond in range(shape.cores - 2):
             rank = _best_pair(shape, rank, bond, tails, budget)
-    lost = sum(float(tail[r]) for tail, r in zip(tails, rank, strict=True))
-    return ReshapedRank(min(1.0, lost), rank, shape)
+    rank = grown(rank, lambda wider: _is_useful(shape, wider, budget))
+    return ReshapedRank(ttm_bound(spectra, shape, rank), rank, shape)
+
+
+def _is_useful(shape: Reshape, rank: Rank, budget: int) -> bool:
+    """Whether a rank fits the budget and every entry can be filled by its neighbours."""
+    ends = zip((1, *rank), shape.sizes, (*rank, 1), strict=True)
+    return (
+        all(r <= limit for r, limit in zip(rank, ttm_limits(shape), strict=True))
+        and all(left <= size * right and right <= size * left for left, size, right in ends)
+        and ttm_parameters(shape, rank) <= budget
+    )
 
 
 def _best_pair(shape: Reshape, rank: Rank, bond: int, tails: Sequence[np.ndarray], budget: int) -> Rank:

@@ -56,7 +56,7 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
     after = sum(parameter.numel() for parameter in model.parameters())
     # Layers with shared factors were one dense weight together.
     once = {
-        frozenset(id(stage.weight) for stage in layer): before - now
+        frozenset(id(stage.weight) for stage in layer.weighted): before - now
         for layer, (before, now) in zip(layers.values(), parameters.values(), strict=True)
     }
     total = Cost((after + sum(once.values()), after))
@@ -79,7 +79,7 @@ def _entry(name: str, layer: FactorizedConv, cost: Cost) -> LayerReport:
 
 def _parameters(layer: FactorizedConv) -> tuple[int, int]:
     bias = 0 if layer.bias is None else layer.bias.numel()
-    return layer.spec.numel + bias, sum(stage.weight.numel() for stage in layer) + bias
+    return layer.spec.numel + bias, sum(stage.weight.numel() for stage in layer.weighted) + bias
 
 
 def _measured(

@@ -99,7 +99,9 @@ def layer_of(entry: Any, modules: Mapping[str, nn.Module]) -> tuple[str, Factori
         spec = _spec_at(modules[name])
         _check_spec(_field(entry, "spec", dict), spec)
         kind = get_method(_field(entry, "method", str))
-        layer = kind(spec, _rank(entry), _axes(entry, spec), device="meta")
+        axes = _axes(entry)
+        kind.check_axes(spec, axes)
+        layer = kind(spec, _rank(entry), axes, device="meta")
     except CompressionError as error:
         raise error.at(name) from None
     except (TypeError, ValueError, IndexError, KeyError) as error:  # from a method's own arithmetic
@@ -136,12 +138,10 @@ def _rank(entry: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(rank)
 
 
-def _axes(entry: Mapping[str, Any], spec: ConvSpec) -> tuple[tuple[int, ...], ...]:
+def _axes(entry: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     axes = _field(entry, "axes", list)
     if not all(isinstance(group, list) and all(type(axis) is int for axis in group) for group in axes):
         raise _damaged("axes", axes)
-    if sorted(axis for group in axes for axis in group) != list(spec.kernel_axes):
-        raise CompressionError(f"axes {_shown.repr(axes)} do not have each of {spec.kernel_axes} once.")
     return tuple(tuple(group) for group in axes)
 
 

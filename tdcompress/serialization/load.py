@@ -128,7 +128,7 @@ def _empty_like(layer: FactorizedConv, old: nn.Module) -> FactorizedConv:
     like = max(old.parameters(), key=lambda parameter: parameter.numel())
     bias = next((p for name, p in old.named_parameters() if name.split(".")[-1] == "bias"), like)
     device = "cpu" if like.is_meta else like.device
-    for stage in layer:
+    for stage in layer.weighted:
         stage.weight = parameter(torch.empty(stage.weight.shape, dtype=like.dtype, device=device), like=like)
     if layer.bias is not None:
         layer[-1].bias = parameter(torch.empty(layer.bias.shape, dtype=like.dtype, device=device), like=bias)

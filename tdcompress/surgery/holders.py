@@ -17,7 +17,7 @@ def weights(layer: nn.Module) -> list[Place]:
     ['weight']
     """
     if isinstance(layer, FactorizedConv):
-        return [(stage, "weight") for stage in layer]
+        return [(stage, "weight") for stage in layer.weighted]
     kind = kind_of(layer)
     return [(layer, "weight" if kind is None else kind.weight)]
 

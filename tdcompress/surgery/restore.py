@@ -7,6 +7,7 @@ from torch import nn
 from tdcompress.errors import naming
 from tdcompress.layers import FactorizedConv
 from tdcompress.layers.kinds import as_dense
+from tdcompress.layers.reshapes import Regroup
 from tdcompress.surgery.plain import Hooks, Policy, check_forward, check_hooks, check_wrapper
 from tdcompress.surgery.selection import LayerSelector, select_factorized
 from tdcompress.surgery.swap import Swap, swapped
@@ -55,7 +56,10 @@ def restore(
             check_hooks(module, policy)
             for stage_name, stage in module.named_children():
                 with naming(stage_name):
-                    as_dense(stage)
+                    if isinstance(stage, Regroup):
+                        check_hooks(stage, policy)
+                    else:
+                        as_dense(stage)
             swaps.append((name, module, module.to_conv()))
     retie(swaps)
     every = sum(isinstance(module, FactorizedConv) for module in model.modules())

@@ -90,11 +90,11 @@ def follower(name: str, first: FactorizedConv, conv: nn.Module) -> FactorizedCon
     """
     spec, bias = ConvSpec.of(conv), bias_of(conv)
     try:
-        _is_mirrored(first.spec, spec)
+        _check_regrouped(first, mirrored=_is_mirrored(first.spec, spec))
     except CompressionError as error:
         raise _misfit(name, error) from None
     layer = type(first)(spec, first.ranks, first.axes, device="meta")
-    for stage, weight in zip(layer, held(weights(first)), strict=True):
+    for stage, weight in zip(layer.weighted, held(weights(first)), strict=True):
         stage.weight.requires_grad_(weight is not None and weight.requires_grad)
     if bias is not None:
         layer[-1].bias = parameter(bias.detach().clone(), like=bias)
@@ -148,6 +148,7 @@ def _exchange(first: nn.Module, layer: nn.Module) -> list[tuple[nn.Parameter, bo
         CompressionError: it does not fit.
     """
     mirrored = _is_mirrored(_spec(first), _spec(layer))
+    _check_regrouped(first, mirrored=mirrored)
     theirs = list(zip(weights(first), _parts(first), strict=True))
     ours = list(zip(weights(layer), _parts(layer), strict=True))
     if len(theirs) != len(ours):
@@ -180,6 +181,16 @@ def _is_mirrored(first: ConvSpec, spec: ConvSpec) -> bool:
     if first.is_matrix and spec.is_matrix and first.input_first != spec.input_first:
         return True
     raise CompressionError("the two layers do not make the same of it")
+
+
+def _check_regrouped(layer: nn.Module, *, mirrored: bool) -> None:
+    """Refuse to read a stack from its end whose stages see their inputs through a grid.
+
+    Raises:
+        CompressionError: it is one.
+    """
+    if mirrored and isinstance(layer, FactorizedConv) and len(layer.weighted) < len(layer):
+        raise CompressionError(f"factors of {layer.method} cannot be read from the other end")
 
 
 def _turned(stage: Any) -> nn.Module:

@@ -107,6 +107,8 @@ def candidates(channels: int, ratio: float) -> dict[str, nn.Module]:
     dense.weight = nn.Parameter(decaying_kernel(dense.weight.shape))
     models: dict[str, nn.Module] = {"dense": dense}
     for method, kind in METHODS.items():
+        if not kind.takes(td.ConvSpec.of(dense)):
+            continue
         models[method] = kind.from_conv(dense, ratio=ratio, solver=QUICK.get(method))
     models["cp merged"] = models["cp"].merge_spatial()
     models["floor"] = nn.Sequential(nn.Conv2d(channels, FLOOR, 1), nn.Conv2d(FLOOR, channels, 1))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorly.decomposition import tensor_train_matrix
 
-from tdcompress import CompressionError, TTOptions
+from tdcompress import CompressionError, TTMOptions
 from tdcompress.decompositions import (
     Reshape,
     balanced_factors,
@@ -136,7 +136,7 @@ def test_ttm_keeps_the_bound_of_its_unfoldings_and_is_exact_at_the_full_ranks(sh
 
 def test_ttm_is_what_tensorly_finds_and_with_two_cores_the_sum_of_kronecker_products():
     matrix, rows, columns = random(24, 30), (2, 3, 4), (5, 3, 2)
-    found = ttm(matrix, (4, 5), (rows, columns), solver=TTOptions(max_iter=0))
+    found = ttm(matrix, (4, 5), (rows, columns), solver=TTMOptions(max_iter=0))
     theirs = tensor_train_matrix(matrix.reshape(*rows, *columns).numpy(), [1, 4, 5, 1])
     assert np.allclose(theirs.to_tensor().reshape(24, 30), found.to_dense().numpy(), atol=1e-9)
     shape = Reshape((4, 6), (5, 6), strided_columns=True)

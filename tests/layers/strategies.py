@@ -29,29 +29,40 @@ def axes_of(kind):
 
 def kinds(method):
     """The names of the kinds that a method takes."""
-    return [name for name in NAMES if METHODS[method].takes_linear or axes_of(name)]
+    return [name for name in NAMES if METHODS[method].takes(a_spec(name, side(method)))]
 
 
-def a_spec(kind, **how):
-    """A layer of this kind with a kernel of 3 in every direction, and 16 channels to 12."""
+def side(method):
+    """The size of a kernel that a method takes: 1 if it is for matrices."""
+    return 3 if METHODS[method].takes(a_spec("Conv2d")) else 1
+
+
+def for_kernels():
+    """The methods that take convolutions, not only matrices."""
+    return [method for method in sorted(METHODS) if side(method) > 1]
+
+
+def a_spec(kind, size=3, **how):
+    """A layer of this kind with a kernel of this size in every direction, and 16 channels to 12."""
     count, bias = axes_of(kind), kind != "Embedding"
     if not count:
-        return td.ConvSpec(16, 12, kind=kind, has_bias=bias)
+        return td.ConvSpec(16, 12, kind=kind, has_bias=bias, groups=2 if kind == "GroupedLinear" else 1)
     groups = how.pop("groups", 2)
     return td.ConvSpec(
-        16, 12, *((number,) * count for number in (3, 2, 1, 1)), groups, transposed="Transpose" in kind, **how
+        16, 12, *((number,) * count for number in (size, 2, 1, 1)), groups, transposed="Transpose" in kind, **how
     )
 
 
 @st.composite
 def layers(draw, method, dtypes=(torch.float64,)):
     """Any layer that PyTorch accepts and the method takes, with weights of its own."""
-    return fresh(draw(specs(draw(st.sampled_from(kinds(method))))), draw(st.sampled_from(dtypes)), draw(SEEDS))
+    spec = draw(specs(draw(st.sampled_from(kinds(method))), most=4 if side(method) > 1 else 1))
+    return fresh(spec, draw(st.sampled_from(dtypes)), draw(SEEDS))
 
 
 @st.composite
-def specs(draw, kind):
-    """The arguments of a layer of this kind."""
+def specs(draw, kind, most=4):
+    """The arguments of a layer of this kind, with a kernel of at most this size in every direction."""
     ndim, transposed = axes_of(kind), "Transpose" in kind
     if ndim == 0:
         inner, out = draw(st.integers(1, 12)), draw(st.integers(1, 12))
@@ -59,7 +70,8 @@ def specs(draw, kind):
             options = draw(st.sampled_from([(), (("padding_idx", inner - 1),), (("sparse", True),)]))
             return td.ConvSpec(inner, out, has_bias=False, kind=kind, options=options)
         has_bias = True if kind == "transformers.Conv1D" else draw(st.booleans())
-        return td.ConvSpec(inner, out, has_bias=has_bias, kind=kind)
+        groups = draw(st.integers(2, 3)) if kind == "GroupedLinear" else 1
+        return td.ConvSpec(groups * inner, groups * out, groups=groups, has_bias=has_bias, kind=kind)
 
     def along(least, most):
         return tuple(draw(st.integers(least, most)) for _ in range(ndim))
@@ -72,7 +84,7 @@ def specs(draw, kind):
     return td.ConvSpec(
         in_channels=groups * inner,
         out_channels=groups * out,
-        kernel_size=along(1, 4 if ndim < 3 else 3),
+        kernel_size=along(1, most if ndim < 3 else min(most, 3)),
         stride=stride,
         padding=word or along(0, 2),
         dilation=dilation,
@@ -112,7 +124,7 @@ def modes_of(layer, method):
     """What the method's own arrangement of the axes makes of the kernel."""
     spec = td.ConvSpec.of(layer)
     kind = METHODS[method]
-    return spec.modes(kind.arrangements(spec.kernel_axes, kind.options())[0])
+    return kind.modes_of(spec, kind.ways(spec, kind.options())[0])
 
 
 def full_rank(layer, method):
@@ -130,4 +142,4 @@ def ranks(draw, layer, method):
 
 def parameters_of(layer):
     """How many numbers the stages' weights have together."""
-    return sum(stage.weight.numel() for stage in layer)
+    return sum(stage.weight.numel() for stage in layer.weighted)

@@ -37,7 +37,14 @@ def test_features_are_permuted_whatever_stands_before_them(arrive, leave, lead):
 def test_images_are_permuted_at_every_pixel(arrive, leave, spatial):
     folded, size = {0: 1, 1: 2, 2: 6}[arrive], (3, 2, 4)[:spatial]
     inputs = torch.randn(5 * folded, 120 // folded, *size)
-    found = Regroup(GRID, ORDER, arrive=arrive, leave=leave, spatial=spatial)(inputs)
+    layer = Regroup(GRID, ORDER, arrive=arrive, leave=leave, spatial=spatial)
+    found = layer(inputs)
+    assert found.is_contiguous()
+    if spatial > 1:
+        layout = torch.channels_last if spatial == 2 else torch.channels_last_3d
+        other = layer(inputs.contiguous(memory_format=layout))
+        assert torch.equal(other, found)
+        assert other.is_contiguous(memory_format=layout)
     pixels = inputs.reshape(5, 120, -1).movedim(-1, 1).reshape(-1, 120)
     expected = by_hand(pixels, arrive, leave)
     found = found.reshape(5, *expected.shape[1:], -1).movedim(-1, 1)

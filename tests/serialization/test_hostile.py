@@ -154,7 +154,7 @@ def test_a_newer_version(file):
         (in_layer(rank=[2.0, 2.0]), "rank is "),
         (in_layer(rank="[2, 2]"), "rank is "),
         (in_layer(rank=[2] * 100_000), "layer '2': "),
-        (in_layer(axes=[[0], [0]]), r"layer '2': axes \[\[0\], \[0\]\] do not have each of \(0, 1\) once"),
+        (in_layer(axes=[[0], [0]]), r"layer '2': axes \(\(0,\), \(0,\)\) do not have each of \(0, 1\) once"),
         (in_layer(axes=[[0], [7]]), "do not have each"),
         (in_layer(axes=[["0"], [1]]), "axes is "),
         (in_layer(axes=5), "axes is "),

@@ -12,7 +12,7 @@ from torch import nn
 
 import tdcompress as td
 from tdcompress.methods import METHODS
-from tests.layers.strategies import an_input, factorize, fresh, layers, ranks
+from tests.layers.strategies import an_input, factorize, for_kernels, fresh, layers, ranks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
@@ -72,7 +72,7 @@ def file(tmp_path):
     return tmp_path / "small.safetensors"
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", for_kernels())
 @pytest.mark.parametrize("inplace", [False, True])
 def test_there_and_back(method, inplace, tmp_path):
     small, path = compressed(method), tmp_path / "small.safetensors"
@@ -183,7 +183,7 @@ def test_shared_factors_stay_shared_where_the_target_shares_the_weight(tied, tmp
     assert (loaded[0][0].weight is loaded[1][0].weight) == tied
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", for_kernels())
 def test_a_state_dict_goes_round_trip(method, tmp_path):
     small = compressed(method)
     ranks = {name: getattr(small, name).rank for name in ("first", "again", "up")}

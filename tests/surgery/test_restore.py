@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import tdcompress as td
-from tdcompress.methods import METHODS
+from tests.layers.strategies import for_kernels
 
 
 def a_model():
@@ -15,7 +15,7 @@ def a_model():
 X = torch.randn(2, 3, 7, 7)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", for_kernels())
 @pytest.mark.parametrize("inplace", [False, True])
 def test_dense_layers_do_what_the_factorized_ones_did(method, inplace):
     model = a_model().eval()

@@ -1,0 +1,102 @@
+"""Kronecker: a matrix as a sum of Kronecker products, which multiplies one axis of the inputs after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions import KroneckerDecomposition, KroneckerOptions, Reshape, kronecker
+from tdcompress.decompositions.kronecker import kronecker_limit
+from tdcompress.layers.reshaped import (
+    ReshapedConv,
+    as_reshape_of,
+    over_columns,
+    reshape_of,
+)
+from tdcompress.layers.reshapes import Regrouping
+from tdcompress.layers.spec import ConvSpec
+from tdcompress.layers.stack import chain_stages, chain_weights
+from tdcompress.ranks import ReshapedRank, kronecker_candidates, kronecker_parameters, kronecker_shapes
+from tdcompress.ranks.reshaped import Spectra
+from tdcompress.ranks.ttm import is_cheaper_from_last
+from tdcompress.shapes import Axes, Rank
+
+
+class KroneckerConv(ReshapedConv):
+    """A linear layer or a 1×1 convolution as Σ_r A_r ⊗ B_r; `rank` = the number of terms.
+
+    The inputs are read as a grid. One stage multiplies along one of its axes, with all B_r at once, the next one along
+    the other, and sums over the terms; which comes first is what takes fewer multiply-adds.
+
+    >>> layer = KroneckerConv.from_conv(torch.nn.Linear(24, 40), rank=3)
+    >>> [tuple(stage.weight.shape) for stage in layer.weighted], layer.axes
+    ([(24, 6), (5, 12)], ((5, 8), (4, 6), (0, 0)))
+    >>> layer(torch.zeros(2, 24)).shape
+    torch.Size([2, 40])
+    """
+
+    method = "kronecker"
+    options = KroneckerOptions
+
+    @property
+    def rank(self) -> int:
+        """The number of terms."""
+        return self.ranks[0]
+
+    @staticmethod
+    def full_rank(modes: Sequence[int]) -> Rank:
+        """One entry: the entries of the smaller factor."""
+        return (kronecker_limit(reshape_of(modes)),)
+
+    @staticmethod
+    def parameters_at(modes: Sequence[int], rank: Rank) -> int:
+        """`rank` times both factors."""
+        return kronecker_parameters(reshape_of(modes), rank)
+
+    @staticmethod
+    def best_shapes(matrices: Tensor, budgets: Sequence[int], options: KroneckerOptions) -> list[list[ReshapedRank]]:
+        """One for every budget, whose loss is exact."""
+        return kronecker_candidates(matrices, budgets, options.reshape)
+
+    @staticmethod
+    def least_parameters(shape: tuple[int, int], options: KroneckerOptions) -> int | None:
+        """Both factors of one term."""
+        return min((sum(one.sizes) for one in kronecker_shapes(shape, options.reshape)), default=None)
+
+    @staticmethod
+    def foreseen(spectra: Spectra, reshape: Reshape, rank: Rank) -> float:
+        """The tail of the singular values of the rearranged matrix."""
+        return float(spectra.unfolding(reshape)[rank[0]])
+
+    @staticmethod
+    def solve(
+        kernel: Tensor, rank: Rank, options: KroneckerOptions, generator: torch.Generator
+    ) -> KroneckerDecomposition:
+        """The best sum there is."""
+        shape = reshape_of(kernel.shape)
+        return kronecker(shape.to_matrix(kernel), rank[0], shape, solver=options)
+
+    @staticmethod
+    def unwhitened(decomposition: KroneckerDecomposition, roots: Sequence[Tensor]) -> KroneckerDecomposition:
+        """A root taken out of each factor."""
+        left, right = (
+            over_columns(factor, root, 2)
+            for factor, root in zip((decomposition.left, decomposition.right), roots, strict=True)
+        )
+        return replace(decomposition, left=left, right=right)
+
+    @staticmethod
+    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec | Regrouping]:
+        """One along each axis of the grid."""
+        reshape = as_reshape_of(axes)
+        return chain_stages(spec, reshape, rank, from_last=is_cheaper_from_last(reshape, rank))
+
+    @staticmethod
+    def stage_weights(decomposition: KroneckerDecomposition) -> Sequence[Tensor]:
+        """The factors, those of all terms side by side."""
+        cores = (decomposition.left.movedim(0, -1)[None], decomposition.right[..., None])
+        from_last = is_cheaper_from_last(decomposition.reshape, (decomposition.rank,))
+        return chain_weights(cores, from_last=from_last)
