@@ -14,7 +14,7 @@ from torch.func import functional_call
 import tdcompress as td
 from tdcompress.decompositions.options import TensorlyOptions
 from tdcompress.layers.kinds import KINDS, default_kind, kind_of
-from tdcompress.methods import METHODS
+from tdcompress.methods import METHODS, taking
 from tdcompress.ranks import kept_share
 from tests.layers.strategies import (
     DTYPES,
@@ -215,7 +215,8 @@ def test_the_memory_format_is_kept_there_and_back(method, build):
 def test_a_linear_layer_is_refused_with_the_method_that_suits_it(method):
     for kind in KINDS:
         if not axes_of(kind):
-            layer, known = fresh(a_spec(kind)), None
+            layer = fresh(a_spec(kind))
+            known = " or ".join(map(repr, taking(td.ConvSpec.of(layer))))
             refusal = f"{method} is for convolutions; the weight of this {kind} is a matrix. Take"
             with pytest.raises(td.CompressionError, match=f"{refusal} method {known}"):
                 td.decompose(layer, "", method, 0.5)
