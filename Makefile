@@ -21,7 +21,7 @@ study: $(READY)  ## the paper's question on a small network: decompose, measure,
 	@$(BIN)/python -m examples.paper $(ARGS)
 
 test: $(READY)  ## every test and every documented example
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(READY)  ## style, types, import directions
 	@$(BIN)/ruff check .

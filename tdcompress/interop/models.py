@@ -44,14 +44,15 @@ def from_tltorch(model: nn.Module, *, skip: LayerSelector | None = None, inplace
             sides that are reshaped to more modes, complex factors, hooks (tensor dropout and lasso are such), a
             parameter that something else holds too. All of them are named; nothing is changed then.
 
-    >>> import tltorch, torch
+    >>> import tensorly, tltorch, torch
     >>> theirs = tltorch.FactorizedConv(6, 8, (3, 3), padding=1, factorization="tt", rank=[1, 4, 5, 6, 1])
     >>> theirs.reset_parameters()
     >>> ours = from_tltorch(theirs)
     >>> type(ours).__name__, ours.rank
     ('TTConv', (4, 5, 6))
     >>> x = torch.ones(2, 6, 5, 5)
-    >>> torch.allclose(ours(x), theirs(x), atol=1e-6)
+    >>> with tensorly.backend_context("pytorch"):  # what their layers run on
+    ...     torch.allclose(ours(x), theirs(x), atol=1e-6)
     True
     """
     return _converted(model, _outermost(model, is_theirs, "tensorly-torch"), from_theirs, skip, inplace)
