@@ -58,25 +58,31 @@ class Original:
             fits: some of the layers.
             references: of some of the norms, which have been shown the batches before.
         """
-        said = self._run(batch, fits, references) if self._kept is None else self._kept[number]
+        if self._kept is None:
+            goals = self._run(batch, fits, references)
+        else:
+            goals = self._kept[number].goals
+            for name, reference in references.items():
+                reference.pooled.become(self._kept[number].seen[name])
         for one in fits:
-            one.expect(said.goals[one.name])
-        for name, reference in references.items():
-            reference.pooled.become(said.seen[name])
+            one.expect(goals[one.name])
 
     def _once(self, inputs: Iterable[Any], fits: Sequence[LayerFit]) -> list[_Said] | None:
         """What it says to every batch; None if that is too much to be kept."""
         kept: list[_Said] = []
         size, references = 0, self.references(self._norms)
         for batch in inputs:
-            kept.append(self._run(batch, fits, references))
-            size += sum(goal.nbytes for found in kept[-1].goals.values() for goal in found)
+            goals = self._run(batch, fits, references)
+            size += sum(goal.nbytes for found in goals.values() for goal in found)
             if size > _BYTES:
                 return None
+            kept.append(_Said(goals, {name: copy.copy(one.pooled) for name, one in references.items()}))
         return kept
 
-    def _run(self, batch: Any, fits: Sequence[LayerFit], references: Mapping[str, Reference]) -> _Said:
-        """One forward, which ends where all has been seen."""
+    def _run(
+        self, batch: Any, fits: Sequence[LayerFit], references: Mapping[str, Reference]
+    ) -> Mapping[str, Sequence[Goal]]:
+        """The goals of the layers, from one forward that ends where they and the norms have been seen."""
         goals: dict[str, list[Goal]] = {one.name: [] for one in fits}
         by_name, left = {one.name: one for one in fits}, {one.name: one.calls for one in fits}
         unseen = set(references)
@@ -100,4 +106,4 @@ class Original:
         norms = {name: reference.norm for name, reference in references.items()}
         with watching(norms, normalized, outputs=False), watching(layers, answered):
             run(self._model, batch)
-        return _Said(goals, {name: copy.copy(one.pooled) for name, one in references.items()})
+        return goals

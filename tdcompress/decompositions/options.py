@@ -250,15 +250,10 @@ class KroneckerOptions(TensorlyOptions):
         reshape: `"best"`: for a ratio, the shapes of the two factors with which least of the weight is lost, while a
             rank is meant for the balanced ones; `"balanced"`; or the shapes,
             `((rows_1, rows_2), (columns_1, columns_2))`.
-        backend: `"own"`, or `"tensorly"` for tensorly's solver at its own defaults.
+        backend: `"own"`, or `"tensorly"` for tensorly's SVD of the rearranged matrix.
     """
 
     reshape: Shapes = "best"
-
-    @classmethod
-    def tensorly(cls) -> Self:
-        """Tensorly's SVD of the rearranged matrix, or of every block."""
-        return cls(backend="tensorly")
 
 
 @dataclass(frozen=True)
@@ -269,15 +264,10 @@ class BLROptions(TensorlyOptions):
         reshape: `"best"`: for a ratio, the grid with which least of the weight is lost, while a rank is meant for the
             balanced one; `"balanced"`: Monarch's; or the grid,
             `((row blocks, rows of a block), (column blocks, columns of a block))`.
-        backend: `"own"`, or `"tensorly"` for tensorly's solver at its own defaults.
+        backend: `"own"`, or `"tensorly"` for tensorly's SVD of every block.
     """
 
     reshape: Shapes = "best"
-
-    @classmethod
-    def tensorly(cls) -> Self:
-        """Tensorly's SVD of the rearranged matrix, or of every block."""
-        return cls(backend="tensorly")
 
 
 @dataclass(frozen=True)
@@ -291,7 +281,7 @@ class TTMOptions(TensorlyOptions, SweepOptions):
             meant for the balanced ones of three cores; `"balanced"`; or the shapes,
             `((rows_1, …, rows_d), (columns_1, …, columns_d))`.
         cores: how many cores there may be, from 2 to 4, where none are given.
-        backend: `"own"`, or `"tensorly"` for tensorly's solver at its own defaults.
+        backend: `"own"`, or `"tensorly"` for tensorly's TT-SVD of the rearranged matrix.
     """
 
     max_iter: int = 20
@@ -305,11 +295,6 @@ class TTMOptions(TensorlyOptions, SweepOptions):
         super().__post_init__()
         if not self.cores or set(self.cores) - {2, 3, 4}:
             raise CompressionError(f"cores must name 2, 3 or 4, got {self.cores!r}.")
-
-    @classmethod
-    def tensorly(cls) -> Self:
-        """Tensorly's TT-SVD of the rearranged matrix."""
-        return cls(backend="tensorly")
 
 
 Solver = str | Options | None  # what users may say; `Options.of` makes options of it

@@ -233,12 +233,15 @@ class ReshapedConv(FactorizedConv):
         least = cls.least_parameters(_shape(spec), options)
         if least is None:
             return
+        spectra: dict[Reshape, Spectra] = {}  # of the features; many budgets have the same best shape
         for found in cls.best_shapes(_matrices(weight, spec), budgets(least), options):
             for one in found[:1]:
                 axes, lost = _as_axes(one.reshape), one.lost
                 if whitening is not None:
-                    kernels = cls.seen(weight, spec, axes, whitening)
-                    lost = cls.foreseen(Spectra(one.reshape.to_matrix(kernels)), one.reshape, one.rank)
+                    if one.reshape not in spectra:
+                        kernels = cls.seen(weight, spec, axes, whitening)
+                        spectra[one.reshape] = Spectra(one.reshape.to_matrix(kernels))
+                    lost = cls.foreseen(spectra[one.reshape], one.reshape, one.rank)
                 yield axes, one.rank, min(1.0, lost)
 
     # --- and back ---------------------------------------------------------------------------------------
