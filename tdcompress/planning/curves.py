@@ -37,8 +37,8 @@ class LayerCurve:
     seed: int
 
 
-def curve_of(wanted: LayerCurve) -> tuple[list[Option], list[tuple[float, FactorizedConv]]]:
-    """The options of a layer, and the compressions to be tried in its place with the errors that the curve has.
+def curve_of(wanted: LayerCurve) -> tuple[list[Option], list[tuple[Option, FactorizedConv]]]:
+    """The options of a layer, and those of them that are to be tried in its place with their compressions.
 
     Those are solved by few sweeps: what the rest would take off their errors is much the same for all layers.
     """
@@ -48,10 +48,9 @@ def curve_of(wanted: LayerCurve) -> tuple[list[Option], list[tuple[float, Factor
     layers = []
     for option in _tried(options, wanted.tried):
         kind = get_method(option.method)
-        told = kind.quick(wanted.methods[option.method])
-        request = Request(options=told, rank=option.rank, axes=option.axes, whiten=whitening, seed=wanted.seed)
-        layer = kind.factorized(wanted.conv, request)
-        layers.append((option.error, layer))
+        solver = kind.quick(wanted.methods[option.method])
+        request = Request(options=solver, rank=option.rank, axes=option.axes, whiten=whitening, seed=wanted.seed)
+        layers.append((option, kind.factorized(wanted.conv, request)))
     return options, layers
 
 

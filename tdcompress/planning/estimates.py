@@ -17,6 +17,7 @@ from tdcompress.planning.curves import LayerCurve, curve_of
 from tdcompress.planning.options import Option
 from tdcompress.planning.problem import PlanningProblem
 from tdcompress.planning.trials import Trials, few_of, loss_of
+from tdcompress.shapes import Axes, Rank
 from tdcompress.surgery.plain import Policy, plain
 from tdcompress.surgery.ties import follower, retie
 from tdcompress.work import solved
@@ -27,22 +28,32 @@ _KEPT = 128 << 20
 # Bytes of the layers of one pass: each further pass runs the model over the data once more.
 _MOMENTS = 512 << 20
 
-Loss = Callable[[float], float]
-
-
 @dataclass(frozen=True)
 class Estimates:
     """What is known of the layers before anything is chosen.
 
     Attributes:
         curves: the options of every layer, in the order of the problem's layers.
-        losses: what an error of a layer counts: its square, or the change of the output that trials show.
+        changes: those options of every layer that were tried, and how much the output changes with each; none without
+            data.
         moments: of the layers' inputs, if all of them are small enough to be kept.
     """
 
     curves: dict[str, list[Option]]
-    losses: dict[str, Loss]
+    changes: dict[str, list[tuple[Option, float]]]
     moments: dict[str, InputMoments]
+
+    def loss(self, name: str, curve: Sequence[Option]) -> Callable[[float], float]:
+        """What an error of a layer counts: its square, or the change of the output that trials have shown.
+
+        Args:
+            name: of the layer.
+            curve: its options with errors by the metric that the plan is made by. What was tried is looked up there:
+                a change belongs to an error by this metric, of which the first error need not be a multiple.
+        """
+        error_of = {_identity(option): option.error for option in curve}
+        trials = [(error_of[_identity(option)], change) for option, change in self.changes[name]]
+        return loss_of(trials) if trials else _squared
 
 
 def estimated(problem: PlanningProblem, executor: Executor | None, step: Callable[[str], None]) -> Estimates:
@@ -55,7 +66,7 @@ def estimated(problem: PlanningProblem, executor: Executor | None, step: Callabl
     """
     trials = _trials(problem)
     curves: dict[str, list[Option]] = {}
-    losses: dict[str, Loss] = {}
+    changes: dict[str, list[tuple[Option, float]]] = {}
     kept: dict[str, InputMoments] = {}
     keeps = sum(map(moment_bytes, problem.specs.values())) <= _KEPT
     for names in _passes(problem, list(problem.convs) if trials is None else trials.order):
@@ -68,11 +79,11 @@ def estimated(problem: PlanningProblem, executor: Executor | None, step: Callabl
         sizes = cpu_sizes({name: problem.convs[name] for name in names})
         done = step if trials is None else _not_yet
         for name, (options, tried) in solved(curve_of, tasks, step=done, executor=executor, sizes=sizes).items():
-            curves[name], losses[name] = options, _squared
+            curves[name], changes[name] = options, []
             if trials is not None:
-                losses[name] = _shown(problem, trials, name, tried)
+                changes[name] = _changes(problem, trials, name, tried)
                 step(name)
-    return Estimates({name: curves[name] for name in problem.convs if name in curves}, losses, kept)
+    return Estimates({name: curves[name] for name in problem.convs if name in curves}, changes, kept)
 
 
 def _trials(problem: PlanningProblem) -> Trials | None:
@@ -89,10 +100,15 @@ def _task(problem: PlanningProblem, name: str, moments: InputMoments | None, tri
     return LayerCurve(problem.convs[name], request.options, moments, share, request.seed)
 
 
-def _shown(problem: PlanningProblem, trials: Trials, name: str, tried: Sequence[tuple[float, FactorizedConv]]) -> Loss:
-    """The change of the output by a layer's error, as compressions of it that are tried show it."""
-    changes = [(error, trials.change(name, layer, _followers(problem, name, layer))) for error, layer in tried]
-    return loss_of(changes) if changes else _squared
+def _changes(
+    problem: PlanningProblem, trials: Trials, name: str, tried: Sequence[tuple[Option, FactorizedConv]]
+) -> list[tuple[Option, float]]:
+    """How much the output changes with each compression of a layer that is tried."""
+    return [(option, trials.change(name, layer, _followers(problem, name, layer))) for option, layer in tried]
+
+
+def _identity(option: Option) -> tuple[str, Rank, Axes]:
+    return option.method, option.rank, option.axes
 
 
 def _squared(error: float) -> float:

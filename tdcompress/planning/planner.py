@@ -15,6 +15,7 @@ from tdcompress.planning.choice import chosen, verified
 from tdcompress.planning.costs import costings
 from tdcompress.planning.estimates import estimated
 from tdcompress.planning.metric import with_errors
+from tdcompress.planning.options import Option
 from tdcompress.planning.problem import Metric, Objective, PlanRequest, problem_of
 from tdcompress.planning.result import Plan
 from tdcompress.progress import Progress, following
@@ -62,8 +63,8 @@ def plan(
         example_inputs: what to call the model with, as for `report`; for multiply-adds and latency. Without it a first
             batch of the data is taken.
         data: batches of inputs without labels, as for `calibrate`. The output's change under two trial compressions of
-            each layer then says how much its error matters; for these the first inputs do, up to 256, and of deep
-            networks fewer.
+            each layer then says how much its error by the metric matters; for these the first inputs do, up to 256, and
+            of deep networks fewer.
         seed: what random starts are drawn from.
         executor: where curves are computed side by side, as for `decompose`.
         progress: as for `decompose`.
@@ -108,9 +109,9 @@ def planned(
     with following(progress, len(problem.convs), "plan") as step:
         estimates = estimated(problem, executor, step)
     curves, costs = with_errors(problem, estimates.curves), costings(problem)
-    options = {
-        name: [replace(option, loss=estimates.losses[name](option.error)) for option in costs[name](curve)]
-        for name, curve in curves.items()
-    }
+    options: dict[str, list[Option]] = {}
+    for name, curve in curves.items():
+        loss = estimates.loss(name, curve)
+        options[name] = [replace(option, loss=loss(option.error)) for option in costs[name](curve)]
     plan = chosen(problem, options)
     return verified(problem, plan) if request.objective == "latency" else plan, estimates.moments

@@ -202,6 +202,21 @@ def test_any_metric_plugs_in(metric):
     assert all(error > 0 for error in errors)
 
 
+def test_the_change_that_a_trial_shows_belongs_to_the_error_by_the_plans_metric():
+    def plan(factor):
+        def metric(weight, approximation):
+            return factor * (weight - approximation).norm() / weight.norm()
+
+        return td.plan(network(), 0.6, layers=["3", "6"], methods=("tucker",), metric=metric, data=images())
+
+    ones, thousands = plan(1.0), plan(1000.0)
+    for layer in ("3", "6"):
+        for one, thousand in zip(ones[layer].options, thousands[layer].options, strict=True):
+            assert thousand.error == pytest.approx(1000 * one.error)
+            assert thousand.loss == pytest.approx(one.loss)
+    assert max(option.loss for option in ones["3"].options) > 0
+
+
 def test_registered_metrics_are_computed_as_they_are():
     model = network()
     plan = td.plan(model, 0.6, layers="3", methods=("tucker",), metric="absolute_weights")
