@@ -50,7 +50,7 @@ def options_of(conv: Any, methods: Mapping[str, Options], whitening: Whitening |
 
     Args:
         conv: a plain layer of any kind.
-        methods: registered names with what they are told; those that do not take such a layer are passed over.
+        methods: registered names with the options of their solvers; those that do not take such a layer are passed over.
         whitening: by its inputs, for the error of its features; None for that of its weight.
     """
     spec = ConvSpec.of(conv)
@@ -60,15 +60,15 @@ def options_of(conv: Any, methods: Mapping[str, Options], whitening: Whitening |
         smallest = max(least, int(_SMALLEST * size))
         return [] if smallest >= size else sorted({int(n) for n in np.geomspace(smallest, size, _BUDGETS).round()})
 
-    found = []
+    options: list[Option] = []
     weight = weight_of(conv).detach()
-    for method, told in methods.items():
+    for method, solver in methods.items():
         kind = get_method(method)
         if kind.takes(spec):
-            for axes, rank, lost in kind.points(spec, weight, whitening, budgets, told):
+            for axes, rank, share in kind.points(spec, weight, whitening, budgets, solver):
                 parameters = spec.groups * kind.parameters_at(kind.modes_of(spec, axes), rank)
-                found.append(Option(method, rank, axes, parameters, math.sqrt(lost)))
-    smaller = [option for option in found if option.parameters < spec.numel]
+                options.append(Option(method, rank, axes, parameters, math.sqrt(share)))
+    smaller = [option for option in options if option.parameters < spec.numel]
     return [*smaller, Option(DENSE, (), (), spec.numel, 0.0)]
 
 
@@ -79,7 +79,7 @@ def with_metric(options: Sequence[Option], measure: Callable[[Option], float]) -
         options: with their relative errors.
         measure: the metric of an option, by decomposing.
     """
-    found = [replace(option, error=0.0) for option in options if option.method == DENSE]
+    measured = [replace(option, error=0.0) for option in options if option.method == DENSE]
     for method, axes in dict.fromkeys((option.method, option.axes) for option in options if option.method != DENSE):
         curve = sorted((o for o in options if (o.method, o.axes) == (method, axes)), key=lambda o: (o.error, o.rank))
         places = sorted({round(place) for place in np.linspace(0, len(curve) - 1, _MEASURED)})
@@ -87,5 +87,5 @@ def with_metric(options: Sequence[Option], measure: Callable[[Option], float]) -
         values = np.array([max(measure(curve[place]), 1e-12) for place in places])
         for option in curve:
             at = np.interp(math.log(max(option.error, 1e-9)), np.log(known), np.log(values))
-            found.append(replace(option, error=float(np.exp(at))))
-    return found
+            measured.append(replace(option, error=float(np.exp(at))))
+    return measured
