@@ -91,20 +91,20 @@ def first_samples(batch: Any, most: int) -> tuple[Any, int]:
     return batch, 1
 
 
-def output_of(found: Any) -> Tensor:
+def output_of(result: Any) -> Tensor:
     """The tensor in what a model returns: itself, `logits`, or the first entry.
 
     Raises:
         CompressionError: there is none.
     """
-    if isinstance(found, Tensor):
-        return found
-    if isinstance(getattr(found, "logits", None), Tensor):
-        return found.logits
-    values = list(found.values()) if isinstance(found, Mapping) else found
+    if isinstance(result, Tensor):
+        return result
+    if isinstance(getattr(result, "logits", None), Tensor):
+        return result.logits
+    values = list(result.values()) if isinstance(result, Mapping) else result
     if isinstance(values, Sequence) and values and isinstance(values[0], Tensor):
         return values[0]
-    raise CompressionError(f"the model's output must be a tensor or start with one, got a {type(found).__name__}.")
+    raise CompressionError(f"the model's output must be a tensor or start with one, got a {type(result).__name__}.")
 
 
 @dataclass(frozen=True)

@@ -53,15 +53,15 @@ def input_moments(
     selected = [(name, module) for name, module in selected if reads_features(module)]
     if not selected:
         return {}
-    found = {}
+    moments_of = {}
     for name, module in selected:
         with naming(name):
-            found[name] = InputMoments(ConvSpec.read(module), joint=joint)
+            moments_of[name] = InputMoments(ConvSpec.read(module), joint=joint)
     calls: Counter[str] = Counter()  # in the first forward
     left: Counter[str] = Counter()  # in this one; below zero in the first, which is seen to its end
 
     def note(name: str, call: Call) -> None:
-        found[name].update(call.input)
+        moments_of[name].update(call.input)
         left[name] -= 1
         if calls and not +left:  # what comes after the last of the layers is of no interest
             raise Reached
@@ -75,9 +75,9 @@ def input_moments(
                 calls = calls or Counter({name: -count for name, count in left.items()})
                 left = calls.copy()
                 step("")
-    unseen = [name for name, moments in found.items() if not moments.count]
-    if len(unseen) == len(found):
+    unseen = [name for name, moments in moments_of.items() if not moments.count]
+    if len(unseen) == len(moments_of):
         raise CompressionError("the data is empty, or the forward reaches none of the layers.")
     if unseen and layer is not None:
         raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
-    return {name: moments for name, moments in found.items() if moments.count}
+    return {name: moments for name, moments in moments_of.items() if moments.count}

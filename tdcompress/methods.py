@@ -68,8 +68,8 @@ def options_by_method(methods: Methods | None) -> dict[str, Options]:
         methods = planned_by_default()
     if isinstance(methods, str):
         methods = (methods,)
-    told = methods if isinstance(methods, Mapping) else dict.fromkeys(methods)
-    return {name: get_method(name).options.of(solver) for name, solver in told.items()}
+    solvers = methods if isinstance(methods, Mapping) else dict.fromkeys(methods)
+    return {name: get_method(name).options.of(solver) for name, solver in solvers.items()}
 
 
 def planned_by_default() -> tuple[str, ...]:

@@ -51,13 +51,13 @@ class Call:
         torch.Size([2, 3])
         """
         if self.args:
-            found = [self.args[0]]
+            tensors = [self.args[0]]
         elif "input" in self.kwargs:
-            found = [self.kwargs["input"]]
+            tensors = [self.kwargs["input"]]
         else:
-            found = [value for value in self.kwargs.values() if isinstance(value, Tensor)]
-        if len(found) == 1 and isinstance(found[0], Tensor):
-            return found[0]
+            tensors = [value for value in self.kwargs.values() if isinstance(value, Tensor)]
+        if len(tensors) == 1 and isinstance(tensors[0], Tensor):
+            return tensors[0]
         given = [type(value).__name__ for value in self.args]
         given += [f"{name}={type(value).__name__}" for name, value in self.kwargs.items()]
         raise CompressionError(
@@ -72,10 +72,10 @@ class Call:
         Raises:
             CompressionError: there is none.
         """
-        found = next(tensors_of(self.output), None)
-        if found is None:
+        tensor = next(tensors_of(self.output), None)
+        if tensor is None:
             raise CompressionError(f"its output is a {type(self.output).__name__} without a tensor in it.")
-        return found
+        return tensor
 
     def on(self, layer: nn.Module) -> Any:
         """What another layer answers to the same call."""
@@ -87,12 +87,12 @@ class Call:
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Call:
         """The call with every tensor replaced, also those inside tuples, lists and dicts; each of them once."""
-        found: dict[int, Tensor] = {}
+        changed_tensors: dict[int, Tensor] = {}
 
         def one(tensor: Tensor) -> Tensor:
-            if id(tensor) not in found:
-                found[id(tensor)] = change(tensor)
-            return found[id(tensor)]
+            if id(tensor) not in changed_tensors:
+                changed_tensors[id(tensor)] = change(tensor)
+            return changed_tensors[id(tensor)]
 
         return Call(*(with_tensors(part, one) for part in (self.args, self.kwargs, self.output)))
 
@@ -176,7 +176,7 @@ def calls_of(
     def note(name: str, call: Call) -> None:
         if most is None or len(calls[name]) < most:
             calls[name].append(call)
-            if most is not None and all(len(found) == most for found in calls.values()):
+            if most is not None and all(len(noted) == most for noted in calls.values()):
                 raise Reached  # nothing runs after it that could overwrite this one, so it needs no copy
             calls[name][-1] = call.kept()
 
@@ -205,8 +205,8 @@ def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         parts = [with_tensors(part, change) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, Mapping):
-        found: Any = copy.copy(value)
+        rebuilt: Any = copy.copy(value)
         for name, part in value.items():
-            found[name] = with_tensors(part, change)
-        return found
+            rebuilt[name] = with_tensors(part, change)
+        return rebuilt
     return value

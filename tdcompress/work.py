@@ -61,18 +61,18 @@ def solved(
     >>> solved(len, {"conv1": "abc", "conv2": "de"})
     {'conv1': 3, 'conv2': 2}
     """
-    found: dict[str, _Result] = {}
+    outcomes: dict[str, _Result] = {}
     with _results(function, tasks, executor, sizes) as results:
         for name, result in results.items():
             outcome = result()
             if not isinstance(outcome, CompressionError):
-                found[name] = outcome
+                outcomes[name] = outcome
             elif refused is None:
                 raise outcome.at(name)
             else:
                 refused[name] = outcome
             step(name)
-    return {name: found[name] for name in tasks if name in found}
+    return {name: outcomes[name] for name in tasks if name in outcomes}
 
 
 def check_executor(executor: Executor) -> None:

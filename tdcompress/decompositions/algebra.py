@@ -130,8 +130,8 @@ def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     where they have to share their cores.
     """
     with threads_for(_eigen_work(symmetric)):
-        found = torch.linalg.eigh(symmetric)
-    return found.eigenvalues, found.eigenvectors
+        spectrum = torch.linalg.eigh(symmetric)
+    return spectrum.eigenvalues, spectrum.eigenvectors
 
 
 def _eigen_work(symmetric: Tensor) -> int:

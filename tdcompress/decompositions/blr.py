@@ -98,9 +98,9 @@ def blr(matrix: Tensor, rank: int, reshape: Reshaping = "balanced", *, solver: S
     with threads_for(matrix.numel()):
         solve = _truncated if options.backend == "own" else _by_tensorly
         left, right = solve(working(blocks), rank)
-    found = BLRDecomposition(left.to(matrix.dtype), right.to(matrix.dtype), shape, Solution(0.0))
-    error, seconds = relative_error(blocks, found.left @ found.right), time.perf_counter() - began
-    return replace(found, solution=Solution(error, seconds=seconds))
+    decomposition = BLRDecomposition(left.to(matrix.dtype), right.to(matrix.dtype), shape, Solution(0.0))
+    error, seconds = relative_error(blocks, decomposition.left @ decomposition.right), time.perf_counter() - began
+    return replace(decomposition, solution=Solution(error, seconds=seconds))
 
 
 def _truncated(blocks: Tensor, rank: int) -> tuple[Tensor, Tensor]:  # (…, i, j) -> (…, i, rank), (…, rank, j)
@@ -118,7 +118,7 @@ def _truncated(blocks: Tensor, rank: int) -> tuple[Tensor, Tensor]:  # (…, i, 
 def _by_tensorly(blocks: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The same, block by block."""
     grid = blocks.shape[:2]
-    found = [bridge.svd(block, rank) for block in blocks.flatten(0, 1)]
-    left = torch.stack([one[0] * one[1].sqrt() for one in found]).reshape(*grid, -1, rank)
-    right = torch.stack([(one[2] * one[1].sqrt()).mT for one in found]).reshape(*grid, rank, -1)
+    truncated = [bridge.svd(block, rank) for block in blocks.flatten(0, 1)]
+    left = torch.stack([one[0] * one[1].sqrt() for one in truncated]).reshape(*grid, -1, rank)
+    right = torch.stack([(one[2] * one[1].sqrt()).mT for one in truncated]).reshape(*grid, rank, -1)
     return left, right

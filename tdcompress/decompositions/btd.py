@@ -111,9 +111,9 @@ def btd_limits(shape: Sequence[int]) -> tuple[int, int, int]:
     >>> btd_limits((64, 32, 3, 3))
     (288, 64, 32)
     """
-    whole = (*shape[:2], math.prod(shape[2:]))
-    first, second = tucker_limits(whole, (0, 1))
-    return math.prod(whole) // max(whole), first, second
+    joined = (*shape[:2], math.prod(shape[2:]))
+    first, second = tucker_limits(joined, (0, 1))
+    return math.prod(joined) // max(joined), first, second
 
 
 def btd(tensor: Tensor, rank: Sequence[int], *, solver: Solver = None) -> BTDecomposition:
@@ -152,9 +152,9 @@ def btd(tensor: Tensor, rank: Sequence[int], *, solver: Solver = None) -> BTDeco
         (left, right, cores), sweeps, converged = _solve(work / scale, tuple(rank), options, tensor.dtype)
     share = scale ** (1 / 3)
     left, right, cores = ((factor * share).to(tensor.dtype) for factor in (left, right, cores))
-    found = BTDecomposition(cores.reshape(*rank, *tensor.shape[2:]), left.mT, right.mT, Solution(0.0))
-    error, seconds = relative_error(tensor, found.to_dense()), time.perf_counter() - began
-    return replace(found, solution=Solution(error, sweeps, converged, seconds))
+    decomposition = BTDecomposition(cores.reshape(*rank, *tensor.shape[2:]), left.mT, right.mT, Solution(0.0))
+    error, seconds = relative_error(tensor, decomposition.to_dense()), time.perf_counter() - began
+    return replace(decomposition, solution=Solution(error, sweeps, converged, seconds))
 
 
 def _solve(

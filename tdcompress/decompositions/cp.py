@@ -122,9 +122,9 @@ def cp(
             rows, sweeps, converged = _solve(work / scale, rank, options, generator, tensor.dtype)
     weights, factors = _normalized(rows)
     weights, factors = (weights * scale).to(tensor.dtype), tuple(factor.to(tensor.dtype) for factor in factors)
-    found = CPDecomposition(weights, factors, Solution(0.0))
-    error, seconds = relative_error(tensor, found.to_dense()), time.perf_counter() - began
-    return replace(found, solution=Solution(error, sweeps, converged, seconds, found.sensitivity))
+    decomposition = CPDecomposition(weights, factors, Solution(0.0))
+    error, seconds = relative_error(tensor, decomposition.to_dense()), time.perf_counter() - began
+    return replace(decomposition, solution=Solution(error, sweeps, converged, seconds, decomposition.sensitivity))
 
 
 def _solve(
@@ -134,13 +134,13 @@ def _solve(
     long = [mode for mode, size in enumerate(tensor.shape) if size > 1]
     inner, sweeps, converged = tensor.squeeze(), 0, True
     if rank == cp_limit(tensor.shape) or not tensor.any():
-        found = _exact(inner, rank)
+        inner_factors = _exact(inner, rank)
     elif len(long) == 2:
-        found = _svd(inner, rank)
+        inner_factors = _svd(inner, rank)
     else:
-        found, sweeps, converged = als(inner, rank, options, generator, dtype)
+        inner_factors, sweeps, converged = als(inner, rank, options, generator, dtype)
     rows = [tensor.new_ones(rank, 1) for _ in tensor.shape]
-    for mode, factor in zip(long, found, strict=True):
+    for mode, factor in zip(long, inner_factors, strict=True):
         rows[mode] = factor
     if not long:
         rows[0] = rows[0] * tensor.reshape(1, 1)

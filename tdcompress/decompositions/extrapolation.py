@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 _MOMENTUM_LIMIT = 0.97
-_STRIDE = 10  # sweeps between two looks at the error
+_SWEEPS_BETWEEN_CHECKS = 10  # of the error
 _NOISE = 16  # a rise of the squared error by so many roundings of ‖terms‖² is one of rounding
 
 
@@ -62,9 +62,9 @@ class Run:
         seen = math.inf
         for count in range(1, sweeps + 1):
             self._step()
-            if count % _STRIDE == 0:
+            if count % _SWEEPS_BETWEEN_CHECKS == 0:
                 root = math.sqrt(float(self.loss))
-                if seen - root <= _STRIDE * tol * root:
+                if seen - root <= _SWEEPS_BETWEEN_CHECKS * tol * root:
                     return True
                 seen = root
                 if bool(self._rounded) and self._sweep.tensor.dtype != torch.float64 and count < sweeps:
@@ -74,14 +74,14 @@ class Run:
 
     def _step(self) -> None:
         """Sweep from the extrapolated point; keep the result if it is better, else forget the extrapolation."""
-        found, error, length = self._sweep(self._point)
+        swept, error, length = self._sweep(self._point)
         loss = error.square() + self._sweep.penalty * length
         rises = loss > self.loss
-        rounded = rises & (loss - self.loss <= _NOISE * torch.finfo(found[0].dtype).eps * length)
+        rounded = rises & (loss - self.loss <= _NOISE * torch.finfo(swept[0].dtype).eps * length)
         # Without extrapolation a sweep can only rise by the rounding of its own loss.
         better = ~rises | rounded | (self._age == 1)
         momentum = torch.where(better, ((self._age - 1) / (self._age + 2)).clamp(max=_MOMENTUM_LIMIT), 0.0)
-        kept = [torch.where(better, new, old) for new, old in zip(found, self.current, strict=True)]
+        kept = [torch.where(better, new, old) for new, old in zip(swept, self.current, strict=True)]
         momentum = momentum.to(kept[0].dtype)
         self._point = [new + momentum * (new - old) for new, old in zip(kept, self.current, strict=True)]
         self._age = torch.where(better, self._age + 1, 1.0)

@@ -71,9 +71,9 @@ class TuckerForm:
         _check(self.name, [self.core], len(self.factors))
         _check(self.name, self.factors, 2)
         if tuple(factor.shape[1] for factor in self.factors) != tuple(self.core.shape):
-            found = f"{_shapes(self.factors)} and {tuple(self.core.shape)}"
+            shapes = f"{_shapes(self.factors)} and {tuple(self.core.shape)}"
             raise CompressionError(
-                f"the factors of a TuckerTensor have a column for every entry of its core, got {found}."
+                f"the factors of a TuckerTensor have a column for every entry of its core, got {shapes}."
             )
 
     @property

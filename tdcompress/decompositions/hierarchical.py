@@ -103,9 +103,9 @@ def hierarchical_tucker(tensor: Tensor, rank: Sequence[int], *, solver: Solver =
     check_rank(rank, hierarchical_tucker_limits(tensor.shape), "hierarchical Tucker")
     options = HTOptions.of(solver)
     began = time.perf_counter()
-    whole = tensor.reshape(*tensor.shape[:2], -1)
-    one = tucker(whole, rank, modes=(0, 1, 2), solver=TuckerOptions(options.max_iter, options.tol))
-    filters = one.factors[2].mT.reshape(-1, *tensor.shape[2:])
-    found = HTDecomposition(one.factors[0], one.factors[1], one.core, filters, one.solution)
-    error, seconds = relative_error(tensor, found.to_dense()), time.perf_counter() - began
-    return replace(found, solution=replace(one.solution, relative_error=error, seconds=seconds))
+    joined = tensor.reshape(*tensor.shape[:2], -1)
+    mixed = tucker(joined, rank, modes=(0, 1, 2), solver=TuckerOptions(options.max_iter, options.tol))
+    filters = mixed.factors[2].mT.reshape(-1, *tensor.shape[2:])
+    decomposition = HTDecomposition(mixed.factors[0], mixed.factors[1], mixed.core, filters, mixed.solution)
+    error, seconds = relative_error(tensor, decomposition.to_dense()), time.perf_counter() - began
+    return replace(decomposition, solution=replace(mixed.solution, relative_error=error, seconds=seconds))

@@ -68,11 +68,11 @@ class TensorlyOptions(Options):
         if self.backend not in get_args(Backend):
             raise CompressionError(f"backend must be 'own' or 'tensorly', got {self.backend!r}.")
         defaults = {one.name: one.default for one in fields(self)}
-        lost = [name for name in self.only_ours if getattr(self, name) != defaults[name]]
-        if self.backend == "tensorly" and lost:
+        ignored = [name for name in self.only_ours if getattr(self, name) != defaults[name]]
+        if self.backend == "tensorly" and ignored:
             raise CompressionError(
-                f"tensorly's solver runs at its own defaults and cannot be told {', '.join(lost)}; leave that out, or "
-                "take backend='own'."
+                f"tensorly's solver runs at its own defaults and cannot be told {', '.join(ignored)}; leave that out, "
+                "or take backend='own'."
             )
 
     @classmethod

@@ -28,8 +28,8 @@ def truncating_subspace(matrix: Tensor, rank: int) -> Tensor:
         matrix: (rows, columns), no more rows than columns.
         rank: how many vectors.
     """
-    found = _iterated(matrix, rank) if matrix.dtype == torch.float32 and len(matrix) >= _SMALLEST else None
-    return leading_subspace(matrix, rank) if found is None else found
+    subspace = _iterated(matrix, rank) if matrix.dtype == torch.float32 and len(matrix) >= _SMALLEST else None
+    return leading_subspace(matrix, rank) if subspace is None else subspace
 
 
 def _iterated(matrix: Tensor, rank: int) -> Tensor | None:

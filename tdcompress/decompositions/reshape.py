@@ -138,23 +138,23 @@ def as_reshape(given: Reshaping, shape: tuple[int, int], cores: int) -> Reshape:
     """
     if given == "balanced":
         return Reshape(balanced_factors(shape[0], cores), balanced_factors(shape[1], cores))
-    found = given if isinstance(given, Reshape) else _read(given)
-    factors = (*found.rows, *found.columns)
+    reshape = given if isinstance(given, Reshape) else _read(given)
+    factors = (*reshape.rows, *reshape.columns)
     if any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in factors):
         raise CompressionError(
-            f"the factors of a reshape must be whole numbers from 1, got {found.rows, found.columns}."
+            f"the factors of a reshape must be whole numbers from 1, got {reshape.rows, reshape.columns}."
         )
-    if len(found.rows) != len(found.columns) or found.cores < 2:
+    if len(reshape.rows) != len(reshape.columns) or reshape.cores < 2:
         raise CompressionError(
             "a reshape has two or more factors of the rows and as many of the columns, got "
-            f"{found.rows, found.columns}; fill up with ones."
+            f"{reshape.rows, reshape.columns}; fill up with ones."
         )
-    if found.shape != shape:
+    if reshape.shape != shape:
         raise CompressionError(
-            f"reshape {found.rows, found.columns} is for a matrix of {found.shape[0]} × {found.shape[1]}, and this one "
-            f"is {shape[0]} × {shape[1]}; give factors of these numbers, or 'balanced'."
+            f"reshape {reshape.rows, reshape.columns} is for a matrix of {reshape.shape[0]} × {reshape.shape[1]}, and "
+            f"this one is {shape[0]} × {shape[1]}; give factors of these numbers, or 'balanced'."
         )
-    return found
+    return reshape
 
 
 def _read(given: object) -> Reshape:

@@ -37,10 +37,10 @@ class Solution:
             norms: the Frobenius norm of each group's kernel.
         """
         total = math.hypot(*norms)
-        lost = math.hypot(*(s.relative_error * n for s, n in zip(solutions, norms, strict=True)))
+        error = math.hypot(*(s.relative_error * n for s, n in zip(solutions, norms, strict=True)))
         sensitivities = [s.sensitivity for s in solutions if s.sensitivity is not None]
         return Solution(
-            relative_error=lost / total if total else 0.0,
+            relative_error=error / total if total else 0.0,
             sweeps=max(s.sweeps for s in solutions),
             converged=all(s.converged for s in solutions),
             seconds=sum(s.seconds for s in solutions),

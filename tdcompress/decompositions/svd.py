@@ -104,14 +104,14 @@ def svd(tensor: Tensor, rank: int, *, rows: Sequence[int] = (0,), solver: Solver
         with threads_for(matrix.numel()):
             left, values, right = _solve(matrix, rank)
     left, right = (side.reshape(*size, rank).to(tensor.dtype) for side, size in zip((left, right), sizes, strict=True))
-    found = SVDecomposition(left, values.to(tensor.dtype), right, rows, Solution(0.0))
-    error, seconds = _error(matrix, found), time.perf_counter() - began
-    return replace(found, solution=Solution(error, seconds=seconds))
+    decomposition = SVDecomposition(left, values.to(tensor.dtype), right, rows, Solution(0.0))
+    error, seconds = _error(matrix, decomposition), time.perf_counter() - began
+    return replace(decomposition, solution=Solution(error, seconds=seconds))
 
 
-def _error(matrix: Tensor, found: SVDecomposition) -> float:
+def _error(matrix: Tensor, decomposition: SVDecomposition) -> float:
     """The relative error of the factors as they are, some rows at a time."""
-    left, right = (side.reshape(-1, found.rank).to(matrix) for side in found.balanced_factors())
+    left, right = (side.reshape(-1, decomposition.rank).to(matrix) for side in decomposition.balanced_factors())
     count = max(1, _ROWS // matrix.shape[1])
     pairs = zip(torch.split(matrix, count), torch.split(left, count), strict=True)
     return ratio_of_norms(sum(squared_norm(some - one @ right.mT) for some, one in pairs), matrix)

@@ -141,13 +141,13 @@ def _half_sweep(tensor: Tensor, cores: Sequence[Tensor]) -> tuple[Tensor, ...]:
     bases = [cores[-1].squeeze(-1)]  # (r_n, everything after bond n), orthonormal rows
     for core in cores[-2:0:-1]:
         bases.insert(0, torch.tensordot(core, bases[0], dims=1).flatten(1))
-    found, rest, left = [], tensor, 1
+    swept, rest, left = [], tensor, 1
     for size, basis in zip(tensor.shape[:-1], bases, strict=True):
         matrix = rest.reshape(left * size, -1)
         orthonormal, _ = torch.linalg.qr(matrix @ basis.mT)
-        found.append(orthonormal.reshape(left, size, -1))
+        swept.append(orthonormal.reshape(left, size, -1))
         rest, left = orthonormal.mT @ matrix, orthonormal.shape[1]
-    return (*found, rest.reshape(left, tensor.shape[-1], 1))
+    return (*swept, rest.reshape(left, tensor.shape[-1], 1))
 
 
 def _turned(cores: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -105,13 +105,13 @@ def to_tltorch(
     layers = _outermost(model, lambda module: isinstance(module, FactorizedConv), "factorized")
     tensorly_torch()  # before the block, at whose end the backend would be what its import makes it
     with tensorly_on_torch() as tensorly:
-        found = _converted(model, layers, lambda layer: to_theirs(layer, implementation), skip, inplace)
+        theirs = _converted(model, layers, lambda layer: to_theirs(layer, implementation), skip, inplace)
     if tensorly.get_backend() != "pytorch":
         warn(
             f"tensorly's backend is {tensorly.get_backend()!r}, on which layers of tensorly-torch do not run; call "
             "tensorly.set_backend('pytorch')."
         )
-    return found
+    return theirs
 
 
 # --- layers of a model ------------------------------------------------------------------------------------
@@ -124,14 +124,14 @@ def _outermost(model: nn.Module, wanted: Callable[[nn.Module], bool], what: str)
         CompressionError: there are none.
     """
     inside: set[int] = set()
-    found = []
+    outermost = []
     for name, module in model.named_modules():
         if id(module) not in inside and wanted(module):
             inside.update(id(part) for part in module.modules())
-            found.append((name, module))
-    if not found:
+            outermost.append((name, module))
+    if not outermost:
         raise CompressionError(f"there is no {what} layer in the model.")
-    return found
+    return outermost
 
 
 def _converted(
@@ -167,12 +167,12 @@ def _converted(
 
 def _holders(model: nn.Module, layers: Sequence[Named]) -> Mapping[int, set[str]]:
     """By the id of every parameter the names of the layers, and of the modules outside them, that hold it."""
-    inside, found = {id(part) for _, layer in layers for part in layer.modules()}, defaultdict(set)
+    inside, holders = {id(part) for _, layer in layers for part in layer.modules()}, defaultdict(set)
     others = [(name, module) for name, module in model.named_modules() if id(module) not in inside]
     for name, holder in [*layers, *others]:
         for one in holder.parameters(recurse=id(holder) in inside):
-            found[id(one)].add(name)
-    return found
+            holders[id(one)].add(name)
+    return holders
 
 
 def _check_alone(name: str, layer: nn.Module, holders: Mapping[int, set[str]]) -> None:

@@ -98,8 +98,8 @@ class BLRConv(ReshapedConv):
     def unwhitened(decomposition: BLRDecomposition, roots: Sequence[Tensor]) -> BLRDecomposition:
         """The root taken out of the right factors."""
         right = decomposition.right.double().transpose(0, 1)  # (column blocks, row blocks, rank, columns of a block)
-        found = divided(right.flatten(1, 2), roots[0]).reshape(right.shape).transpose(0, 1)
-        return replace(decomposition, right=found.to(decomposition.right.dtype))
+        unwhitened = divided(right.flatten(1, 2), roots[0]).reshape(right.shape).transpose(0, 1)
+        return replace(decomposition, right=unwhitened.to(decomposition.right.dtype))
 
     @staticmethod
     def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec | Regrouping]:

@@ -183,17 +183,17 @@ class CPConv(FactorizedConv[CPDecomposition, CPOptions]):
         ((0,), (1,))
         """
         weights = [stage.weight.detach() for stage in self[1:-1]]
-        found = [_profiles(weight, group) for weight, group in zip(weights, self.axes, strict=True)]
-        errors = [relative_error(weight, reduce(torch.mul, one)) for weight, one in zip(weights, found, strict=True)]
-        lost = max(errors, default=0.0)
-        exact = lost <= 4 * torch.finfo(self[0].weight.dtype).eps + _ROUNDING
+        profiles = [_profiles(weight, group) for weight, group in zip(weights, self.axes, strict=True)]
+        errors = [relative_error(weight, reduce(torch.mul, one)) for weight, one in zip(weights, profiles, strict=True)]
+        worst = max(errors, default=0.0)
+        exact = worst <= 4 * torch.finfo(self[0].weight.dtype).eps + _ROUNDING
         if not exact and not nearest:
             raise CompressionError(
-                f"the spatial stage is no product of one kernel an axis; the nearest is {lost:.2g} away, in relative "
+                f"the spatial stage is no product of one kernel an axis; the nearest is {worst:.2g} away, in relative "
                 "terms. Pass nearest=True to take it, or keep the layer merged."
             )
         axes = tuple((axis,) for group in self.axes for axis in group)
-        layer = self._rearranged(axes, [profile for one in found for profile in one])
+        layer = self._rearranged(axes, [profile for one in profiles for profile in one])
         layer.solution = self.solution if exact else None
         return layer
 

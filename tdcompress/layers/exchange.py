@@ -97,8 +97,8 @@ class Exchange(nn.Sequential):
         ('CPTensor', (32, 16, 3, 3), 5)
         """
         with torch.no_grad():
-            found = [to_tensorly(type(form)(*map(_copied, vars(form).values()))) for form in self.group_forms()]
-        return found[0] if len(found) == 1 else found
+            theirs = [to_tensorly(type(form)(*map(_copied, vars(form).values()))) for form in self.group_forms()]
+        return theirs[0] if len(theirs) == 1 else theirs
 
     @classmethod
     def from_tensorly(cls, decomposition: Any, *, like: nn.Module, axes: Axes | None = None) -> Any:

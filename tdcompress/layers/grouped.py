@@ -55,8 +55,8 @@ class GroupedLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """From (…, in) to (…, out)."""
         blocks = self.weight.reshape(self.groups, -1, self.in_features // self.groups)
-        found = grouped_product(inputs, blocks)
-        return found if self.bias is None else found + self.bias.to(found.dtype)
+        output = grouped_product(inputs, blocks)
+        return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def extra_repr(self) -> str:
         """Its sizes, as those of an `nn.Linear`, and the groups."""

@@ -247,17 +247,17 @@ class Method(ABC, Generic[Factors, MethodOptions]):
 
     @classmethod
     def stage_kernels(
-        cls, found: Sequence[Factors], parts: Sequence[ConvSpec], axes: Axes, whitening: Whitening | None
+        cls, decompositions: Sequence[Factors], parts: Sequence[ConvSpec], axes: Axes, whitening: Whitening | None
     ) -> Iterator[Tensor]:
         """The kernels of every stage with a weight, (groups of the stage, *kernel_shape), whitening undone.
 
         Args:
-            found: the groups' decompositions.
+            decompositions: the groups', in order.
             parts: the stages.
             axes: the arrangement.
             whitening: what `seen` was given.
         """
-        by_stage = zip(*(cls.stage_weights(one) for one in found), strict=True)
+        by_stage = zip(*(cls.stage_weights(one) for one in decompositions), strict=True)
         for place, (part, values) in enumerate(zip(parts, by_stage, strict=True)):
             kernels = torch.cat([one.flatten() for one in values]).view(part.groups, *part.kernel_shape)
             if whitening is not None:

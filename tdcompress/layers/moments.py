@@ -223,13 +223,13 @@ class InputMoments:
             CompressionError: nothing was seen.
         """
         mean, shift = self._means()
-        whole = mean + shift
+        full_mean = mean + shift
         inputs, positions = mean.shape[1:]
 
         def second(of_shifted: Tensor, rows: str) -> Tensor:
             """The second moment from that of x − s, which is its own mean's square above the covariance."""
-            found = of_shifted.to(mean) - torch.einsum(rows, mean, mean)
-            return found if centred else found + torch.einsum(rows, whole, whole)
+            moment = of_shifted.to(mean) - torch.einsum(rows, mean, mean)
+            return moment if centred else moment + torch.einsum(rows, full_mean, full_mean)
 
         channels = second(self._channels / self.count, "gcp,gdp->gcd") / positions
         sizes = self.spec.kernel_size
@@ -244,7 +244,7 @@ class InputMoments:
         if self._joint is not None:
             flat = self._joint.reshape(-1, inputs, positions, inputs, positions) / self.count
             joint = second(flat, "gcp,gdq->gcpdq").reshape(self._joint.shape)
-        return Whitening(channels, kernel.reshape((*sizes, *sizes)), whole, joint)
+        return Whitening(channels, kernel.reshape((*sizes, *sizes)), full_mean, joint)
 
 
 def whitening_of(moments: InputMoments | Whitening, spec: ConvSpec) -> Whitening:

@@ -81,13 +81,13 @@ class ReshapedConv(FactorizedConv):
         """
         order = columns_of(reshape, moment.device)
         grid = moment[order][:, order].reshape(*reshape.columns, *reshape.columns)
-        found = []
+        roots = []
         for core in range(reshape.cores):
             moved = grid.movedim((core, core + reshape.cores), (0, 1))
             size, rest = reshape.columns[core], moment.shape[0] // reshape.columns[core]
             summed = moved.reshape(size, size, rest, rest).diagonal(dim1=2, dim2=3).sum(-1)
-            found.append(moment_root(summed))
-        return found
+            roots.append(moment_root(summed))
+        return roots
 
     @staticmethod
     def whitened(kernel: Tensor, roots: Sequence[Tensor]) -> Tensor:
@@ -185,18 +185,20 @@ class ReshapedConv(FactorizedConv):
         if whitening is None:
             return kernels
         roots = [cls.column_roots(moment, reshape) for moment in whitening.channels]
-        found = torch.stack([cls.whitened(kernel.double(), some) for kernel, some in zip(kernels, roots, strict=True)])
-        return found.to(torch.promote_types(weight.dtype, torch.float32))
+        whitened = torch.stack(
+            [cls.whitened(kernel.double(), some) for kernel, some in zip(kernels, roots, strict=True)]
+        )
+        return whitened.to(torch.promote_types(weight.dtype, torch.float32))
 
     @classmethod
     def stage_kernels(
-        cls, found: Sequence[Any], parts: Sequence[ConvSpec], axes: Axes, whitening: Whitening | None
+        cls, decompositions: Sequence[Any], parts: Sequence[ConvSpec], axes: Axes, whitening: Whitening | None
     ) -> Iterator[Tensor]:
         """Whitening is undone on the factors."""
         if whitening is not None:
             roots = [cls.column_roots(moment, as_reshape_of(axes)) for moment in whitening.channels]
-            found = [cls.unwhitened(one, some) for one, some in zip(found, roots, strict=True)]
-        yield from super().stage_kernels(found, parts, axes, None)
+            decompositions = [cls.unwhitened(one, some) for one, some in zip(decompositions, roots, strict=True)]
+        yield from super().stage_kernels(decompositions, parts, axes, None)
 
     @classmethod
     def choose_ranks(cls, kernels: Tensor, budget: int, options: Any) -> Sequence[Rank]:
@@ -268,8 +270,8 @@ class ReshapedConv(FactorizedConv):
             else:
                 stage, now = next(kernels)
                 rows = grouped_product(rows, now.to_kernels(stage.weight).flatten(2))
-        found = rows.mT.reshape(spec.groups, -1, inputs, *spec.kernel_size)
-        return spec.to_weight(found)
+        stacked = rows.mT.reshape(spec.groups, -1, inputs, *spec.kernel_size)
+        return spec.to_weight(stacked)
 
 
 def as_reshape_of(axes: Axes) -> Reshape:

@@ -53,23 +53,23 @@ class Regrouping:
         """Features regrouped: (…, channels), with an axis before the channels where something is folded."""
         lead = features.shape[: features.ndim - (2 if self.arrive else 1)]
         places = [len(lead) + axis for axis in self.order]
-        found = features.reshape(*lead, *self.grid).permute(*range(len(lead)), *places)
-        found = found.flatten(len(lead) + self.leave)
-        return found.flatten(len(lead), -2) if self.leave else found
+        grid = features.reshape(*lead, *self.grid).permute(*range(len(lead)), *places)
+        grid = grid.flatten(len(lead) + self.leave)
+        return grid.flatten(len(lead), -2) if self.leave else grid
 
     def of_images(self, images: Tensor) -> Tensor:
         """Images regrouped: (samples, channels, *size), with what is folded in the samples."""
         count, last = images.ndim - 2, images.shape[1] > 1 and images.stride(1) == 1  # channels last stay so
-        found = images.movedim(1, -1)
-        found = found.reshape(-1, *self.grid[: self.arrive], *images.shape[2:], *self.grid[self.arrive :])
+        grid = images.movedim(1, -1)
+        grid = grid.reshape(-1, *self.grid[: self.arrive], *images.shape[2:], *self.grid[self.arrive :])
         size = range(1 + self.arrive, 1 + self.arrive + count)
         places = [1 + axis if axis < self.arrive else 1 + axis + count for axis in self.order]
         folded, channels = places[: self.leave], places[self.leave :]
         if last:
-            found = found.permute(0, *folded, *size, *channels).flatten(-len(channels))
-            return found.flatten(0, self.leave).movedim(-1, 1)
-        found = found.permute(0, *folded, *channels, *size)
-        return found.flatten(1 + self.leave, self.leave + len(channels)).flatten(0, self.leave)
+            grid = grid.permute(0, *folded, *size, *channels).flatten(-len(channels))
+            return grid.flatten(0, self.leave).movedim(-1, 1)
+        grid = grid.permute(0, *folded, *channels, *size)
+        return grid.flatten(1 + self.leave, self.leave + len(channels)).flatten(0, self.leave)
 
 
 class Regroup(nn.Module):
@@ -124,15 +124,15 @@ class Regroup(nn.Module):
         """Rearrange features or images, as they come from the stage before."""
         spatial = self.regrouping.spatial
         if spatial is None:
-            found = self.regrouping.of_features(inputs)
-            return found if self.bias is None else found + self.bias.to(found.dtype)
+            output = self.regrouping.of_features(inputs)
+            return output if self.bias is None else output + self.bias.to(output.dtype)
         if inputs.ndim != spatial + 2:
             raise CompressionError(
                 f"this layer takes batches with {spatial} spatial axes, and got a tensor of shape "
                 f"{tuple(inputs.shape)}; add a batch axis, inputs[None]."
             )
-        found = self.regrouping.of_images(inputs)
-        return found if self.bias is None else found + self.bias.to(found.dtype).reshape(-1, *[1] * spatial)
+        output = self.regrouping.of_images(inputs)
+        return output if self.bias is None else output + self.bias.to(output.dtype).reshape(-1, *[1] * spatial)
 
     def extra_repr(self) -> str:
         """The grid and what becomes of it."""

@@ -64,9 +64,9 @@ def approximation_errors(
     errors = {name: weight_errors(*pair, chosen) for name, pair in matched.items()}
     if on_features:
         assert data is not None
-        for name, found in _feature_errors(original, matched, on_features, batches(data)).items():
-            errors[name] |= found
-    return {name: {metric.name: found[metric.name] for metric in chosen} for name, found in errors.items()}
+        for name, errors_of_layer in _feature_errors(original, matched, on_features, batches(data)).items():
+            errors[name] |= errors_of_layer
+    return {name: {metric.name: by_metric[metric.name] for metric in chosen} for name, by_metric in errors.items()}
 
 
 def weight_errors(original: Any, approximation: Any, metrics: Sequence[Metric]) -> dict[str, float]:
@@ -86,10 +86,10 @@ def pairs(original: nn.Module, compressed: nn.Module) -> Iterator[tuple[str, tup
         CompressionError: nothing is factorized, or the two models do not belong together.
     """
     before = dict(original.named_modules(remove_duplicate=False))
-    found = [(name, layer) for name, layer in compressed.named_modules() if isinstance(layer, FactorizedConv)]
-    if not found:
+    factorized = [(name, layer) for name, layer in compressed.named_modules() if isinstance(layer, FactorizedConv)]
+    if not factorized:
         raise CompressionError("no layer of the compressed model is factorized; decompose() it first.")
-    for name, layer in found:
+    for name, layer in factorized:
         weight = weight_of(before[name]) if name in before and kind_at(before[name]) is not None else None
         if weight is None or weight.shape != layer.weight.shape:
             seen = "nothing" if name not in before else f"a {type(before[name]).__name__}"

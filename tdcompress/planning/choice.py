@@ -47,9 +47,15 @@ def chosen(problem: PlanningProblem, options: Mapping[str, Sequence[Option]]) ->
         LayerPlan(name, problem.specs[name], tuple(curve), place, problem.tied[name])
         for (name, curve), place in zip(options.items(), places, strict=True)
     )
-    told = tuple((name, options) for name, options in request.options.items() if options != type(options)())
+    method_options = tuple((name, options) for name, options in request.options.items() if options != type(options)())
     return Plan(
-        entries, request.objective, request.metric_name, budget, request.seed, tuple(problem.left.items()), told
+        entries,
+        request.objective,
+        request.metric_name,
+        budget,
+        request.seed,
+        tuple(problem.left.items()),
+        method_options,
     )
 
 

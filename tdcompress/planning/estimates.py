@@ -28,6 +28,7 @@ _KEPT = 128 << 20
 # Bytes of the layers of one pass: each further pass runs the model over the data once more.
 _MOMENTS = 512 << 20
 
+
 @dataclass(frozen=True)
 class Estimates:
     """What is known of the layers before anything is chosen.

@@ -50,7 +50,7 @@ def options_of(conv: Any, methods: Mapping[str, Options], whitening: Whitening |
 
     Args:
         conv: a plain layer of any kind.
-        methods: registered names with the options of their solvers; those that do not take such a layer are passed over.
+        methods: registered names with the options of their solvers; those that do not take such a layer are left out.
         whitening: by its inputs, for the error of its features; None for that of its weight.
     """
     spec = ConvSpec.of(conv)

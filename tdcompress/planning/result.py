@@ -128,14 +128,14 @@ class Plan:
             CompressionError: the model is another one; the first difference is named, and it is as it was.
         """
         self.check(model)
-        selected, problems, told = [], {}, dict(self.method_options)
+        selected, problems, method_options = [], {}, dict(self.method_options)
         for entry in self.layers:
             choice = entry.choice
             for name in (entry.layer, *entry.tied) if choice.method != DENSE else ():
                 module, kind = model.get_submodule(name), get_method(choice.method)
                 with naming(name):
                     conv, moments = plain(module, Policy()), (whiten or {}).get(name)
-                options = told.get(choice.method) or kind.options()
+                options = method_options.get(choice.method) or kind.options()
                 request = Request(options=options, rank=choice.rank, axes=choice.axes, whiten=moments, seed=self.seed)
                 problems[name] = Problem(kind, conv, request)
                 selected.append((name, module))
@@ -207,8 +207,8 @@ class Plan:
             if version > FORMAT_VERSION:
                 raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
             layers = tuple(map(LayerPlan.from_fields, fields["layers"]))
-            told = tuple((name, _options_from(name, one)) for name, one in fields.get("method_options", ()))
-            plan = Plan(**{**fields, "layers": layers, "left": _left_from(fields), "method_options": told})
+            method_options = tuple((name, _options_from(name, one)) for name, one in fields.get("method_options", ()))
+            plan = Plan(**{**fields, "layers": layers, "left": _left_from(fields), "method_options": method_options})
             for entry in plan.layers:
                 _ = entry.choice, entry.dense, entry.spec.adapter
             _ = UNITS[plan.objective], float(plan.budget), plan.cost
@@ -236,5 +236,5 @@ def _left_from(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _options_from(method: str, fields: Mapping[str, Any]) -> Options:
     """Options back from JSON, which has lists for tuples."""
-    told = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return get_method(method).options(**told)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return get_method(method).options(**values)

@@ -36,24 +36,24 @@ def blr_shapes(shape: tuple[int, int], reshape: Shapes = "best") -> list[Reshape
         return [monarch_reshape(*shape)]
     if reshape != "best":
         return [as_reshape(reshape, shape, 2)]
-    found = grids(shape, strided=[(by_row, by_column) for by_row in (False, True) for by_column in (False, True)])
+    shapes = grids(shape, strided=[(by_row, by_column) for by_row in (False, True) for by_column in (False, True)])
     # Where there is one block along a side, or one row or column in a block, strides make no difference.
-    vain = {one for one in found if (one.strided_rows and 1 in one.rows) or (one.strided_columns and 1 in one.columns)}
-    return [one for one in found if one not in vain]
+    vain = {one for one in shapes if (one.strided_rows and 1 in one.rows) or (one.strided_columns and 1 in one.columns)}
+    return [one for one in shapes if one not in vain]
 
 
 @threads_by_kernel
 def blr_candidates(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[list[ReshapedRank]]:
     """The point of `blr_curve` for every budget as a list, empty where none fits."""
-    spectra, found = Spectra(kernels), []
+    spectra, candidates = Spectra(kernels), []
     for budget in budgets:
         choices = []
         for shape in blr_shapes(spectra.shape, reshape):
             rank = min(budget // blr_parameters(shape, (1,)), blr_limit(shape))
             if rank:
                 choices.append(ReshapedRank(float(spectra.blocks(shape)[rank]), (rank,), shape))
-        found.append([min(choices, key=lambda choice: choice.lost)] if choices else [])
-    return found
+        candidates.append([min(choices, key=lambda choice: choice.lost)] if choices else [])
+    return candidates
 
 
 def blr_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[ReshapedRank]:
@@ -72,4 +72,4 @@ def blr_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best")
     >>> best.reshape.rows, best.reshape.columns, best.rank, round(best.lost, 6)
     ((1, 4), (2, 3), (1,), 0.0)
     """
-    return [one for found in blr_candidates(kernels, budgets, reshape) for one in found]
+    return [one for candidates in blr_candidates(kernels, budgets, reshape) for one in candidates]

@@ -45,13 +45,13 @@ def btd_ranks(modes: Sequence[int], budget: int, options: BTDOptions) -> list[Ra
         within = all(r <= limit for r, limit in zip(rank, limits, strict=True))
         return filled and within and btd_parameters(modes, rank) <= budget
 
-    found = []
+    ranks = []
     for size in options.sizes:
         block = (min(size, limits[1]), min(size, limits[2]))
         most = math.ceil(limits[0] / min(block))  # blocks of size s hold s rank-one terms at the least
         blocks = min(budget // btd_parameters(modes, (1, *block)), most)
-        found += [grown((blocks, *block), useful)] if blocks else []
-    return list(dict.fromkeys(found))
+        ranks += [grown((blocks, *block), useful)] if blocks else []
+    return list(dict.fromkeys(ranks))
 
 
 def btd_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:

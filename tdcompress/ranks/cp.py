@@ -129,13 +129,13 @@ class _Swept:
             lost.append(terms.lost)
             if place in chosen:
                 kept.append((tensor, terms))
-        self._lost, self._whole = torch.stack(lost).sum(0), _Sample(kept)
+        self._lost, self._original = torch.stack(lost).sum(0), _Sample(kept)
         self._work = max(_WORK, _WORK_PER_WEIGHT * tensors.numel()) / len(kept)
 
     def lost(self, ranks: Tensor) -> np.ndarray:
         """The squared relative errors at ranks."""
         orthogonal = (self._lost / self._lost[0]).cpu()
-        return orthogonal[ranks].numpy() * self._ratio(ranks.numpy() / self._whole.terms) ** 2
+        return orthogonal[ranks].numpy() * self._ratio(ranks.numpy() / self._original.terms) ** 2
 
     def _ratio(self, shares: np.ndarray) -> np.ndarray:
         """The error after sweeps over that of orthogonal terms, at shares of the parameters."""
@@ -153,24 +153,24 @@ class _Swept:
             place = rank / sample.terms
             if place <= places[-1] or not sample.takes(rank):
                 continue
-            found = sample.log_ratio(rank)
-            if sample is not self._whole:
+            log = sample.log_ratio(rank)
+            if sample is not self._original:
                 # How far a smaller kernel is off is seen at the share before, and fades towards many terms.
                 before = round(places[-1] * sample.terms)
                 if place < _CARRIED and before >= _FEWEST and sample.takes(before):
                     fading = (_CARRIED - place) / (_CARRIED - places[-1])
-                    found += fading * (logs[-1] - sample.log_ratio(before))
+                    log += fading * (logs[-1] - sample.log_ratio(before))
             places.append(place)
-            logs.append(min(found, 0.0))
+            logs.append(min(log, 0.0))
         return places, logs
 
     def _affordable(self, share: float) -> _Sample:
         """The kernels themselves, or smaller ones on which the sweeps keep to the work."""
-        shape, part = self._whole.shape, 1.0
+        shape, part = self._original.shape, 1.0
         while _operations(shape, share) > self._work and max(shape) > _WHOLE:
             part *= 0.95
-            shape = tuple(max(min(size, _WHOLE), math.ceil(part * size)) for size in self._whole.shape)
-        return self._whole if shape == self._whole.shape else self._whole.reduced(shape)
+            shape = tuple(max(min(size, _WHOLE), math.ceil(part * size)) for size in self._original.shape)
+        return self._original if shape == self._original.shape else self._original.reduced(shape)
 
 
 class _Sample:
@@ -204,27 +204,27 @@ class _Sample:
 
     def reduced(self, shape: tuple[int, ...]) -> _Sample:
         """Smaller kernels, whose singular directions are taken at even distances."""
-        found = []
+        reduced_kernels = []
         for core in self._cores:
             for mode, size in enumerate(shape):
                 filled = max(size, min(core.shape[mode], core.numel() // core.shape[mode]))
                 places = torch.arange(size, device=core.device).add(0.5).mul(filled / size).long()
                 core = core.index_select(mode, places)
             with threads_for(core.numel()):
-                found.append((core, OrthogonalTerms(core)))
-        return _Sample(found)
+                reduced_kernels.append((core, OrthogonalTerms(core)))
+        return _Sample(reduced_kernels)
 
     @cached_property
     def _cores(self) -> list[Tensor]:
         """The kernels in the singular bases of their long modes."""
-        found = []
+        cores = []
         for kernel, _ in self._kernels:
             core = kernel
             for mode, size in enumerate(self.shape):
                 if size > _WHOLE:
                     core = mode_dot(core, leading_subspace(unfold(kernel, mode), size).mT.to(kernel), mode)
-            found.append(core)
-        return found
+            cores.append(core)
+        return cores
 
 
 def _operations(shape: Sequence[int], share: float) -> float:

@@ -44,22 +44,22 @@ def kronecker_shapes(shape: tuple[int, int], reshape: Shapes = "best") -> list[R
     """
     if reshape != "best":
         return [as_reshape(reshape, shape, 2)]
-    found = map(as_split, grids(shape, strided=[(False, False), (False, True)]))
-    return [split for split in dict.fromkeys(found) if not is_svd(split)]
+    shapes = map(as_split, grids(shape, strided=[(False, False), (False, True)]))
+    return [split for split in dict.fromkeys(shapes) if not is_svd(split)]
 
 
 @threads_by_kernel
 def kronecker_candidates(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[list[ReshapedRank]]:
     """The point of `kronecker_curve` for every budget as a list, empty where none fits."""
-    spectra, found = Spectra(kernels), []
+    spectra, candidates = Spectra(kernels), []
     for budget in budgets:
         choices = []
         for shape in kronecker_shapes(spectra.shape, reshape):
             rank = min(budget // sum(shape.sizes), kronecker_limit(shape))
             if rank:
                 choices.append(ReshapedRank(float(spectra.unfolding(shape)[rank]), (rank,), shape))
-        found.append([min(choices, key=lambda choice: choice.lost)] if choices else [])
-    return found
+        candidates.append([min(choices, key=lambda choice: choice.lost)] if choices else [])
+    return candidates
 
 
 def kronecker_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[ReshapedRank]:
@@ -79,4 +79,4 @@ def kronecker_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "
     >>> best.reshape, best.rank, round(best.lost, 6)
     (Reshape(rows=(2, 3), columns=(4, 3), strided_rows=False, strided_columns=False), (1,), 0.0)
     """
-    return [one for found in kronecker_candidates(kernels, budgets, reshape) for one in found]
+    return [one for candidates in kronecker_candidates(kernels, budgets, reshape) for one in candidates]

@@ -130,13 +130,13 @@ def tt_curve(kernels: Tensor, budgets: Sequence[int]) -> list[Point]:
     tails = {pair: _block_tails(cores, pair) for pair in outer if pair}
 
     def at(budget: int) -> list[Point]:
-        found = []
+        chains = []
         for (last, first), inside in tails.items():
             rank = _inner(sizes, first, last, budget)
             if rank:
                 lost = sum(tail[min(r, len(tail) - 1)] for tail, r in zip(inside, rank[1:-1], strict=True))
-                found.append(((total - float(energy[last - 1, first - 1]) + lost) / total, rank))
-        return [(rank, min(1.0, max(0.0, lost))) for lost, rank in [min(found)]] if found else []
+                chains.append(((total - float(energy[last - 1, first - 1]) + lost) / total, rank))
+        return [(rank, min(1.0, max(0.0, lost))) for lost, rank in [min(chains)]] if chains else []
 
     return points_at(budgets, at)
 
@@ -189,11 +189,11 @@ class _Search:
         while step >= finest:
             moves = [(first + a, last + b) for a, b in ((step, 0), (-step, 0), (0, step), (0, -step))]
             better = (move for move in moves if self._inside(*move) and self.lost(*move)[0] < self.lost(first, last)[0])
-            found = next(better, None)
-            if found is None:
+            replacement = next(better, None)
+            if replacement is None:
                 step //= 2
             else:
-                first, last = found
+                first, last = replacement
         return self.lost(first, last)[1]
 
     def _start(self) -> tuple[int, int]:
@@ -271,5 +271,5 @@ def _best_inner(
     possible = (other >= 1) & (one <= sizes[2] * other) & (first <= sizes[1] * one) & (last <= sizes[3] * other)
     lost = torch.where(possible, tails[0][one] + tails[1][other.clamp(min=0)], math.inf)
     best = int(lost.argmin())
-    found = (int(one[best]), int(other[best]))
-    return (None, math.inf) if math.isinf(float(lost[best])) else (found, float(lost[best]))
+    pair = (int(one[best]), int(other[best]))
+    return (None, math.inf) if math.isinf(float(lost[best])) else (pair, float(lost[best]))

@@ -76,7 +76,7 @@ def ttm_least(shape: tuple[int, int], reshape: Shapes = "best", cores: Sequence[
     if reshape != "best":
         given = [as_reshape(reshape, shape, number) for number in (cores if reshape == "balanced" else [0])]
         return min(sum(one.sizes) for one in given)
-    found = []
+    costs = []
     places = np.array(
         [(one.rows[0], one.columns[0]) for family in _families(shape, reshape, cores) for one in family.bonds]
     )
@@ -88,9 +88,9 @@ def ttm_least(shape: tuple[int, int], reshape: Shapes = "best", cores: Sequence[
     least = sizes.astype(float)  # of the cores before every bond
     for number in range(2, max(cores) + 1):
         if number in cores:
-            found.append(float((least + math.prod(shape) // sizes).min()))
+            costs.append(float((least + math.prod(shape) // sizes).min()))
         least = (least[:, None] + between).min(0)
-    return None if math.isinf(min(found)) else int(min(found))
+    return None if math.isinf(min(costs)) else int(min(costs))
 
 
 @threads_by_kernel
@@ -149,7 +149,7 @@ def ttm_curve(
     Raises:
         CompressionError: the reshape does not fit.
     """
-    return [found[0] for found in _chosen(Spectra(kernels), budgets, reshape, cores, 1) if found]
+    return [candidates[0] for candidates in _chosen(Spectra(kernels), budgets, reshape, cores, 1) if candidates]
 
 
 def _chosen(
@@ -157,11 +157,11 @@ def _chosen(
 ) -> list[list[ReshapedRank]]:
     if not cores or set(cores) - set(_CORES):
         raise CompressionError(f"a tensor-train matrix has 2, 3 or 4 cores here, got cores={tuple(cores)}.")
-    found: list[list[ReshapedRank]] = [[] for _ in budgets]
+    candidates: list[list[ReshapedRank]] = [[] for _ in budgets]
     for family in _families(spectra.shape, reshape, cores):
         for place, shapes in enumerate(ChainSearch(spectra, family, budgets).run()):
-            found[place] += [_refined(spectra, *one, budgets[place]) for one in shapes]
-    return [sorted(some, key=lambda one: one.lost)[:count] for some in found]
+            candidates[place] += [_refined(spectra, *one, budgets[place]) for one in shapes]
+    return [sorted(some, key=lambda one: one.lost)[:count] for some in candidates]
 
 
 def _families(shape: tuple[int, int], reshape: Shapes, cores: Sequence[int]) -> Iterator[Family]:

@@ -120,15 +120,15 @@ def _spec_at(module: nn.Module) -> ConvSpec:
     return ConvSpec.read(module)
 
 
-def _check_spec(found: Mapping[str, Any], spec: ConvSpec) -> None:
+def _check_spec(fields: Mapping[str, Any], spec: ConvSpec) -> None:
     expected = json.loads(json.dumps(asdict(spec)))
     # Files that were written when there were only PyTorch's own kinds do not name them.
-    found = {"kind": default_kind(len(spec.kernel_size), spec.transposed), "options": [], **found}
-    if found.keys() != expected.keys():
-        raise _damaged("spec", found)
+    fields = {"kind": default_kind(len(spec.kernel_size), spec.transposed), "options": [], **fields}
+    if fields.keys() != expected.keys():
+        raise _damaged("spec", fields)
     for name, value in expected.items():
-        if found[name] != value:
-            raise CompressionError(f"the file has {name}={_shown.repr(found[name])}, the model {name}={value!r}.")
+        if fields[name] != value:
+            raise CompressionError(f"the file has {name}={_shown.repr(fields[name])}, the model {name}={value!r}.")
 
 
 def _rank(entry: Mapping[str, Any]) -> tuple[int, ...]:
@@ -148,13 +148,13 @@ def _axes(entry: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
 def _solution(entry: Mapping[str, Any]) -> Solution | None:
     if entry.get("solution") is None:
         return None
-    found = _field(entry, "solution", dict)
+    fields = _field(entry, "solution", dict)
     return Solution(
-        relative_error=_number(found, "relative_error") or 0.0,
-        sweeps=_field(found, "sweeps", int),
-        converged=_field(found, "converged", bool),
-        seconds=_number(found, "seconds") or 0.0,
-        sensitivity=_number(found, "sensitivity", optional=True),
+        relative_error=_number(fields, "relative_error") or 0.0,
+        sweeps=_field(fields, "sweeps", int),
+        converged=_field(fields, "converged", bool),
+        seconds=_number(fields, "seconds") or 0.0,
+        sensitivity=_number(fields, "sensitivity", optional=True),
     )
 
 
@@ -168,10 +168,10 @@ def _number(entry: Mapping[str, Any], key: str, optional: bool = False) -> float
 
 
 def _texts(document: Any, key: str) -> dict[str, str]:
-    found = _field(document, key, dict)
-    if not all(isinstance(text, str) for text in found.values()):
-        raise _damaged(key, found)
-    return found
+    texts = _field(document, key, dict)
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise _damaged(key, texts)
+    return texts
 
 
 def _printable(text: str) -> str:

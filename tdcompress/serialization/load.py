@@ -85,24 +85,24 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[Any], dict[str, str]]:
     return {**tensors, **{name: tensors[first] for name, first in aliases.items()}}, entries, left
 
 
-def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _compare(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Name the first difference between the tensors of the file and those of the model.
 
     Raises:
         CompressionError: there is one.
     """
     for name, tensor in expected.items():
-        if name not in found:
+        if name not in tensors:
             raise CompressionError(f"it is of another model: it lacks {name!r}.")
         if not isinstance(tensor, Tensor):
             raise CompressionError(f"{name!r} in the model's state is a {type(tensor).__name__}, which no file has.")
         for what, here, there in (
-            ("shape", tuple(tensor.shape), tuple(found[name].shape)),
-            ("type", tensor.dtype, found[name].dtype),
+            ("shape", tuple(tensor.shape), tuple(tensors[name].shape)),
+            ("type", tensor.dtype, tensors[name].dtype),
         ):
             if here != there:
                 raise CompressionError(f"{name!r} has the {what} {there} in the file and {here} in the model.")
-    for name in found:
+    for name in tensors:
         if name not in expected:
             raise CompressionError(f"it is of another model: it has {name[:100]!r}, which the model lacks.")
 

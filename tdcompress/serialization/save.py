@@ -81,5 +81,5 @@ def _check_plain(name: str, value: object) -> None:
         )
     kind = type(value.data)
     if kind is not Tensor or value.layout is not torch.strided or value.is_quantized or value.is_meta:
-        found = "on the meta device" if value.is_meta else f"a {kind.__name__} of {value.dtype}, {value.layout}"
-        raise CompressionError(f"{name!r} is {found}; only plain tensors with values can be stored.")
+        what = "on the meta device" if value.is_meta else f"a {kind.__name__} of {value.dtype}, {value.layout}"
+        raise CompressionError(f"{name!r} is {what}; only plain tensors with values can be stored.")

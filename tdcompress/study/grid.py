@@ -56,10 +56,10 @@ def trials(study: Spec, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
         for method in methods:
             options = by_method[method]
             fixed = get_method(method).deterministic(options)
-            told = options_fields(options)
+            fields = options_fields(options)
             for ratio in study.ratios:
                 rank = study.rank_of(layer, method, ratio)
-                what = {**common["factors"], "layer": layer, "method": method, "solver": told}
+                what = {**common["factors"], "layer": layer, "method": method, "solver": fields}
                 what |= {"ratio": ratio, "rank": rank} if isinstance(rank, str | None) else {"rank": rank}
                 for run in range(study.runs):
                     seed = study.seed + run

@@ -123,17 +123,17 @@ def options_fields(options: Options) -> Any:
     kind = type(options)
     if options == kind():
         return None
-    told: dict[str, Any] = {"type": kind.__name__, **dataclasses.asdict(options)}
+    fields: dict[str, Any] = {"type": kind.__name__, **dataclasses.asdict(options)}
     if isinstance(options, TensorlyOptions):
         if options == kind.tensorly():
             return "tensorly"
         if options.backend == "own":
-            del told["backend"]
+            del fields["backend"]
     try:
-        digest(told)
+        digest(fields)
     except (TypeError, ValueError) as problem:
         raise CompressionError(f"options {options!r} cannot be told from others: {problem}.") from None
-    return told
+    return fields
 
 
 def _tensors_digest(tensors: Iterable[tuple[str, Any]]) -> str:

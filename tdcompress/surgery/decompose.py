@@ -160,15 +160,15 @@ def refusals(
     """
     kind, policy = get_method(method), Policy(hooks, parametrized, allow_subclasses)
     options, candidates = kind.options.of(solver), list(dense_layers(model, kind.takes_linear))
-    found = cut_ties(model, candidates)
+    errors = cut_ties(model, candidates)
     for name, module in candidates:
         try:
             check_wrapper(model, name)
             spec = ConvSpec.of(plain(module, policy))
             check_reachable(kind, spec, ratio, options, taking(spec))
         except CompressionError as error:
-            found.setdefault(name, error)
-    return {name: str(found[name]) for name, _ in candidates if name in found}
+            errors.setdefault(name, error)
+    return {name: str(errors[name]) for name, _ in candidates if name in errors}
 
 
 def _of_layer(whiten: Mapping[str, InputMoments] | None, name: str, conv: nn.Module) -> InputMoments | None:

@@ -68,14 +68,14 @@ def _successors(before: nn.Module | Parameters, after: nn.Module) -> Successors:
     old = dict(before.named_parameters(remove_duplicate=False)) if isinstance(before, nn.Module) else dict(before)
     new = dict(after.named_parameters(remove_duplicate=False))
     modules = dict(after.named_modules(remove_duplicate=False))
-    found: Successors = {}
+    successors: Successors = {}
     for name, parameter in old.items():
         if name in new and new[name].shape == parameter.shape:
-            found[id(parameter)] = parameter, [(name, new[name])], True
+            successors[id(parameter)] = parameter, [(name, new[name])], True
     for name, parameter in old.items():
-        if id(parameter) not in found:
-            found[id(parameter)] = parameter, _heirs(name, modules), False
-    return found
+        if id(parameter) not in successors:
+            successors[id(parameter)] = parameter, _heirs(name, modules), False
+    return successors
 
 
 def _heirs(name: str, modules: Mapping[str, nn.Module]) -> list[tuple[str, nn.Parameter]]:

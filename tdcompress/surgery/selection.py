@@ -54,11 +54,13 @@ def select_factorized(model: nn.Module, layer: LayerSelector) -> list[tuple[str,
     Raises:
         CompressionError: a name does not exist or its layer is not factorized, or nothing is matched.
     """
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, FactorizedConv)]
-    selected = _select(model, layer, "factorized layer", found)
+    factorized = [(name, module) for name, module in model.named_modules() if isinstance(module, FactorizedConv)]
+    selected = _select(model, layer, "factorized layer", factorized)
     for name, module in selected:
         if not isinstance(module, FactorizedConv):
-            raise CompressionError(f"layer {name!r}: {type(module).__name__} is not factorized; {_listed(found)} are.")
+            raise CompressionError(
+                f"layer {name!r}: {type(module).__name__} is not factorized; {_listed(factorized)} are."
+            )
     return selected  # type: ignore[return-value]
 
 
@@ -69,10 +71,10 @@ def _select(model: nn.Module, layer: LayerSelector, noun: str, candidates: Seque
             f"there are {_listed(candidates)}."
         )
     if callable(layer):
-        found = [(name, module) for name, module in candidates if layer(name, module)]
-        if not found:
+        chosen = [(name, module) for name, module in candidates if layer(name, module)]
+        if not chosen:
             raise CompressionError(f"the predicate picks no {noun}; there are {_listed(candidates)}.")
-        return found
+        return chosen
     wanted = [layer] if isinstance(layer, str) else list(layer)
     if not wanted:
         raise CompressionError(f"no layer was named; there are {_listed(candidates)}.")
@@ -88,9 +90,9 @@ def _named(modules: Mapping[str, nn.Module], text: str, noun: str, candidates: S
     if text in modules:
         return [(text, modules[text])]
     if any(sign in text for sign in "*?["):
-        found = [(name, module) for name, module in candidates if fnmatch.fnmatchcase(name, text)]
-        if found:
-            return found
+        matching = [(name, module) for name, module in candidates if fnmatch.fnmatchcase(name, text)]
+        if matching:
+            return matching
         raise CompressionError(f"the glob {text!r} matches no {noun}; there are {_listed(candidates)}.")
     raise _nowhere(text, modules, candidates)
 
@@ -110,7 +112,7 @@ def names_of(modules: Mapping[str, nn.Module], wanted: LayerSelector, argument: 
         raise CompressionError(
             f"{argument}= takes a name, a glob, a list of those, or a predicate, got a {type(wanted).__name__}."
         )
-    found: list[str] = []
+    names: list[str] = []
     for text in [wanted] if isinstance(wanted, str) else wanted:
         _check_text(text, argument)
         matched = [text] if text in modules else [name for name in modules if fnmatch.fnmatchcase(name, text)]
@@ -118,8 +120,8 @@ def names_of(modules: Mapping[str, nn.Module], wanted: LayerSelector, argument: 
             # The outermost are those that one skips: a head, an encoder.
             outermost = [one for one in modules.items() if one[0] and "." not in one[0]]
             raise CompressionError(f"{argument}=: {_nowhere(text, modules, outermost)}")
-        found += matched
-    return found
+        names += matched
+    return names
 
 
 def _check_text(text: object, argument: str) -> None:

@@ -130,13 +130,13 @@ def _attributes(old: nn.Module, new: nn.Module) -> dict[str, Any]:
 
 
 def _check_reach(model: nn.Module, replacements: Mapping[int, tuple[str, nn.Module]]) -> None:
-    for place, found in _held_elsewhere(model):
-        if id(found) in replacements:
+    for place, module in _held_elsewhere(model):
+        if id(module) in replacements:
             error = CompressionError(
                 f"the model holds it in the attribute {place!r} too, which a swap in place would leave as it is; "
                 "leave inplace=False."
             )
-            raise error.at(replacements[id(found)][0])
+            raise error.at(replacements[id(module)][0])
 
 
 def _held_elsewhere(model: nn.Module) -> Iterator[tuple[str, object]]:

@@ -62,7 +62,7 @@ def cut_ties(model: nn.Module, selected: Sequence[Named]) -> dict[str, Compressi
         for local, one in module._parameters.items():
             holders[id(one)].append((name, local, module))
     owned = {(id(part), local) for _, layer in selected for part, local in (*weights(layer), *biases(layer))}
-    found = {}
+    errors = {}
     for name, layer in selected:
         inside, around = {id(part) for part in layer.modules()}, set(ancestors(name)[:-1])
         own_biases = set(map(id, held(biases(layer))))
@@ -73,8 +73,8 @@ def cut_ties(model: nn.Module, selected: Sequence[Named]) -> dict[str, Compressi
                 if id(module) not in inside and not kept:
                     place = f"{holder}.{local}" if holder else local
                     error = CompressionError(f"it shares a parameter with {place!r}; decompose both, or {_OWN_COPY}.")
-                    found[name] = error
-    return found
+                    errors[name] = error
+    return errors
 
 
 def follower(name: str, first: FactorizedConv, conv: nn.Module) -> FactorizedConv:
@@ -104,13 +104,13 @@ def follower(name: str, first: FactorizedConv, conv: nn.Module) -> FactorizedCon
 
 def misfits(swaps: Sequence[Swap]) -> dict[str, CompressionError]:
     """The new layers that cannot share what the old ones shared, by name."""
-    found = {}
+    errors = {}
     for first, leader, name, layer in _sharing(swaps):
         try:
             _exchange(leader, layer)
         except CompressionError as error:
-            found[name] = _misfit(first, error)
-    return found
+            errors[name] = _misfit(first, error)
+    return errors
 
 
 def retie(swaps: Sequence[Swap]) -> None:
@@ -153,7 +153,7 @@ def _exchange(first: nn.Module, layer: nn.Module) -> list[tuple[nn.Parameter, bo
     ours = list(zip(weights(layer), _parts(layer), strict=True))
     if len(theirs) != len(ours):
         raise CompressionError("their factors differ in number")
-    found = []
+    exchanged = []
     for (source, before), (target, now) in zip(theirs[::-1] if mirrored else theirs, ours, strict=True):
         values: nn.Parameter = getattr(*source)
         turn = (before.input_first == now.input_first) is mirrored
@@ -162,8 +162,8 @@ def _exchange(first: nn.Module, layer: nn.Module) -> list[tuple[nn.Parameter, bo
             raise CompressionError(f"a {type(target[0]).__name__} cannot take its factor")
         if (shape[::-1] if turn else shape) != values.shape:
             raise CompressionError("their factors differ in shape")
-        found.append((values, turn))
-    return found
+        exchanged.append((values, turn))
+    return exchanged
 
 
 def _misfit(first: str, error: CompressionError) -> CompressionError:
