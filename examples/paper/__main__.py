@@ -19,7 +19,8 @@ import pandas as pd
 import torch
 
 import tdcompress
-from examples.paper.presets import PRESETS, RANKS, Preset
+from examples.paper.preset import RANKS, Preset
+from examples.paper.presets import PRESETS
 from examples.paper.recipes import STEPS
 from examples.paper.tables import as_markdown, as_text, between_states, differences, in_words, printed, rows_of
 from examples.paper.work import Source
@@ -152,6 +153,8 @@ def _chosen(options: argparse.Namespace) -> Preset:
     if options.images is not None or options.all_images:
         changes["images"] = options.images
     recipe = None if options.no_finetune else preset.fine_tuning
+    if preset.fine_tuning is None and options.finetune_epochs is not None:
+        raise CompressionError(f"{preset.name} has no recipe of fine-tuning; leave --finetune-epochs out")
     if recipe is not None:
         tuning = {"epochs": options.finetune_epochs, "step": options.step}
         recipe = replace(recipe, **{name: value for name, value in tuning.items() if value is not None})
@@ -212,9 +215,9 @@ def _environment(options: argparse.Namespace) -> dict[str, str | int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m examples.paper", description=__doc__)
     add = parser.add_argument
-    add("preset", nargs="?", default="digits", choices=PRESETS, help="which study; digits by default")
+    add("preset", nargs="?", default="digits-resnet", choices=PRESETS, help="which study; digits-resnet by default")
     add("--layers", nargs="+", metavar="NAME", help="names or globs, as in named_modules()")
-    add("--methods", nargs="+", metavar="NAME", help="of cp, tucker, tt")
+    add("--methods", nargs="+", metavar="NAME", help="registered ones, such as cp, tucker, tt and svd")
     add("--ratios", nargs="+", type=float, metavar="X", help="shares of a layer's parameters to remove")
     add("--runs", type=int, metavar="N", help="repetitions, each with its own seed")
     add("--ranks", choices=RANKS, help="the paper's printed ranks, or what tdcompress chooses for a ratio")

@@ -1,4 +1,4 @@
-"""The paper's networks, and a small one for scikit-learn's digits.
+"""The paper's networks, a deeper one, and two small ones for scikit-learn's digits.
 
 Every network here is a chain of named children that run in the order in which they are registered, so what
 comes after a layer is `model.named_children()` from that name on.
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from examples.paper.blocks import BasicBlock, Bottleneck
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -87,59 +91,49 @@ class DigitsNet(nn.Sequential):
         super().__init__(layers)
 
 
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut (He et al., 2016), with torchvision's names.
+@dataclass(frozen=True)
+class Shape:
+    """What a ResNet consists of.
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        stride: stride of the first convolution; with another number of channels or a stride above 1, the
-            shortcut is `downsample`, a 1×1 convolution and a BatchNorm.
+    Attributes:
+        block: the class of its blocks.
+        blocks: how many in each group; all groups but the first begin with a stride of 2.
+        widths: the `width` of the blocks in each group.
+        stem: kernel size and stride of the first convolution, whose channels are the first group's width. There is
+            no max-pooling behind it.
+        projection: whether shortcuts between groups have parameters; see `BasicBlock`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU()
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or in_channels != out_channels:
-            shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out_channels))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, in_channels, H, W) → (N, out_channels, ⌈H / stride⌉, ⌈W / stride⌉)."""
-        shortcut = features if self.downsample is None else self.downsample(features)
-        hidden = self.relu(self.bn1(self.conv1(features)))
-        return self.relu(self.bn2(self.conv2(hidden)) + shortcut)
+    block: type[BasicBlock] | type[Bottleneck]
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    stem: tuple[int, int] = (3, 1)
+    projection: bool = True
 
 
 class ResNet(nn.Sequential):
-    """ResNet for images of 32×32 pixels: a 3×3 stem without max-pooling, then four groups of blocks.
+    """A residual network for small images (He et al., 2016): a stem, groups of blocks, one linear layer.
 
-    The children are `conv1`, `bn1`, `relu`, `layer1` .. `layer4`, `avgpool`, `flatten`, `fc`, in that order;
+    The children are `conv1`, `bn1`, `relu`, `layer1`, `layer2` and so on, `avgpool`, `flatten`, `fc`, in that order;
     the names of all layers are those of torchvision's ResNets.
 
     Args:
-        blocks: number of blocks in each of the four groups.
+        shape: what it consists of.
         in_channels: channels of an image.
         num_classes: outputs of the linear layer.
     """
 
-    def __init__(self, blocks: tuple[int, int, int, int], in_channels: int, num_classes: int = 10) -> None:
+    def __init__(self, shape: Shape, in_channels: int, num_classes: int = 10) -> None:
+        (size, stride), channels = shape.stem, shape.widths[0]
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["conv1"] = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
-        layers["bn1"] = nn.BatchNorm2d(64)
+        layers["conv1"] = nn.Conv2d(in_channels, channels, size, stride=stride, padding=size // 2, bias=False)
+        layers["bn1"] = nn.BatchNorm2d(channels)
         layers["relu"] = nn.ReLU()
-        channels = 64
-        for group, number_of_blocks in enumerate(blocks, start=1):
-            width, stride = 64 * 2 ** (group - 1), 1 if group == 1 else 2
-            first = BasicBlock(channels, width, stride)
-            others = (BasicBlock(width, width) for _ in range(number_of_blocks - 1))
-            layers[f"layer{group}"] = nn.Sequential(first, *others)
-            channels = width
+        for group, (number, width) in enumerate(zip(shape.blocks, shape.widths, strict=True), start=1):
+            block = partial(shape.block, width=width, projection=shape.projection)
+            first = block(channels, stride=1 if group == 1 else 2)
+            channels = shape.block.expansion * width
+            layers[f"layer{group}"] = nn.Sequential(first, *(block(channels) for _ in range(number - 1)))
         layers["avgpool"] = nn.AdaptiveAvgPool2d(output_size=1)
         layers["flatten"] = nn.Flatten()
         layers["fc"] = nn.Linear(channels, num_classes)
@@ -150,7 +144,7 @@ class ResNet(nn.Sequential):
 
 
 def resnet18(in_channels: int, num_classes: int = 10) -> ResNet:
-    """The ResNet-18 that the paper trains on CIFAR-10.
+    """The ResNet-18 that the paper trains on CIFAR-10: a 3×3 stem of stride 1, four groups of two basic blocks.
 
     Args:
         in_channels: channels of an image: 3 for CIFAR-10.
@@ -166,7 +160,48 @@ def resnet18(in_channels: int, num_classes: int = 10) -> ResNet:
         >>> model.get_submodule("layer3.0.downsample.0").weight.shape
         torch.Size([256, 128, 1, 1])
     """
-    return ResNet((2, 2, 2, 2), in_channels, num_classes)
+    return ResNet(Shape(BasicBlock, (2, 2, 2, 2)), in_channels, num_classes)
+
+
+def resnet50(in_channels: int, num_classes: int = 10) -> ResNet:
+    """ResNet-50 for images of about 28×28 pixels: its 7×7 stem of stride 2, but no max-pooling behind it.
+
+    Args:
+        in_channels: channels of an image: 1 for Fashion-MNIST.
+        num_classes: outputs of the linear layer.
+
+    Returns:
+        The network, initialised from PyTorch's global generator; see `seeded`.
+
+    Example:
+        >>> model = resnet50(in_channels=1)
+        >>> sum(isinstance(module, nn.Conv2d) for module in model.modules())
+        53
+        >>> model.get_submodule("layer1.0.conv3").weight.shape
+        torch.Size([256, 64, 1, 1])
+    """
+    return ResNet(Shape(Bottleneck, (3, 4, 6, 3), stem=(7, 2)), in_channels, num_classes)
+
+
+def digits_resnet(num_classes: int = 10) -> ResNet:
+    """The ResNet-20 of He et al. for CIFAR-10, narrower, for the 8×8 digits of scikit-learn.
+
+    Three groups of three basic blocks, so 18 convolutions between the stem and the linear layer, as there; the
+    shortcuts between groups have no parameters, as there. The widths are 16, 24 and 48 instead of 16, 32 and 64.
+
+    Args:
+        num_classes: outputs of the linear layer.
+
+    Returns:
+        The network, initialised from PyTorch's global generator; see `seeded`.
+
+    Example:
+        >>> model = digits_resnet()
+        >>> sum(parameter.numel() for parameter in model.parameters())
+        158970
+    """
+    shape = Shape(BasicBlock, (3, 3, 3), widths=(16, 24, 48), projection=False)
+    return ResNet(shape, in_channels=1, num_classes=num_classes)
 
 
 def seeded(factory: Callable[[], Network], seed: int) -> Network:

@@ -104,6 +104,7 @@ _ONE_CYCLE = Recipe(
     autocast=True,
     channels_last=True,
 )
+_DIGITS = Recipe(learning_rate=1e-2, epochs=20, optimizer="adam", schedule="one-cycle", batch_size=64, crop_padding=1)
 
 RECIPES = {
     # The paper's. It stops early on the validation part without saying after how many epochs, so these run to
@@ -116,6 +117,7 @@ RECIPES = {
     "resnet18-fine-tuning": Recipe(learning_rate=1e-5, epochs=25, optimizer="adam", crop_padding=4, flip=True),
     # For machines without a GPU: one cycle of the learning rate, in bfloat16.
     "one-cycle": _ONE_CYCLE,
+    "resnet-fmnist": replace(_ONE_CYCLE, epochs=8),
     # Minutes on two cores: the paper's optimizer and learning rate, for fewer images. It says less than the paper's.
     "garipov-fine-tuning-short": Recipe(
         learning_rate=1e-4, epochs=1, samples=2000, crop_padding=4, flip=True, autocast=True, channels_last=True
@@ -133,9 +135,9 @@ RECIPES = {
     ),
     "garipov-short": replace(_ONE_CYCLE, epochs=6, samples=10_000, crop_padding=4),
     # Seconds each.
-    "digits": Recipe(
-        learning_rate=1e-2, epochs=20, optimizer="adam", schedule="one-cycle", batch_size=64, crop_padding=1
-    ),
+    "digits": _DIGITS,
+    "digits-resnet": replace(_DIGITS, epochs=40),
+    "digits-resnet-sgd": replace(_ONE_CYCLE, epochs=40, batch_size=64, crop_padding=1, flip=False, autocast=False),
     # Slow enough that a compression by a tenth, which changes next to nothing, is not worse after it.
     "digits-fine-tuning": Recipe(learning_rate=1e-4, epochs=2, optimizer="adam", batch_size=64, crop_padding=1),
 }

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from examples.paper import data
-from examples.paper.models import DigitsNet, GaripovNet, resnet18, seeded
+from examples.paper.models import DigitsNet, GaripovNet, digits_resnet, resnet18, resnet50, seeded
 from examples.paper.training import RECIPES, Recipe, evaluate, train
 from tdcompress.errors import CompressionError
 
@@ -45,14 +45,18 @@ def _digits(path: str | None) -> data.Splits:
 
 _GARIPOV = RECIPES["garipov"], RECIPES["garipov-fine-tuning"]
 _RESNET18 = RECIPES["resnet18"], RECIPES["resnet18-fine-tuning"]
+_RESNET_FMNIST = RECIPES["resnet-fmnist"], RECIPES["resnet18-fine-tuning"]
 _DIGITS = RECIPES["digits"], RECIPES["digits-fine-tuning"]
 
 SETTINGS = {
     "garipov-fmnist": Setting(lambda: GaripovNet(in_channels=1), data.fashion_mnist, *_GARIPOV),
     "garipov-cifar10": Setting(lambda: GaripovNet(in_channels=3), data.cifar10, *_GARIPOV),
     "resnet18-cifar10": Setting(lambda: resnet18(in_channels=3), data.cifar10, *_RESNET18),
-    "resnet18-fmnist": Setting(lambda: resnet18(in_channels=1), data.fashion_mnist, *_RESNET18),
+    "resnet18-fmnist": Setting(lambda: resnet18(in_channels=1), data.fashion_mnist, *_RESNET_FMNIST),
+    "resnet50-fmnist": Setting(lambda: resnet50(in_channels=1), data.fashion_mnist, *_RESNET_FMNIST),
     "digits": Setting(DigitsNet, _digits, *_DIGITS),
+    "digits-resnet": Setting(digits_resnet, _digits, RECIPES["digits-resnet"], RECIPES["digits-fine-tuning"]),
+    "digits-resnet-sgd": Setting(digits_resnet, _digits, RECIPES["digits-resnet-sgd"], RECIPES["digits-fine-tuning"]),
 }
 
 

@@ -6,6 +6,7 @@ needed, once in a process.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -20,6 +21,7 @@ from examples.paper.train import SETTINGS
 from examples.paper.training import train
 from tdcompress.study import PrefixCache
 
+PARTS = ("validation", "test")  # of the data, on which networks are evaluated
 _AT_A_TIME = 100  # images of a calibration
 
 
@@ -49,15 +51,16 @@ class Source:
 
 
 class Evaluation:
-    """Classification error and cross-entropy on the validation and the test part.
+    """Classification error and cross-entropy on parts of the data.
 
     Args:
         model: the network before any compression; what another has in common with it is computed once.
         source: the data.
+        parts: of `PARTS`.
     """
 
-    def __init__(self, model: nn.Module, source: Source) -> None:
-        self._model, self._source = model, source
+    def __init__(self, model: nn.Module, source: Source, parts: Sequence[str] = PARTS) -> None:
+        self._model, self._source, self._parts = model, source, parts
         self._caches: dict[str, PrefixCache] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -68,7 +71,8 @@ class Evaluation:
         """The columns `{part}_error`, in [0, 1], and `{part}_cross_entropy`, in nats."""
         splits = self._source.splits()
         found = {}
-        for name, split in (("validation", splits.validation), ("test", splits.test)):
+        for name in self._parts:
+            split = getattr(splits, name)
             if name not in self._caches:
                 self._caches[name] = PrefixCache(self._model, split.images)
             found |= {f"{name}_{measure}": value for measure, value in _scores(self._caches[name], model, split)}
@@ -138,5 +142,5 @@ def _scores(cache: PrefixCache, model: nn.Module, split: Split) -> list[tuple[st
 @lru_cache(maxsize=1)
 def _splits(source: Source) -> Splits:
     splits = SETTINGS[source.setting].load(source.path)
-    parts = {name: some(getattr(splits, name), source.evaluated, seed=0) for name in ("validation", "test")}
+    parts = {name: some(getattr(splits, name), source.evaluated, seed=0) for name in PARTS}
     return replace(splits, **parts).to(source.device)

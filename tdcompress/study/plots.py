@@ -224,6 +224,8 @@ def scatter(
 ) -> Figure:
     """Figure 4: an error of each trial against its performance, a colour a method and a marker a layer.
 
+    Where there are more layers than markers, all have the same one.
+
     Args:
         table: one row a trial.
         performances: columns by the title of their panel.
@@ -234,7 +236,8 @@ def scatter(
     """
     methods, layers = (list(dict.fromkeys(table[column])) for column in ("method", "layer"))
     colours = dict(zip(methods, METHOD_COLOURS * len(methods), strict=False))
-    markers = dict(zip(layers, MARKERS * len(layers), strict=False))
+    told_apart = len(layers) <= len(MARKERS)
+    markers = dict(zip(layers, MARKERS if told_apart else MARKERS[:1] * len(layers), strict=False))
     figure, axes = panels(len(performances), width=4.0)
     for axis, (title, column) in zip(axes, performances.items(), strict=True):
         points = table.drop_duplicates(["layer", "method", "ratio", error, column])
@@ -248,7 +251,8 @@ def scatter(
         axis.set_xlabel(f"approximation error: {spoken(error)}")
     axes[0].set_ylabel(label + (" (%)" if scale == 100 else ""))
     handles = [Line2D([], [], color=colours[m], marker="o", linestyle="none", label=m) for m in methods]
-    handles += [Line2D([], [], color="0.4", marker=markers[x], linestyle="none", label=x) for x in layers]
+    if told_apart:
+        handles += [Line2D([], [], color="0.4", marker=markers[x], linestyle="none", label=x) for x in layers]
     if baseline is not None:
         handles += [Line2D([], [], color="black", linestyle=":", label="uncompressed")]
     figure.legend(handles=handles, loc="outside right center", frameon=False)

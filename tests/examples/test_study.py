@@ -6,6 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 import tdcompress as td
 from examples.paper import __main__ as command
@@ -175,6 +176,11 @@ class TestCommand:
         assert error.startswith("error: ")
         assert error.count("\n") == 1
 
+    def test_a_study_without_a_recipe_cannot_be_told_for_how_long_to_fine_tune(self, tmp_path, capsys):
+        assert command.main(["digits-resnet", "--finetune-epochs", "3", "--output", str(tmp_path / "new")]) == 2
+        assert "digits-resnet has no recipe of fine-tuning" in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+
     def test_missing_data_is_said_in_one_line(self, tmp_path, capsys):
         arguments = ["garipov-fmnist", "--quiet", "--data", str(tmp_path / "nowhere"), "--output", str(tmp_path)]
         assert command.main(arguments) == 2
@@ -228,10 +234,50 @@ class TestPresets:
         preset = PRESETS[name]
         assert preset.name == name
         assert bool(preset.short) == name.endswith("-short")
-        if not preset.short and name != "digits":
+        if not preset.short and not preset.published.same_network:
+            assert preset.ranks == "ours"
+        elif not preset.short:
             parts = SETTINGS[preset.setting]
             assert (preset.ranks, preset.runs, preset.evaluated) == ("paper", 5, None)
             assert (preset.training, preset.fine_tuning) == (parts.recipe, parts.fine_tuning)
+
+    def test_a_study_begins_cp_at_random_in_each_run_or_where_the_library_does(self):
+        assert PRESETS["digits"].solver_of("cp") == td.CPOptions(starts=("random",))
+        assert PRESETS["digits-resnet"].solver_of("cp") is None
+
+    @pytest.mark.parametrize("name", ["resnet18-fmnist", "resnet50-fmnist"])
+    def test_all_convolutions_of_a_network_are_in_its_study(self, name):
+        preset = PRESETS[name]
+        model = preset.parts.build()
+        convolutions = [layer for layer, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+        assert list(preset.layer_names()) == convolutions
+
+    def test_the_default_has_its_weights_and_shows_the_errors_in_a_deep_network(self, tmp_path, monkeypatch):
+        """The command's default, with fewer levels."""
+        small = replace(PRESETS["digits-resnet"], ratios=(0.9,), methods=("cp", "svd"))
+        monkeypatch.setattr(command, "PRESETS", {"digits-resnet": small})
+        assert command.main(["--quiet", "--output", str(tmp_path)]) == 0
+        frame = table(tmp_path)
+        assert len(frame) == 18 * 2
+        assert (frame["kept"] <= 0.1).all()
+        assert not (tmp_path / "model.safetensors").exists()  # nothing was trained
+        assert "τ" in (tmp_path / "tau.md").read_text(encoding="utf-8")
+
+    def test_the_committed_network_classifies_digits(self, splits):
+        preset = PRESETS["digits-resnet"]
+        model = preset.parts.build()
+        notes = load_checkpoint(model, preset.checkpoint)
+        found = evaluate(model, splits.test.images, splits.test.labels)
+        assert found.accuracy == pytest.approx(float(notes["test_accuracy"]), abs=0.002)
+        assert found.accuracy >= 0.98
+
+    def test_evaluating_on_the_test_part_alone_makes_other_trials(self, splits, monkeypatch):
+        preset = replace(PRESETS["digits"], layers=("conv3",), fine_tuning=None, runs=1)
+        both, test_alone = (
+            whole(replace(preset, validated=validated), DigitsNet(), splits, monkeypatch) for validated in (True, False)
+        )
+        assert set(test_alone.evaluate(test_alone.model)) == {"test_error", "test_cross_entropy"}
+        assert not {trial.key for trial in both.trials()} & {trial.key for trial in test_alone.trials()}
 
     def test_what_was_shortened_stands_above_the_results(self, folder, monkeypatch):
         monkeypatch.setattr(command, "PRESETS", {"digits": replace(PRESETS["digits"], short="Shortened: one run.")})
