@@ -17,6 +17,8 @@ from tdcompress.layers.whitening import Whitening
 from tdcompress.ranks import parameter_budget
 from tdcompress.shapes import Rank
 
+_ROUNDING = 1e-6  # errors that differ by no more than this share are the same; which is less differs by machine
+
 
 def best_candidate(
     kind: type[Method[Factors, MethodOptions]],
@@ -25,7 +27,7 @@ def best_candidate(
     request: Request[MethodOptions],
     whitening: Whitening | None,
 ) -> Candidate[Factors]:
-    """The arrangement and rank that lose least of those to try.
+    """The arrangement and rank that lose least of those to try; of several that lose the same, the smallest.
 
     Args:
         kind: the method.
@@ -55,7 +57,9 @@ def best_candidate(
         raise CompressionError(
             f"{kind.method} proposes no rank for ratio={request.ratio}; ask for a lower one, or a rank."
         )
-    return min(tried, key=lambda candidate: candidate.solution.relative_error)
+    least = min(candidate.solution.relative_error for candidate in tried)
+    alike = [one for one in tried if one.solution.relative_error <= least + _ROUNDING * (least + _ROUNDING)]
+    return min(alike, key=lambda one: kind.parameters_at(kind.modes_of(spec, one.axes), one.rank))
 
 
 def _ranks_to_try(

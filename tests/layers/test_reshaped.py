@@ -153,3 +153,14 @@ def test_a_grouped_linear_is_a_block_diagonal_one():
     torch.testing.assert_close(layer(x), x @ dense.T + layer.bias)
     with pytest.raises(td.CompressionError, match="4 groups do not divide 6 and 8 features"):
         td.GroupedLinear(6, 8, groups=4)
+
+
+def test_of_shapes_that_lose_the_same_the_smallest_is_taken():
+    kind, layer = METHODS["ttm"], linear(16, 12)
+    best = kind.from_conv(layer, ratio=0.3)
+    proposed = kind.proposals(best.spec, layer.weight.detach(), 134, kind.options())
+    others = [kind.from_conv(layer, rank=rank, axes=axes) for axes, rank in proposed]
+    alike = [one for one in others if one.solution.relative_error == pytest.approx(best.solution.relative_error)]
+    sizes = [sum(stage.weight.numel() for stage in one.weighted) for one in alike]
+    assert len(set(sizes)) > 1
+    assert sum(stage.weight.numel() for stage in best.weighted) == min(sizes)
