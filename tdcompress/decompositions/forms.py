@@ -99,6 +99,16 @@ class TuckerForm:
                 core = mode_dot(core, factor, mode)
         return core
 
+    def feasible(self, limits: Sequence[int]) -> TuckerForm:
+        """The same tensor with no rank of the first modes above `limits`; as it is where none was."""
+        core, factors = self.core, list(self.factors)
+        for mode in [*range(len(limits))] * 2:  # what is feasible along the one depends on the others
+            if core.shape[mode] > limits[mode]:
+                rest = core.movedim(mode, 0)
+                factors[mode], matrix = product_of_rank(factors[mode], rest.flatten(1))
+                core = matrix.reshape(-1, *rest.shape[1:]).movedim(0, mode)
+        return TuckerForm(core, tuple(factors))
+
 
 @dataclass(frozen=True)
 class TTForm:

@@ -5,6 +5,7 @@ from tdcompress.layers.blr import BLRConv
 from tdcompress.layers.btd import BTDConv
 from tdcompress.layers.cp import CPConv
 from tdcompress.layers.grouped import GroupedLinear
+from tdcompress.layers.ht import HTConv
 from tdcompress.layers.kinds import LayerKind, register_layer_kind
 from tdcompress.layers.kronecker import KroneckerConv
 from tdcompress.layers.moments import InputMoments
@@ -22,6 +23,7 @@ __all__ = [
     "ConvSpec",
     "FactorizedConv",
     "GroupedLinear",
+    "HTConv",
     "InputMoments",
     "KroneckerConv",
     "LayerKind",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from tdcompress.layers.request import Request
 from tdcompress.layers.reshapes import Regroup, Regrouping
 from tdcompress.layers.search import as_rank, best_candidate, check_reachable
 from tdcompress.layers.spec import ConvSpec
+from tdcompress.layers.stack import dense_kernels
 from tdcompress.layers.whitening import Whitening, takes_over_mean
 from tdcompress.shapes import AskedRank, Axes, Rank
 
@@ -201,27 +201,17 @@ class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
     @property
     def weight(self) -> Tensor:
         """The dense weight that the stack stands for, with the shape of the original's; differentiable."""
-        groups, spec = self.groups, self.spec
-        inputs = spec.in_channels // groups
-        kernel: Tensor | None = None
-        for stage, part in zip(self, self.stage_specs, strict=True):
-            # A stage with more groups than the convolution, depthwise at the most, keeps blocks of channels apart.
-            kernels = part.to_kernels(stage.weight)
-            kernels = kernels.reshape(groups, -1, *kernels.shape[1:3], math.prod(part.kernel_size))
-            blocks = kernels.shape[1]
-            if kernel is None:
-                if blocks == 1:
-                    kernel = kernels[:, 0]
-                    continue
-                kernel = torch.eye(inputs, dtype=kernels.dtype, device=kernels.device)[..., None]
-                kernel = kernel.expand(groups, inputs, inputs, 1)
-            kernel = kernel.reshape(groups, blocks, -1, *kernel.shape[2:])  # (groups, blocks, channels, in, positions)
-            kernel = torch.einsum("gbock,gbcip->gboipk", kernels, kernel).flatten(1, 2).flatten(3)
-        assert kernel is not None
+        spec, kernel = self.spec, self._dense_kernels()
         order = [axis for group in self.axes for axis in group] + list(spec.pointwise_axes)
         kernel = kernel.reshape(*kernel.shape[:3], *(spec.kernel_size[axis] for axis in order))
         back = [order.index(axis) for axis in range(len(order))]
         return spec.to_weight(kernel.permute(0, 1, 2, *(3 + place for place in back)))
+
+    def _dense_kernels(self) -> Tensor:
+        """The groups' kernels, (groups, out / groups, in / groups, positions), the axes in the stages' order."""
+        parts = self._planned(self.spec, self.ranks, self.axes).values()
+        weights = [(part, stage.weight) for part, stage in zip(self.stage_specs, self.weighted, strict=True)]
+        return dense_kernels(self.spec, parts, weights)
 
     @property
     def rank(self) -> int | Rank:

@@ -30,6 +30,11 @@ class Exchange(nn.Sequential):
     if TYPE_CHECKING:  # what the factorized layer has
 
         @property
+        def weighted(self) -> list[Any]:
+            """The stages that have a weight."""
+            ...
+
+        @property
         def stage_specs(self) -> tuple[ConvSpec, ...]:
             """The arguments of every stage."""
             ...
@@ -79,6 +84,7 @@ class Exchange(nn.Sequential):
         - CP: a `CPTensor` of that shape with weights of 1. If the spatial axes are one stage, `axes` ((0, 1),), they
           are one mode, too: (out, in, height · width).
         - Tucker: a `TuckerTensor` of that shape, whose spatial factors are identities.
+        - Hierarchical Tucker: a `TuckerTensor` of (out, in, height · width).
         - Tensor train: a `TTTensor` of (in, *kernel_size, out), the spatial modes in the order of `axes`.
         - SVD: of a matrix a `CPTensor` of (out, in) with weights of 1; of a convolution with all spatial axes in its
           first stage a `TuckerTensor` whose factors are identities but for the first. Other splits are refused.
@@ -140,7 +146,7 @@ class Exchange(nn.Sequential):
             raise CompressionError(f"the layer has {spec.groups} groups; give a list of one decomposition for each.")
         layer = cls.of_forms([form_of(one) for one in groups], spec, axes)
         weight = next(like.parameters()) if isinstance(like, Exchange) else weight_of(like)
-        for stage in layer:
+        for stage in layer.weighted:
             stage.weight = parameter(stage.weight.detach().to(weight), like=weight)
         bias = bias_of(like)
         if bias is not None:
@@ -155,7 +161,9 @@ class Exchange(nn.Sequential):
         Raises:
             CompressionError: see `to_tensorly`.
         """
-        stages = [part.to_kernels(weight_of(stage)) for stage, part in zip(self, self.stage_specs, strict=True)]
+        stages = [
+            part.to_kernels(weight_of(stage)) for stage, part in zip(self.weighted, self.stage_specs, strict=True)
+        ]
         by_group = [one.reshape(self.spec.groups, -1, *one.shape[1:]) for one in stages]
         return [self.form(kernels) for kernels in zip(*by_group, strict=True)]
 
@@ -184,7 +192,7 @@ class Exchange(nn.Sequential):
         if len(set(ranks)) > 1:
             raise CompressionError(f"the groups of a layer have one rank, got {', '.join(map(str, ranks))}.")
         layer = kind(spec, ranks[0], axes, device="meta")
-        for stage, part, parts in zip(layer, layer.stage_specs, zip(*by_group, strict=True), strict=True):
+        for stage, part, parts in zip(layer.weighted, layer.stage_specs, zip(*by_group, strict=True), strict=True):
             kernels = torch.cat([values.flatten() for values in parts]).view(part.groups, *part.kernel_shape)
             weight = part.to_weight(kernels.detach()).contiguous()
             stage.weight = nn.Parameter(weight, requires_grad=any(values.requires_grad for values in parts))

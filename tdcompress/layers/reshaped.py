@@ -17,8 +17,6 @@ from tdcompress.decompositions.options import Shapes
 from tdcompress.decompositions.reshape import as_reshape
 from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv
-from tdcompress.layers.grouped import grouped_product
-from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.whitening import Whitening, divided, moment_root
 from tdcompress.ranks import ReshapedRank
@@ -259,19 +257,9 @@ class ReshapedConv(FactorizedConv):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight that the stack stands for: what it makes of unit vectors; differentiable."""
-        spec, kernels = self.spec, iter(zip(self.weighted, self.stage_specs, strict=True))
-        inputs = spec.in_channels // spec.groups
-        like = self.weighted[0].weight
-        rows = torch.eye(inputs, dtype=like.dtype, device=like.device).repeat(1, spec.groups)
-        for part in self._planned(spec, self.ranks, self.axes).values():
-            if isinstance(part, Regrouping):
-                rows = part.of_features(rows)
-            else:
-                stage, now = next(kernels)
-                rows = grouped_product(rows, now.to_kernels(stage.weight).flatten(2))
-        stacked = rows.mT.reshape(spec.groups, -1, inputs, *spec.kernel_size)
-        return spec.to_weight(stacked)
+        """The dense weight that the stack stands for; differentiable."""
+        kernels = self._dense_kernels()
+        return self.spec.to_weight(kernels.reshape(*kernels.shape[:3], *self.spec.kernel_size))
 
 
 def as_reshape_of(axes: Axes) -> Reshape:

@@ -1,16 +1,59 @@
-"""Stacks whose stages see a grid of their inputs, told by the names of its axes."""
+"""Stacks with modules between the stages that rearrange: what they stand for, and those that see a grid."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from tdcompress.decompositions import Reshape
 from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.shapes import Rank
+
+
+def dense_kernels(
+    spec: ConvSpec, parts: Iterable[ConvSpec | Regrouping], weights: Iterable[tuple[ConvSpec, Tensor]]
+) -> Tensor:
+    """What a stack stands for: what it makes of a one in every input channel of a group; differentiable.
+
+    Args:
+        spec: the layer.
+        parts: what the stack is made of, in order.
+        weights: of the stages among them, each with the arguments of the module that has it.
+
+    Returns:
+        (groups, out / groups, in / groups, positions), the positions of the first stage slowest.
+    """
+    groups, inputs = spec.groups, spec.in_channels // spec.groups
+    stages = [(part, part.to_kernels(weight).reshape(part.groups, *_matrices(part))) for part, weight in weights]
+    waiting, made = iter(stages), None  # (channels, in / groups, positions), and a last axis for what is folded
+    for planned in parts:
+        if made is None and isinstance(planned, ConvSpec) and planned.groups == groups:
+            made = next(waiting)[1].flatten(0, 1)  # as they are: the inputs of a layer may be many
+            continue
+        if made is None:
+            like = stages[0][1]
+            made = torch.eye(inputs, dtype=like.dtype, device=like.device).repeat(groups, 1)[..., None]
+        if isinstance(planned, Regrouping):
+            features = made.permute(1, 2, 3, 0) if planned.arrive else made.permute(1, 2, 0)
+            features = planned.of_features(features)
+            made = features.permute(3, 0, 1, 2) if planned.leave else features.permute(2, 0, 1)
+        else:
+            stage, kernels = next(waiting)
+            # A stage with more groups than the layer, depthwise at the most, keeps blocks of channels apart.
+            blocks = made.reshape(stage.groups, -1, *made.shape[1:])
+            made = torch.einsum("gock,gcip...->goipk...", kernels, blocks).flatten(0, 1).flatten(2, 3)
+    assert made is not None
+    return made.reshape(groups, -1, *made.shape[1:])
+
+
+def _matrices(part: ConvSpec) -> tuple[int, int, int]:
+    """The shape of one group's kernel with all positions in one mode."""
+    out, inner, *size = part.kernel_shape
+    return out, inner, math.prod(size)
 
 
 class Stack:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import TuckerDecomposition, TuckerOptions, tucker, tucker_limits
-from tdcompress.decompositions.forms import Form, TuckerForm, product_of_rank
+from tdcompress.decompositions.forms import Form, TuckerForm
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.spec import ConvSpec
@@ -98,11 +98,7 @@ class TuckerConv(FactorizedConv[TuckerDecomposition, TuckerOptions]):
         if not isinstance(form, TuckerForm):
             return super().of_form(form, spec, axes)
         check_shape(form, spec.kernel_shape, "(out, in, *kernel_size)")
-        core, factors, limits = form.core_along((0, 1)), list(form.factors[:2]), cls.full_rank(spec.kernel_shape)
-        for mode in (0, 1, 0):  # what is feasible along the one depends on the other
-            if core.shape[mode] > limits[mode]:
-                rest = core.movedim(mode, 0)
-                factors[mode], matrix = product_of_rank(factors[mode], rest.flatten(1))
-                core = matrix.reshape(-1, *rest.shape[1:]).movedim(0, mode)
-        out, inner = factors
+        partial = TuckerForm.partial(form.core_along((0, 1)), form.factors[:2])
+        found = partial.feasible(cls.full_rank(spec.kernel_shape))
+        core, (out, inner, *_) = found.core, found.factors
         return tuple(core.shape[:2]), [inner.mT, core, out]

@@ -136,6 +136,8 @@ def useful(method, modes, rank):
     spatial = math.prod(modes[2:])
     if method == "tucker":
         return rank[0] <= rank[1] * spatial and rank[1] <= rank[0] * spatial
+    if method == "ht":
+        return all(r * r <= math.prod(rank) for r in rank)
     if method == "btd":
         blocks, *sizes = rank
         filled = sizes[0] <= sizes[1] * spatial and sizes[1] <= sizes[0] * spatial

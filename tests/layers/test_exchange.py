@@ -59,7 +59,8 @@ def kernels_of(layer):
 def test_tensorly_rebuilds_the_kernel_and_the_layer_comes_back(method, data):
     plain = data.draw(layers(method))
     layer = factorize(plain, method, rank=data.draw(ranks(plain, method)))
-    assert difference(kernels_of(layer), layer.spec.to_kernels(layer.weight)) <= EXACT
+    kernels = layer.spec.to_kernels(layer.weight)
+    assert difference(kernels_of(layer).reshape(kernels.shape), kernels) <= EXACT
     back = type(layer).from_tensorly(layer.to_tensorly(), like=plain)
     assert back.spec == layer.spec
     assert back.ranks == layer.ranks
