@@ -33,6 +33,7 @@ from tdcompress.decompositions import (
     TuckerOptions,
 )
 from tdcompress.errors import CompressionError
+from tdcompress.fisher import fisher_factors
 from tdcompress.gathering import input_moments
 from tdcompress.interop import from_tltorch, to_tltorch
 from tdcompress.layers import (
@@ -41,6 +42,7 @@ from tdcompress.layers import (
     ConvSpec,
     CPConv,
     FactorizedConv,
+    FisherFactors,
     GroupedLinear,
     HTConv,
     InputMoments,
@@ -75,6 +77,7 @@ __all__ = [
     "ConvSpec",
     "Correlation",
     "FactorizedConv",
+    "FisherFactors",
     "GroupedLinear",
     "HTConv",
     "HTOptions",
@@ -102,6 +105,7 @@ __all__ = [
     "compress",
     "correlate",
     "decompose",
+    "fisher_factors",
     "from_tltorch",
     "input_moments",
     "kendall_tau",

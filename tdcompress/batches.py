@@ -91,6 +91,24 @@ def first_samples(batch: Any, most: int) -> tuple[Any, int]:
     return batch, 1
 
 
+def pieces(batch: Any, most: int) -> Iterator[Any]:
+    """A batch in parts of at most so many samples; whole, if it is a dict whose tensors do not agree on how many."""
+    if isinstance(batch, Tensor) and batch.ndim:
+        yield from torch.split(batch, most)
+    elif isinstance(batch, Mapping):
+        tensors = {key: one for key, one in batch.items() if isinstance(one, Tensor) and one.ndim}
+        if len({len(one) for one in tensors.values()}) != 1:
+            yield batch
+            return
+        split = {key: torch.split(one, most) for key, one in tensors.items()}
+        for number in range(len(next(iter(split.values())))):
+            yield {**batch, **{key: parts[number] for key, parts in split.items()}}
+    elif isinstance(batch, Sequence) and batch and isinstance(batch[0], Tensor):
+        yield from ([part] for part in pieces(batch[0], most))
+    else:
+        yield batch
+
+
 def output_of(result: Any) -> Tensor:
     """The tensor in what a model returns: itself, `logits`, or the first entry.
 
@@ -101,6 +119,8 @@ def output_of(result: Any) -> Tensor:
         return result
     if isinstance(getattr(result, "logits", None), Tensor):
         return result.logits
+    if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
+        return result["logits"]
     values = list(result.values()) if isinstance(result, Mapping) else result
     if isinstance(values, Sequence) and values and isinstance(values[0], Tensor):
         return values[0]

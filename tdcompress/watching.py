@@ -114,14 +114,15 @@ class Reached(Exception):  # noqa: N818, it is no error
 
 @contextmanager
 def watching(
-    layers: Mapping[str, nn.Module], note: Callable[[str, Call], None], *, outputs: bool = True
+    layers: Mapping[str, nn.Module], note: Callable[[str, Call], Any], *, outputs: bool = True
 ) -> Iterator[None]:
     """Inside the block every call of these layers is told to `note`; no hook is left behind.
 
     Args:
         layers: modules by name. One that stands under several names is noted under each of them.
         note: called with a name and a call, at its end, in the order of the forward. It gets the forward's own
-            tensors, so that nothing is kept but what it keeps. It may raise `Reached`.
+            tensors, so that nothing is kept but what it keeps. It may raise `Reached`. Of a call that has ended, what
+            it returns takes the place of the layer's answer, unless that is None.
         outputs: whether to wait for the layer's answer; otherwise calls are noted as they begin.
 
     Raises:
@@ -129,11 +130,12 @@ def watching(
     """
 
     def hook(name: str) -> Callable[..., None]:
-        def noted(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any = None) -> None:
+        def noted(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any = None) -> Any:
             try:
-                note(name, Call(args, kwargs, output))
+                instead = note(name, Call(args, kwargs, output))
             except CompressionError as error:
                 raise error.at(name) from None
+            return instead if outputs else None
 
         return noted
 

@@ -214,3 +214,20 @@ def test_an_optimizer_goes_on_with_tied_factors():
     logits(small, "gpt2").square().mean().backward()
     optimizer.step()
     assert_tied(small, "gpt2")
+
+
+def test_the_loss_of_a_language_model_is_foreseen_a_token():
+    model = seeded(gpt2, 0).eval()
+    layers = ["transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_proj"]
+    small = td.decompose(model, layers, "svd", 0.3)
+    tokens = torch.randint(WORDS, (24, 16), generator=torch.Generator().manual_seed(1))
+    for data in (tokens, [{"input_ids": part} for part in tokens.split(10)]):
+        errors = td.approximation_errors(model, small, ["predicted_loss", "output_divergence"], data)
+        for name in layers:
+            alone = copy.deepcopy(model)
+            alone.set_submodule(name, small.get_submodule(name))
+            with torch.no_grad():
+                before, after = (one(tokens).logits.log_softmax(-1) for one in (model, alone))
+            expected = float((before.exp() * (before - after)).sum(-1).mean())
+            assert errors[name]["output_divergence"] == pytest.approx(expected, rel=1e-3)
+            assert errors[name]["predicted_loss"] == pytest.approx(expected, rel=0.3)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tdcompress.decompositions.algebra import self_product
+from tdcompress.decompositions.algebra import add_self_product
 from tdcompress.layers import ConvSpec, FactorizedConv
-from tdcompress.layers.moments import check_finite, patches
+from tdcompress.layers.moments import check_finite
+from tdcompress.layers.patches import patches
 from tdcompress.shapes import Axes
 
 _POSITIONS = (64, 256)  # of one output at the most, fewer for fewer unknowns: neighbours see nearly the same,
@@ -96,7 +97,7 @@ class Regression:
             self._shifts = rows.double().mean(2, keepdim=True), goals.double().mean(2, keepdim=True)
             check_finite(*self._shifts)
         rows, goals = rows - self._shifts[0].to(rows), goals - self._shifts[1].to(goals)
-        self._inner = self._inner.to(rows.device).add_(self_product(rows))
+        self._inner = add_self_product(self._inner.to(rows.device), rows)
         self._cross = self._cross.to(rows.device).add_(goals @ rows.mT)
         sums = [one.sum(2, dtype=torch.float64) for one in (rows, goals)]
         self._sums = self._sums.to(rows.device).add_(torch.cat(sums, 1))

@@ -74,15 +74,22 @@ def gram(matrix: Tensor) -> Tensor:  # (…, rows, columns) -> (…, rows, rows)
     return total
 
 
-def self_product(rows: Tensor) -> Tensor:  # (…, rows, columns) -> (…, rows, rows)
-    """`rows @ rows.T` in its own precision; of many rows little more than the half of it is computed."""
+def add_self_product(total: Tensor, rows: Tensor) -> Tensor:  # (…, rows, rows), (…, rows, columns)
+    """`total += rows @ rows.T` in place; of many rows little more than the half of the product is computed.
+
+    No more than a quarter of it is there at a time, beside the total.
+    """
     count = rows.shape[-2]
     if count < _HALVED:
-        return rows @ rows.mT
-    first, second = rows[..., : count // 2, :], rows[..., count // 2 :, :]
+        return total.add_(rows @ rows.mT)
+    half = count // 2
+    first, second = rows[..., :half, :], rows[..., half:, :]
     across = first @ second.mT
-    upper = torch.cat([self_product(first), across], -1)
-    return torch.cat([upper, torch.cat([across.mT, self_product(second)], -1)], -2)
+    total[..., :half, half:].add_(across)
+    total[..., half:, :half].add_(across.mT)
+    add_self_product(total[..., :half, :half], first)
+    add_self_product(total[..., half:, half:], second)
+    return total
 
 
 def unravelled(index: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.blr import BLRConv
 from tdcompress.layers.btd import BTDConv
 from tdcompress.layers.cp import CPConv
+from tdcompress.layers.fisher import FisherFactors
 from tdcompress.layers.grouped import GroupedLinear
 from tdcompress.layers.ht import HTConv
 from tdcompress.layers.kinds import LayerKind, register_layer_kind
@@ -22,6 +23,7 @@ __all__ = [
     "CPConv",
     "ConvSpec",
     "FactorizedConv",
+    "FisherFactors",
     "GroupedLinear",
     "HTConv",
     "InputMoments",

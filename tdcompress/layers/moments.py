@@ -3,101 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import self_product, unravelled
+from tdcompress.decompositions.algebra import add_self_product
 from tdcompress.errors import CompressionError
+from tdcompress.layers.patches import ELEMENTS, padded, uses, windows
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.whitening import Whitening, takes_over_mean
 
-_ELEMENTS = 1 << 24  # of patches at a time: 64 MB in float32
 _PRODUCTS = 1 << 28  # for the moment over kernel positions, of one batch; no more patches count for it
-_WIDE = 2048  # channels above which a moment is summed in float32, since it is as large as the layer's weight
+_WIDE = 2048  # channels, or entries of a patch, above which a moment is summed in float32
 _JOINT_BYTES = 4 << 30  # that the moment of whole patches may have
-
-
-def patches(inputs: Tensor, spec: ConvSpec, positions: Tensor | None = None) -> Iterator[Tensor]:
-    """What the kernel of a convolution or linear layer is laid over, a few samples at a time.
-
-    Args:
-        inputs: what the layer is called with, with or without the dimension of samples.
-        spec: the layer; of a transposed one every input pixel is a patch by itself, as for a pointwise one.
-        positions: the places in the output to look at, counted through; None for all.
-
-    Yields:
-        (samples, groups, in / groups, positions, positions in the kernel), in float32 at least.
-
-    >>> conv = torch.nn.Conv2d(4, 8, 3, padding=1)
-    >>> [tuple(patch.shape) for patch in patches(torch.zeros(2, 4, 5, 6), ConvSpec.of(conv))]
-    [(2, 1, 4, 30, 9)]
-    """
-    kernel = () if spec.transposed else spec.kernel_size
-    for some in _padded(inputs, spec):
-        windows = _windows(some, spec)
-        sizes = windows.shape[2 : windows.ndim - len(kernel)]
-        count = math.prod(sizes) if positions is None else len(positions)
-        if positions is not None:
-            places: Any = (slice(None), slice(None), *unravelled(positions.to(some.device), sizes))
-            windows = windows[places]
-        yield windows.reshape(len(some), spec.groups, -1, count, math.prod(kernel))
-
-
-def _padded(inputs: Tensor, spec: ConvSpec) -> Iterator[Tensor]:
-    """A few samples at a time, (samples, channels, *size), padded as the layer pads, in float32 at least."""
-    inputs = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32))
-    if not spec.kernel_size:
-        inputs = inputs.reshape(-1, spec.in_channels)
-    elif inputs.ndim == len(spec.kernel_size) + 1:
-        inputs = inputs[None]
-    per_sample = inputs[:1].numel() * (1 if spec.transposed else math.prod(spec.kernel_size))
-    for some in torch.split(inputs, max(1, _ELEMENTS // max(1, per_sample))):
-        yield some if spec.transposed else _pad(some, spec)
-
-
-def _pad(inputs: Tensor, spec: ConvSpec) -> Tensor:
-    if spec.padding == "same":  # PyTorch puts the odd one at the end
-        pads = [((n - 1) // 2, n // 2) for n in _reach(spec)]
-    elif spec.padding == "valid":
-        pads = [(0, 0) for _ in spec.kernel_size]
-    else:
-        pads = [(int(n), int(n)) for n in spec.padding]
-    if not any(map(any, pads)):
-        return inputs
-    mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
-    return F.pad(inputs, [n for pair in reversed(pads) for n in pair], mode=mode)
-
-
-def _reach(spec: ConvSpec) -> list[int]:
-    """How many pixels the kernel spans along every axis."""
-    return [d * (n - 1) + 1 for n, d in zip(spec.kernel_size, spec.dilation, strict=True)]
-
-
-def _windows(padded: Tensor, spec: ConvSpec) -> Tensor:
-    """A view, (samples, channels, *positions, *kernel)."""
-    if spec.transposed:
-        return padded
-    for axis, (n, stride, dilation) in enumerate(zip(_reach(spec), spec.stride, spec.dilation, strict=True), start=2):
-        padded = padded.unfold(axis, n, stride)[..., ::dilation]
-    return padded
-
-
-def _uses(size: Sequence[int], spec: ConvSpec) -> Tensor:
-    """How many patches every pixel of a padded input is in, each with its own place in the kernel."""
-    uses = torch.ones((), dtype=torch.float32, device="cpu")
-    for n, reach, kernel, stride, dilation in zip(
-        size, _reach(spec), spec.kernel_size, spec.stride, spec.dilation, strict=True
-    ):
-        along = torch.zeros(n, dtype=torch.float32, device="cpu")
-        last = (n - reach) // stride * stride  # where the last patch begins
-        for tap in range(0, kernel * dilation, dilation):
-            along[tap : tap + last + 1 : stride] += 1
-        uses = uses[..., None] * along
-    return uses
 
 
 class InputMoments:
@@ -134,18 +52,18 @@ class InputMoments:
         size = inputs * self._positions
         # Of a transposed layer's inputs the channels are all that there is to know.
         joint = joint and size > inputs
-        if joint and 8 * spec.groups * size**2 > _JOINT_BYTES:
+        nbytes = spec.groups * size**2 * precision(size).itemsize
+        if joint and nbytes > _JOINT_BYTES:
             raise CompressionError(
                 f"the second moment of whole patches would have {spec.groups} × {size}² numbers, "
-                f"{8e-9 * spec.groups * size**2:.3g} GB; leave joint=False, or this layer out."
+                f"{1e-9 * nbytes:.3g} GB; leave joint=False, or this layer out."
             )
-        wide = torch.float32 if inputs > _WIDE else torch.float64
         self._shift: Tensor | None = None  # (channels,), near the mean
         self._sum = torch.zeros(spec.groups, inputs, self._positions, dtype=torch.float64, device="cpu")
-        self._channels = torch.zeros(spec.groups, inputs, inputs, dtype=wide, device="cpu")
+        self._channels = torch.zeros(spec.groups, inputs, inputs, dtype=precision(inputs), device="cpu")
         self._kernel = torch.zeros(self._positions, self._positions, dtype=torch.float64, device="cpu")
         self._rows = 0  # of single channels' patches that count for the moment over positions
-        self._joint = torch.zeros(spec.groups, size, size, dtype=torch.float64, device="cpu") if joint else None
+        self._joint = torch.zeros(spec.groups, size, size, dtype=precision(size), device="cpu") if joint else None
         self._generator = torch.Generator().manual_seed(0)
 
     def update(self, inputs: Tensor) -> None:
@@ -154,16 +72,16 @@ class InputMoments:
         Raises:
             CompressionError: they are not finite.
         """
-        for some in _padded(inputs, self.spec):
+        for some in padded(inputs, self.spec):
             if self._shift is None:
                 self._shift = some.double().transpose(0, 1).flatten(1).mean(1)
                 check_finite(self._shift)
-            shifted = some - self._shift.to(some).reshape(-1, *[1] * (some.ndim - 2))
+            shifted = (some - self._shift.to(some).reshape(-1, *[1] * (some.ndim - 2))).contiguous()
             total = shifted.double().sum(0, keepdim=True)  # of all samples, and its patches sum up to theirs
-            windows = _windows(total, self.spec)
-            positions = windows.shape[2 : windows.ndim - (0 if self.spec.transposed else len(self.spec.kernel_size))]
+            seen = windows(total, self.spec)
+            positions = seen.shape[2 : seen.ndim - (0 if self.spec.transposed else len(self.spec.kernel_size))]
             check_finite(total)
-            sums = windows.reshape(*self._sum.shape[:2], math.prod(positions), -1).sum(2)
+            sums = seen.reshape(*self._sum.shape[:2], math.prod(positions), -1).sum(2)
             self._sum = self._sum.to(total.device) + sums
             self._add_channels(shifted)
             if self._positions > 1:
@@ -176,9 +94,9 @@ class InputMoments:
         """Every pixel as often as there are patches that it is in."""
         pixels = shifted.flatten(2) if shifted.ndim > 2 else shifted[..., None]
         if not self.spec.transposed and (self._positions > 1 or any(stride > 1 for stride in self.spec.stride)):
-            pixels = pixels * _uses(shifted.shape[2:], self.spec).flatten().sqrt().to(pixels)
+            pixels = pixels * uses(shifted.shape[2:], self.spec).flatten().sqrt().to(pixels)
         rows = pixels.reshape(len(pixels), self.spec.groups, -1, pixels.shape[2]).permute(1, 2, 0, 3).flatten(2)
-        self._channels = self._channels.to(rows.device).add_(self_product(rows))
+        self._channels = add_self_product(self._channels.to(rows.device), rows)
 
     def _add_kernel(self, shifted: Tensor, patches_of_a_channel: int) -> None:
         """All channels' patches, or so many of them that it does not take longer than the rest."""
@@ -188,18 +106,55 @@ class InputMoments:
             count = max(1, len(single) * _PRODUCTS // products)
             chosen = torch.randperm(len(single), generator=self._generator, device="cpu")[:count]
             single = single[chosen.to(single.device)]
-        for some in torch.split(single, max(1, _ELEMENTS // (single[0].numel() * self._positions))):
-            rows = _windows(some, self.spec).reshape(-1, self._positions)
+        for some in torch.split(single, max(1, ELEMENTS // (single[0].numel() * self._positions))):
+            rows = windows(some, self.spec).reshape(-1, self._positions)
             self._kernel = self._kernel.to(rows.device) + rows.mT @ rows
             self._rows += len(rows)
 
     def _add_joint(self, shifted: Tensor) -> None:
         assert self._joint is not None
         groups, size = self._joint.shape[:2]
-        windows = _windows(shifted, self.spec)
-        patch = windows.reshape(len(shifted), groups, size // self._positions, -1, self._positions)
-        rows = patch.permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)
-        self._joint = self._joint.to(rows.device).add_(self_product(rows))
+        seen, axes = windows(shifted, self.spec), len(self.spec.kernel_size)
+        # Taps before positions, so that what is copied are pieces of an image's rows.
+        order = [1, *range(2 + axes, 2 + 2 * axes), 0, *range(2, 2 + axes)]
+        rows = seen.permute(order).reshape(groups, size, -1)
+        self._joint = add_self_product(self._joint.to(rows.device), rows)
+
+    def changed(self, change: Tensor, offset: Tensor | None = None) -> Tensor:
+        """The second moment of D·a + b over the patches a: by how much the features of a changed layer differ.
+
+        Exact where the whole second moment is known or the patches are single positions; otherwise that of channels
+        times that of positions in the kernel stands for it.
+
+        Args:
+            change: D, (groups, rows, in / groups · positions in the kernel).
+            offset: b, (groups, rows); zero by default.
+
+        Returns:
+            (groups, rows, rows), in float64.
+
+        Raises:
+            CompressionError: nothing was seen.
+        """
+        mean, shift = self._means()
+        change = change.to(mean)
+        offset = torch.zeros_like(change[:, :, 0]) if offset is None else offset.to(mean)
+        # D·a + b = D·(a − s) + c, with c the change at the shift s: far from zero no digit is lost.
+        constant = offset + torch.einsum("goi,gi->go", change, shift.expand(mean.shape).flatten(1))
+        drift = torch.einsum("goi,gi->go", change, mean.flatten(1))
+        across = torch.einsum("go,ge->goe", drift, constant)
+        return self._spread(change) + across + across.mT + torch.einsum("go,ge->goe", constant, constant)
+
+    def _spread(self, change: Tensor) -> Tensor:
+        """The second moment of D·(a − s), (groups, rows, rows)."""
+        whole = self._joint if self._joint is not None else self._channels if self._positions == 1 else None
+        if whole is not None:
+            rows = change.to(whole)
+            return (rows @ whole @ rows.mT).to(change) / self.count
+        parts = change.reshape(*change.shape[:2], -1, self._positions)
+        kernel = self._kernel / self._kernel.trace().clamp(min=torch.finfo(change.dtype).tiny)
+        channels = self._channels.to(change) / self.count  # summed over the positions
+        return torch.einsum("gocp,gcd,pq,gedq->goe", parts, channels, kernel.to(change), parts)
 
     @property
     def mean(self) -> Tensor:
@@ -268,7 +223,12 @@ def moment_bytes(spec: ConvSpec) -> int:
         return 0
     inputs = spec.in_channels // spec.groups
     positions = 1 if spec.transposed else math.prod(spec.kernel_size)
-    return spec.groups * inputs**2 * (4 if inputs > _WIDE else 8) + 8 * (positions**2 + spec.in_channels * positions)
+    return spec.groups * inputs**2 * precision(inputs).itemsize + 8 * (positions**2 + spec.in_channels * positions)
+
+
+def precision(size: int) -> torch.dtype:
+    """In which a second moment over so many channels is summed: one that is as large as a weight takes no more."""
+    return torch.float32 if size > _WIDE else torch.float64
 
 
 def check_finite(*features: Tensor) -> None:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import batches, evaluating
+from tdcompress.batches import batches, evaluating, repeatable
 from tdcompress.errors import CompressionError
+from tdcompress.fisher import fisher_factors
 from tdcompress.layers import FactorizedConv
+from tdcompress.layers.fisher import FisherFactors
 from tdcompress.layers.kinds import weight_of
-from tdcompress.metrics.features import FeatureMean
-from tdcompress.metrics.registry import METRICS, Metric, get_metrics
+from tdcompress.metrics.changes import ChangedOutputs
+from tdcompress.metrics.means import RunningMean
+from tdcompress.metrics.registry import Metric, default_metrics, get_metrics
+from tdcompress.outputs import Logits, Output
 from tdcompress.surgery.holders import kind_at
 from tdcompress.watching import Call, run, watching
+
+Matched = Mapping[str, tuple[nn.Module, FactorizedConv]]
 
 
 def approximation_errors(
@@ -24,27 +31,37 @@ def approximation_errors(
     compressed: nn.Module,
     metrics: Sequence[str] | None = None,
     data: Iterable[Any] | Tensor | None = None,
+    *,
+    logits: Logits = None,
 ) -> dict[str, dict[str, float]]:
     """How far every factorized layer is from the convolution that it replaced.
 
     Feature errors are means over single samples, in evaluation mode, and the input of a layer is what it
-    gets in the original model, so that an error is the layer's own. One pass over the data serves all layers
-    and metrics; memory does not grow with the data. Both models are left as they were.
+    gets in the original model, so that an error is the layer's own. So is that of outputs: every other layer is the
+    original's. One pass over the data serves all layers and all metrics on features, another those on outputs, and a
+    third those that are foreseen; memory does not grow with the data. Both models are left as they were.
 
     Args:
         original: the model before.
         compressed: the model after, as `decompose` returns it.
-        metrics: registered names; by default all that work on weights, and with `data` all there are.
-        data: batches of inputs for feature metrics: tensors (samples, …), or tuples or lists whose first
-            entry is the input (targets are ignored), or dicts of keyword arguments. A single tensor is one
+        metrics: registered names; by default all that work on weights, and with `data` those on features. Those on
+            outputs, `output_divergence` and `predicted_loss`, run the model for every layer, or backward, and are
+            computed if they are named.
+        data: batches of inputs for metrics on features and outputs: tensors (samples, …), or tuples or lists whose
+            first entry is the input (targets are ignored), or dicts of keyword arguments. A single tensor is one
             batch.
+        logits: for metrics on outputs, what the output is: True for logits with the classes along the last axis, a
+            number for another axis, False for values. By default an output that is called `logits`, as those of
+            `transformers` are, and (samples, classes) with more than one class are logits; (samples,) and (samples, 1)
+            are values; what has more axes is refused.
 
     Returns:
         `{layer name: {metric name: error}}`.
 
     Raises:
         CompressionError: nothing is factorized, the models do not belong together, a metric is unknown or
-            needs data that was not given, or the data is empty.
+            needs data that was not given, the data is empty, or too often needed to be a generator; the output cannot
+            be read, or a layer has no `predicted_loss`, see `fisher_factors`.
 
     >>> import tdcompress as td
     >>> model = nn.Sequential(nn.Conv2d(4, 8, 3))
@@ -54,18 +71,25 @@ def approximation_errors(
     True
     """
     matched = dict(pairs(original, compressed))
-    if metrics is None:
-        metrics = [name for name, metric in METRICS.items() if data is not None or metric.on == "weights"]
-    chosen = get_metrics([metrics] if isinstance(metrics, str) else metrics)
+    chosen = get_metrics(
+        [metrics] if isinstance(metrics, str) else default_metrics(data is not None) if metrics is None else metrics
+    )
     on_features = [metric for metric in chosen if metric.on == "features"]
-    if on_features and data is None:
-        names = ", ".join(metric.name for metric in on_features)
-        raise CompressionError(f"{names} need inputs to compare outputs on; pass data=, an iterable of batches.")
+    measured = [metric for metric in chosen if metric.on == "outputs" and not metric.foreseen]
+    foreseen = [metric for metric in chosen if metric.foreseen]
+    passes = [some for some in (on_features, measured, foreseen) if some]
     errors = {name: weight_errors(*pair, chosen) for name, pair in matched.items()}
-    if on_features:
+    if passes and data is None:
+        names = ", ".join(metric.name for some in passes for metric in some)
+        raise CompressionError(f"{names} need inputs to compare outputs on; pass data=, an iterable of batches.")
+    if passes:
         assert data is not None
-        for name, errors_of_layer in _feature_errors(original, matched, on_features, batches(data)).items():
-            errors[name] |= errors_of_layer
+        inputs = repeatable(data) if len(passes) > 1 else batches(data)
+        parts = [_feature_errors(original, matched, on_features, inputs)] if on_features else []
+        parts += [_output_errors(original, matched, measured, inputs, logits)] if measured else []
+        parts += [_foreseen_errors(original, matched, foreseen, inputs, logits)] if foreseen else []
+        for name, part in chain.from_iterable(part.items() for part in parts):
+            errors[name] |= part
     return {name: {metric.name: by_metric[metric.name] for metric in chosen} for name, by_metric in errors.items()}
 
 
@@ -103,11 +127,11 @@ def pairs(original: nn.Module, compressed: nn.Module) -> Iterator[tuple[str, tup
 
 def _feature_errors(
     original: nn.Module,
-    matched: Mapping[str, tuple[nn.Module, FactorizedConv]],
+    matched: Matched,
     metrics: Sequence[Metric],
     inputs: Iterable[Any],
 ) -> dict[str, dict[str, float]]:
-    means = {name: FeatureMean(metrics) for name in matched}
+    means: dict[str, RunningMean[Tensor]] = {name: RunningMean(metrics) for name in matched}
 
     def note(name: str, call: Call) -> None:
         approximation = matched[name][1]
@@ -119,9 +143,45 @@ def _feature_errors(
         stack.enter_context(watching({name: before for name, (before, _) in matched.items()}, note))
         for batch in inputs:
             run(original, batch)
+    return _computed(means)
+
+
+def _output_errors(
+    original: nn.Module, matched: Matched, metrics: Sequence[Metric], inputs: Iterable[Any], logits: Logits
+) -> dict[str, dict[str, float]]:
+    """With each layer replaced alone, one batch at a time."""
+    means: dict[str, RunningMean[Output]] = {name: RunningMean(metrics) for name in matched}
+    changed = ChangedOutputs(original, matched, logits)
+    for batch in inputs:
+        changed.show([batch])
+        for name in changed.order:
+            changed.update(name, matched[name][1], means[name])
+    return _computed(means)
+
+
+def _foreseen_errors(
+    original: nn.Module, matched: Matched, metrics: Sequence[Metric], inputs: Iterable[Any], logits: Logits
+) -> dict[str, dict[str, float]]:
+    factors = fisher_factors(original, inputs, list(matched), logits=logits)
+    return {name: foreseen_errors(*pair, factors[name], metrics) for name, pair in matched.items()}
+
+
+def foreseen_errors(
+    original: nn.Module, approximation: nn.Module, factors: FisherFactors, metrics: Sequence[Metric]
+) -> dict[str, float]:
+    """The foreseen metrics among `metrics` of one layer."""
+    with torch.no_grad():
+        return {
+            metric.name: float(metric.function(original, approximation, factors))
+            for metric in metrics
+            if metric.foreseen
+        }
+
+
+def _computed(means: Mapping[str, RunningMean[Any]]) -> dict[str, dict[str, float]]:
     unseen = [name for name, mean in means.items() if not mean.samples]
     if len(unseen) == len(means):
-        raise CompressionError("the data is empty; feature errors need at least one batch of inputs.")
+        raise CompressionError("the data is empty; errors of features and outputs need at least one batch of inputs.")
     if unseen:
         raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
     return {name: mean.compute() for name, mean in means.items()}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from tdcompress.errors import CompressionError
-from tdcompress.metrics.registry import Metric, register_metric
+from tdcompress.metrics.registry import register_metric
 from tdcompress.metrics.weights import ratio
 
 
@@ -41,48 +38,3 @@ def scaled_features(original: Tensor, approximation: Tensor) -> Tensor:
     [0.5, 0.5, 0.5]
     """
     return absolute_features(original, approximation) / original[0].numel()
-
-
-class FeatureMean:
-    """The running mean of feature metrics over samples; its size does not depend on how many there are.
-
-    >>> from tdcompress.metrics.registry import get_metrics
-    >>> mean = FeatureMean(get_metrics(["absolute_features"]))
-    >>> mean.update(torch.ones(3, 4), torch.zeros(3, 4))
-    >>> mean.compute()
-    {'absolute_features': 2.0}
-    """
-
-    def __init__(self, metrics: Sequence[Metric]) -> None:
-        self.metrics = metrics
-        self.samples = 0
-        self._sums = [torch.zeros((), dtype=torch.float64) for _ in metrics]
-
-    def update(self, original: Tensor, approximation: Tensor) -> None:
-        """Take in one batch of outputs, (samples, …) each.
-
-        Raises:
-            CompressionError: a metric does not return one number a sample.
-        """
-        for place, metric in enumerate(self.metrics):
-            values = torch.as_tensor(metric.function(original, approximation))
-            if values.shape != original.shape[:1]:
-                raise CompressionError(
-                    f"metric {metric.name!r} must return one number a sample, shape {tuple(original.shape[:1])}, "
-                    f"got {tuple(values.shape)}."
-                )
-            # Summed where it was computed: reading a number off a GPU here would stall every batch.
-            self._sums[place] = self._sums[place].to(values.device) + values.double().sum()
-        self.samples += len(original)
-
-    def compute(self) -> dict[str, float]:
-        """The means so far, by the metrics' names.
-
-        Raises:
-            CompressionError: no sample was seen.
-        """
-        if not self.samples:
-            raise CompressionError("no sample was seen; feature errors need data that is not empty.")
-        return {
-            metric.name: float(total) / self.samples for metric, total in zip(self.metrics, self._sums, strict=True)
-        }

@@ -29,11 +29,11 @@ def with_errors(problem: PlanningProblem, curves: Mapping[str, list[Option]]) ->
         return dict(curves)
     measure: Measure = _by_function
     if isinstance(metric, str):
-        measure = _on_features if get_metrics([metric])[0].on == "features" else _on_weights
+        measure = _on_data if get_metrics([metric])[0].needs_data else _on_weights
     return {name: with_metric(curve, partial(measure, problem, name)) for name, curve in curves.items()}
 
 
-def _on_features(problem: PlanningProblem, name: str, option: Option) -> float:
+def _on_data(problem: PlanningProblem, name: str, option: Option) -> float:
     model, inputs, request = problem.model, problem.inputs, problem.request
     assert inputs is not None
     assert isinstance(request.metric, str)

@@ -118,7 +118,7 @@ def problem_of(model: nn.Module, request: PlanRequest) -> PlanningProblem:
         CompressionError: see `plan`.
     """
     inputs = None if request.data is None else repeatable(request.data)
-    if inputs is None and request.metric in [name for name, known in METRICS.items() if known.on == "features"]:
+    if inputs is None and request.metric in [name for name, known in METRICS.items() if known.needs_data]:
         raise CompressionError(f"metric={request.metric!r} needs inputs; pass data=, an iterable of batches.")
     example = _example(request, inputs)
     named = request.layers is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +14,9 @@ from torch import Tensor, nn
 from tdcompress.batches import evaluating, first_samples, forward, output_of
 from tdcompress.calibration.batch_norm import Estimate, Pooled, Reference, is_estimated
 from tdcompress.errors import CompressionError
-from tdcompress.watching import Call, Reached, tensors_of, watching, with_tensors
+from tdcompress.outputs import Output, divergence
+from tdcompress.replay import Replay, sharing
+from tdcompress.watching import Call, watching
 
 _FLOOR = 1e-12
 _SAMPLES = 256  # that are enough to see how much the output changes,
@@ -53,7 +54,7 @@ def few_of(model: nn.Module, inputs: Iterable[Any], layers: int) -> list[Any]:
 class Trials:
     """One compressed layer after the other in the same place of a model, on the same few inputs.
 
-    What a forward computes before the layer is computed once, see `_Replay`. BatchNorms behind the layer are
+    What a forward computes before the layer is computed once, see `Replay`. BatchNorms behind the layer are
     calibrated meanwhile.
 
     Args:
@@ -72,7 +73,7 @@ class Trials:
         self._batches = list(inputs)
         if not self._batches:
             raise CompressionError("the data is empty; trials need at least one batch of inputs.")
-        self._replay = _Replay(_sharing(model).eval(), len(self._batches))
+        self._replay = Replay(sharing(model).eval(), len(self._batches))
         self._originals = {name: module for name, module in model.named_modules() if is_estimated(module)}
         pooled = {name: Pooled() for name in self._originals}
         met: dict[str, None] = {}
@@ -119,109 +120,14 @@ class Trials:
                 for norm, estimate in estimates.items():
                     estimate.reference = Reference(self._originals[norm], self._seen[number][norm])
                 found = output_of(replay.run(number, batch, instead))
-                total += float(_change(goal.double(), found.double()).sum())
+                total += float(_change(goal, found).sum())
                 count += len(goal)
         return total / max(1, count)
 
 
-_Ended = list[tuple[nn.Module, Any, list[tuple[Tensor, int]]]]  # a module, its output, and the versions of its tensors
-
-
-class _Replay:
-    """Forwards on the same inputs that differ from some module on: what ends before that is not computed again.
-
-    The outputs of the outermost modules that have ended by then are kept, and handed out as copies. This is right for
-    a model whose forward does the same every time it is called; `advance` tests whether it is.
-
-    Args:
-        model: its modules' forwards are replaced.
-        batches: how many there are.
-    """
-
-    def __init__(self, model: nn.Module, batches: int) -> None:
-        self.model, self.modules = model, dict(model.named_modules(remove_duplicate=False))
-        self._kept: list[_Ended] = [[] for _ in range(batches)]
-        self._trusted = True
-        self._tests = 0
-        self._stop: nn.Module | None = None
-        self._substitutes: Mapping[nn.Module, nn.Module] = {}
-        self._frames: list[_Ended] = []  # what has ended, by the module that runs it
-        self._coming: _Ended = []  # what need not be computed, next one last
-        for module in model.modules():
-            try:
-                module.forward = self._instead(module, module.forward)
-            except (AttributeError, RuntimeError):  # a scripted one is run as it is
-                continue
-
-    def run(self, number: int, batch: Any, substitutes: Mapping[nn.Module, nn.Module] | None = None) -> Any:
-        """The model's output for a batch, with other modules in some places, none of them before the last `advance`."""
-        self._substitutes, self._coming, self._frames = substitutes or {}, self._kept[number][::-1], [[]]
-        return forward(self.model, batch)
-
-    def advance(self, number: int, batch: Any, place: nn.Module, goal: Tensor) -> None:
-        """Have what is computed before a module, up to its first call.
-
-        Args:
-            number: of the batch.
-            batch: what it is.
-            place: the module.
-            goal: the model's output for the batch.
-        """
-        if not self._trusted:
-            return
-        self._stop = place
-        try:
-            self.run(number, batch)
-            self._trusted = False  # it was called before and is not now
-        except Reached:
-            ended = [entry for frame in self._frames for entry in frame]
-            # What a successor has overwritten is computed anew from what comes before it.
-            self._kept[number] = [entry for entry in ended if all(t._version == v for t, v in entry[2])]
-        finally:
-            self._stop = None
-        self._tests += 1
-        # At first, and ever more rarely, for a full forward is what shall be saved.
-        if self._tests & (self._tests - 1) == 0 and self._trusted:
-            self._trusted = torch.equal(output_of(self.run(number, batch)), goal)
-        if not self._trusted:
-            self._kept = [[] for _ in self._kept]
-
-    def _instead(self, module: nn.Module, own: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(own)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            if module is self._stop:
-                raise Reached
-            if module in self._substitutes:
-                return self._substitutes[module](*args, **kwargs)
-            if self._coming and self._coming[-1][0] is module:
-                entry = self._coming.pop()
-                self._frames[-1].append(entry)
-                return with_tensors(entry[1], Tensor.clone)
-            if self._stop is None:
-                return own(*args, **kwargs)
-            self._frames.append([])
-            output = own(*args, **kwargs)
-            self._frames.pop()
-            self._frames[-1].append((module, output, [(tensor, tensor._version) for tensor in tensors_of(output)]))
-            return output
-
-        return run
-
-
-def _sharing(model: nn.Module) -> nn.Module:
-    """A copy of a model with its own modules and buffers, and the same parameters."""
-    try:
-        return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-    except (RuntimeError, TypeError) as error:
-        raise CompressionError(f"the model cannot be copied ({error}); plan without data.") from error
-
-
 def _change(before: Tensor, after: Tensor) -> Tensor:  # one number a sample
-    if before.ndim == 2 and before.shape[1] > 1:
-        first, second = before.log_softmax(1), after.log_softmax(1)
-        return (first.exp() * (first - second)).sum(1).clamp(min=0)
-    size = before.flatten(1).square().sum(1).clamp(min=torch.finfo(before.dtype).tiny)
-    return (after - before).flatten(1).square().sum(1) / size
+    are_logits = before.ndim == 2 and before.shape[1] > 1
+    return divergence(*(Output(one.flatten(1), are_logits) for one in (before, after)))
 
 
 def loss_of(trials: Sequence[tuple[float, float]]) -> Callable[[float], float]:

@@ -18,7 +18,13 @@ from tdcompress.surgery.left import left_dense
 from tdcompress.watching import Call
 
 
-def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) -> Report:
+def report(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    rounds: int = 20,
+    errors: Mapping[str, Mapping[str, float]] | None = None,
+) -> Report:
     """What a model with factorized layers costs, beside the same model with dense ones.
 
     Multiply-adds are counted by PyTorch's `FlopCounterMode`. Times are medians, dense and factorized in turn after a
@@ -30,13 +36,14 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
         example_inputs: what to call the model with: a tensor, a tuple of positional arguments, or a dict of keyword
             arguments. Without it there are neither multiply-adds nor times.
         rounds: how many times each is timed.
+        errors: of the layers, as `approximation_errors` gives them, to stand beside what they cost.
 
     Returns:
         A table to be printed, with `to_pandas()` and `to_markdown()`.
 
     Raises:
-        CompressionError: `rounds` is no number from 1, or with example inputs: a layer cannot be made dense for the
-            comparison, see `restore`.
+        CompressionError: `rounds` is no number from 1; errors are of other layers; or with example inputs: a layer
+            cannot be made dense for the comparison, see `restore`.
 
     >>> import tdcompress as td
     >>> model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
@@ -52,6 +59,11 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise CompressionError(f"rounds must be a whole number from 1, got {rounds!r}.")
     layers = {name: module for name, module in model.named_modules() if isinstance(module, FactorizedConv)}
+    given: Mapping[str, Mapping[str, float]] = errors or {name: {} for name in layers}
+    if given.keys() != layers.keys():
+        raise CompressionError(
+            f"errors are of {', '.join(given)}; the model's factorized layers are {', '.join(layers)}."
+        )
     parameters = {name: _parameters(layer) for name, layer in layers.items()}
     after = sum(parameter.numel() for parameter in model.parameters())
     # Layers with shared factors were one dense weight together.
@@ -63,18 +75,20 @@ def report(model: nn.Module, example_inputs: Any = None, *, rounds: int = 20) ->
     costs = {name: Cost(counts) for name, counts in parameters.items()}
     if example_inputs is not None:
         total, costs = _measured(model, layers, as_call(example_inputs), total, costs, rounds)
-    entries = tuple(_entry(name, layer, costs[name]) for name, layer in layers.items())
+    entries = tuple(_entry(name, layer, costs[name], given[name]) for name, layer in layers.items())
     return Report(entries, total, tuple(left_dense(model).items()))
 
 
-def _entry(name: str, layer: FactorizedConv, cost: Cost) -> LayerReport:
+def _entry(name: str, layer: FactorizedConv, cost: Cost, errors: Mapping[str, float]) -> LayerReport:
     solution, verdict = layer.solution, ""
     if solution is not None:
         plural = "" if solution.sweeps == 1 else "s"
         reached = "converged" if solution.converged else "not converged"
         verdict = f"{reached}, {solution.sweeps} sweep{plural}" if solution.sweeps else "closed form"
     error = None if solution is None else solution.relative_error
-    return LayerReport(name, layer.method, layer.rank, cost, layer.ratio_asked, layer.ratio, error, verdict)
+    return LayerReport(
+        name, layer.method, layer.rank, cost, layer.ratio_asked, layer.ratio, error, verdict, dict(errors)
+    )
 
 
 def _parameters(layer: FactorizedConv) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tdcompress.deferred import DataFrame
@@ -46,6 +46,7 @@ class LayerReport:
         ratio: the share that was removed.
         relative_error: of the weight, when it was decomposed; None for a layer with fresh weights.
         verdict: what the solver says: sweeps, and whether they converged.
+        errors: by the metrics' names, if they were given.
     """
 
     layer: str
@@ -56,6 +57,7 @@ class LayerReport:
     ratio: float
     relative_error: float | None
     verdict: str
+    errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Report:
         import pandas
 
         columns = ["layer", "method", "rank", "ratio_asked", "ratio", "relative_error", "verdict"]
+        columns += self._metrics
         columns += [f"{kind}_{when}" for kind in asdict(self.total) for when in ("before", "after")]
         return pandas.DataFrame([_flat(entry) for entry in self.layers], columns=columns)
 
@@ -103,10 +106,19 @@ class Report:
     def _remarks(self) -> list[str]:
         return [f"left dense: {line}" for line in grouped(dict(self.left))] + list(self.slower)
 
+    @property
+    def _metrics(self) -> list[str]:
+        return list(dict.fromkeys(name for entry in self.layers for name in entry.errors))
+
     def _cells(self) -> list[list[str]]:
+        metrics = self._metrics
         header = ["layer", "method", "rank", "ratio asked", "reached", "error", "solver"]
+        header += [name.replace("_", " ") for name in metrics]
         names = list(_FORMS) if self.total.milliseconds is not None else ["parameters"]
-        rows = [[*_words(entry), *_numbers(entry.cost, names)] for entry in self.layers]
+        rows = [
+            [*_words(entry), *(f"{entry.errors[name]:.3g}" for name in metrics), *_numbers(entry.cost, names)]
+            for entry in self.layers
+        ]
         title = "the model" if self.layers else "the model (no layer is factorized)"
         total = [title, *[""] * (len(header) - 1), *_numbers(self.total, names)]
         return [header + names, *rows, total]
@@ -114,6 +126,7 @@ class Report:
 
 def _flat(entry: LayerReport) -> dict[str, Any]:
     row = asdict(entry)
+    row |= row.pop("errors")
     for kind, pair in row.pop("cost").items():
         row[f"{kind}_before"], row[f"{kind}_after"] = (None, None) if pair is None else pair
     return row

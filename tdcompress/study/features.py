@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tdcompress.batches import evaluating
 from tdcompress.errors import CompressionError
-from tdcompress.metrics import FeatureMean, Metric
+from tdcompress.metrics import Metric, RunningMean
 from tdcompress.watching import Call, calls_of
 
 # Activations of one batch: what stays in a core's caches is several times faster than what does not.
@@ -61,7 +61,7 @@ class Features:
 
     def errors(self, approximation: nn.Module, metrics: Iterable[Metric]) -> dict[str, float]:
         """The feature errors of a layer in place of the original one: one pass for all metrics."""
-        mean = FeatureMean([metric for metric in metrics if metric.on == "features"])
+        mean = RunningMean([metric for metric in metrics if metric.on == "features"])
         try:
             with torch.no_grad(), evaluating(approximation):
                 for call in self:

@@ -72,10 +72,12 @@ def trials(study: Spec, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
 def fields_of(study: Spec) -> dict[str, dict[str, Any]]:
     """What all trials of a study share: what their factors depend on, and what their measurements do besides."""
     metrics = study.chosen_metrics()
-    on_features = any(metric.on == "features" for metric in metrics)
+    on_data = any(metric.needs_data for metric in metrics)
     # Who gives a version says by that what data it was, as stores from before loaders could be hashed have it.
-    known = data_digest(study.data, loaders=not study.version) if on_features else None
+    known = data_digest(study.data, loaders=not study.version) if on_data else None
     measures: dict[str, Any] = {"metrics": metric_fields(metrics), "data": known, "version": study.version}
+    if study.logits is not None:
+        measures["logits"] = study.logits
     if study.calibrate is not None:  # only then, so that the trials of stores from before are still found
         measures["calibrate"] = True
     return {"factors": _factors(study), "measures": measures}

@@ -19,8 +19,10 @@ from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
 from tdcompress.methods import METHODS, get_method
 from tdcompress.metrics import Metric, weight_errors
+from tdcompress.outputs import Logits
 from tdcompress.study.features import Features
 from tdcompress.study.grid import Trial
+from tdcompress.study.outputs import OutputErrors
 from tdcompress.study.spec import Spec
 from tdcompress.surgery import decompose
 
@@ -40,6 +42,8 @@ class Job:
     data: Any
     metrics: tuple[Metric, ...]
     kinds: dict[str, type[FactorizedConv]]
+    layers: tuple[str, ...]
+    logits: Logits
 
     @classmethod
     def of(cls, study: Spec) -> Job:
@@ -53,12 +57,14 @@ class Job:
             study.data,
             tuple(study.chosen_metrics()),
             kinds,
+            tuple(study.layer_names()),
+            study.logits,
         )
 
     @property
-    def on_features(self) -> bool:
-        """Whether a metric needs the data."""
-        return any(metric.on == "features" for metric in self.metrics)
+    def needs_data(self) -> bool:
+        """Whether a metric does."""
+        return any(metric.needs_data for metric in self.metrics)
 
     def packed(self) -> bytes:
         """As bytes for other processes.
@@ -109,6 +115,7 @@ class Measurer:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._features: tuple[str, Features] | None = None
+        self._outputs: OutputErrors | None = None
         self._one_at_a_time = threading.Lock()
         for name, kind in job.kinds.items():
             METHODS.setdefault(name, kind)  # a method of the user's, which this process has not seen yet
@@ -183,11 +190,17 @@ class Measurer:
     def _errors(self, name: str, layer: FactorizedConv) -> dict[str, float]:
         metrics = self._job.metrics
         errors = weight_errors(self._job.model.get_submodule(name), layer, metrics)
-        if self._job.on_features:
+        if any(metric.on == "features" for metric in metrics):
             if self._features is None or self._features[0] != name:
                 self._features = None  # before the next layer's are made: both may not fit
                 self._features = name, Features(self._job.model, name, self._job.data)
             errors |= self._features[1].errors(layer, metrics)
+        on_outputs = [metric for metric in metrics if metric.on == "outputs"]
+        if on_outputs:
+            if self._outputs is None:
+                job = self._job
+                self._outputs = OutputErrors(job.model, job.layers, job.data, on_outputs, job.logits)
+            errors |= self._outputs.errors(name, layer)
         return {metric.name: errors[metric.name] for metric in metrics}
 
     def _performance(self, model: nn.Module) -> dict[str, float]:

@@ -11,8 +11,10 @@ from torch import nn
 
 from tdcompress.decompositions import Options
 from tdcompress.errors import CompressionError
+from tdcompress.layers.kinds import reads_features
 from tdcompress.methods import Methods, get_method, options_by_method
-from tdcompress.metrics import METRICS, Metric, get_metrics
+from tdcompress.metrics import Metric, default_metrics, get_metrics
+from tdcompress.outputs import Logits
 from tdcompress.surgery import LayerSelector, select_layers
 from tdcompress.surgery.selection import dense_layers
 
@@ -40,6 +42,7 @@ class Spec:
     seed: int = 0
     version: str = ""
     calibrate: Callable[[nn.Module], nn.Module] | None = None
+    logits: Logits = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -51,9 +54,17 @@ class Spec:
             raise CompressionError(
                 "evaluate and calibrate must be functions of a model, and finetune one of a model and a seed."
             )
-        on_features = [metric.name for metric in self.chosen_metrics() if metric.on == "features"]
-        if on_features and self.data is None:
-            raise CompressionError(f"{', '.join(on_features)} need inputs; pass data=, an iterable of batches.")
+        metrics = self.chosen_metrics()
+        on_data = [metric.name for metric in metrics if metric.needs_data]
+        if on_data and self.data is None:
+            raise CompressionError(f"{', '.join(on_data)} need inputs; pass data=, an iterable of batches.")
+        rows = [name for name in self.grid() if not reads_features(self.model.get_submodule(name))]
+        foreseen = [metric.name for metric in metrics if metric.foreseen]
+        if rows and foreseen:
+            raise CompressionError(
+                f"{', '.join(foreseen)} cannot be had of {', '.join(rows)}, whose inputs are numbers of rows; leave it "
+                "out, or measure output_divergence."
+            )
         if self.data is not None and isinstance(self.data, Iterator):
             raise CompressionError("data can be gone through only once; pass a tensor, a list of batches or a loader.")
 
@@ -92,7 +103,7 @@ class Spec:
         """The metrics, in the order of the table's columns."""
         if self.metrics is not None:
             return get_metrics([self.metrics] if isinstance(self.metrics, str) else self.metrics)
-        return [metric for metric in METRICS.values() if self.data is not None or metric.on == "weights"]
+        return get_metrics(default_metrics(self.data is not None))
 
     def rank_of(self, layer: str, method: str, ratio: float) -> int | tuple[int, ...] | str | None:
         """The rank or rule of a trial; None where the ratio decides."""

@@ -43,9 +43,11 @@ class Study(Spec):
             without gradients, and must leave the model as it is.
         finetune: a model of its own and a seed to the fine-tuned model, which may be the same object; the
             performances after it have `finetuned_` in front of their names.
-        data: inputs for feature errors, as `td.approximation_errors` takes them; they are gone through
-            repeatedly.
-        metrics: registered names; by default all on weights and, with `data`, all there are.
+        data: inputs for errors of features and outputs, as `td.approximation_errors` takes them; they are gone through
+            repeatedly. Those of outputs are measured on the first 512 samples, or fewer where a sample has many
+            predictions.
+        metrics: registered names; by default all on weights and, with `data`, on features. `output_divergence` and
+            `predicted_loss` have to be named.
         ranks: a function of layer, method and ratio that gives an exact rank, or None to let the ratio
             decide; or a rule for all, such as `"tensorly-torch"`.
         seed: of the first run.
@@ -56,6 +58,7 @@ class Study(Spec):
         calibrate: a model of its own to the calibrated one, which may be the same object, and the same for equal
             models, such as a function that calls `td.calibrate`; the performances after it have `calibrated_` in
             front of their names. It is not fine-tuned.
+        logits: for metrics on outputs, what the output is, as for `td.approximation_errors`.
 
     Raises:
         CompressionError: an unknown layer, method or metric, a method that cannot take a layer that is named or takes
@@ -114,7 +117,7 @@ class Study(Spec):
         with Store(store) as opened:
             opened.plan(every)
             with Workers(job, executor, opened.path, under_way) as workers:
-                if fields["measures"]["data"] is None and not self.version and job.on_features:
+                if fields["measures"]["data"] is None and not self.version and job.needs_data:
                     warnings.warn(_UNKNOWN_DATA, stacklevel=2)
                 opened.keep_baseline(baseline_key(self), workers.baseline)
                 drive(every, opened, workers, progress, retry_failed)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tdcompress as td
-from tdcompress.layers.moments import patches
+from tdcompress.layers.patches import patches
 from tdcompress.layers.whitening import moment_root
 from tdcompress.methods import METHODS
 from tests.layers.strategies import an_input, axes_of, fresh, full_rank, kinds, side, specs
@@ -245,7 +245,7 @@ def test_of_long_kernels_some_patches_are_drawn(monkeypatch):
 
 def test_a_joint_moment_that_is_too_large_says_how_large():
     model = nn.Sequential(nn.Conv1d(1024, 8, 64))
-    with pytest.raises(td.CompressionError, match=r"layer '0'.* 1 × 65536² numbers, 34.4 GB; leave joint=False"):
+    with pytest.raises(td.CompressionError, match=r"layer '0'.* 1 × 65536² numbers, 17.2 GB; leave joint=False"):
         td.input_moments(model, [torch.zeros(1, 1024, 64)], joint=True)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import tdcompress as td
-from tdcompress.metrics import METRICS, FeatureMean, get_metrics
+from tdcompress.metrics import METRICS, RunningMean, get_metrics
 
 WEIGHTS = ["absolute_weights", "relative_weights", "scaled_weights"]
 FEATURES = ["absolute_features", "relative_features", "scaled_features"]
@@ -178,13 +178,13 @@ def test_models_that_do_not_belong_together_are_refused(model, small):
 
 
 def test_on_must_be_known():
-    with pytest.raises(td.CompressionError, match="on must be 'weights' or 'features'"):
+    with pytest.raises(td.CompressionError, match="on must be 'weights', 'features' or 'outputs', got 'bias'"):
         td.register_metric("x", on="bias")
 
 
 def test_a_mean_of_nothing_is_refused():
     with pytest.raises(td.CompressionError, match="no sample was seen"):
-        FeatureMean(get_metrics(FEATURES)).compute()
+        RunningMean(get_metrics(FEATURES)).compute()
 
 
 def test_half_precision_models_are_measured_in_float64():

@@ -160,3 +160,17 @@ def test_a_model_without_factorized_layers_and_a_layer_with_fresh_weights():
 def test_rounds_are_checked(rounds):
     with pytest.raises(td.CompressionError, match="rounds must be a whole number from 1"):
         td.report(a_model(), X, rounds=rounds)
+
+
+def test_errors_stand_beside_the_costs():
+    model = a_model()
+    small = td.decompose(model, "2", "tucker", 0.7)
+    errors = td.approximation_errors(model, small, ["absolute_weights"])
+    found = td.report(small, errors=errors)
+    assert found.layers[0].errors == errors["2"]
+    assert found.to_pandas()["absolute_weights"].tolist() == [errors["2"]["absolute_weights"]]
+    header, row = (line.split(" | ") for line in found.to_markdown().splitlines()[:3:2])
+    assert row[header.index("absolute weights")] == f"{errors['2']['absolute_weights']:.3g}"
+    assert "absolute" not in td.report(small).to_markdown()
+    with pytest.raises(td.CompressionError, match="errors are of elsewhere; the model's factorized layers are 2"):
+        td.report(small, errors={"elsewhere": {}})

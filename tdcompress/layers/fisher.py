@@ -1,0 +1,163 @@
+"""What the output of a model says of a layer's weight: the Kronecker factors of the Fisher information."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tdcompress.decompositions.algebra import add_self_product
+from tdcompress.errors import CompressionError
+from tdcompress.layers.kinds import bias_of, weight_of
+from tdcompress.layers.moments import InputMoments, check_finite, precision
+from tdcompress.layers.spec import ConvSpec
+
+_BYTES = 4 << 30  # that the second moment of the gradients may have
+
+
+class FisherFactors:
+    """A and G of a layer: the second moments of what it sees, and of the gradients of what the output says.
+
+    Streamed, as `InputMoments` are: the size does not depend on how much was seen. `fisher_factors` makes one for every
+    layer of a model. Of a transposed layer the parts are swapped: an input pixel is seen by the whole kernel, whose
+    patches are those of the gradients.
+
+    Args:
+        spec: the layer.
+        joint: keep the whole second moment of the patches; without it that of channels times that of positions in the
+            kernel stands for it.
+
+    Attributes:
+        patches: of the inputs of the layer; of a transposed one, of the gradients of its outputs.
+        rows: how many predictions the gradients are of, each draw of a label by itself.
+
+    Raises:
+        CompressionError: the layer takes numbers of rows, or a second moment would be too large.
+
+    >>> linear = nn.Linear(3, 2)
+    >>> factors = FisherFactors(ConvSpec.of(linear))
+    >>> factors.update_inputs(torch.ones(4, 3))
+    >>> factors.update_gradients(torch.ones(4, 2))
+    >>> factors.rows = 4
+    >>> factors.loss(torch.ones(2, 3))
+    18.0
+    """
+
+    def __init__(self, spec: ConvSpec, *, joint: bool = True) -> None:
+        if not spec.adapter.reads_features:
+            raise CompressionError(
+                f"the inputs of a layer of kind {spec.kind} are numbers of rows, which have no second moment; leave it "
+                "out, or measure output_divergence."
+            )
+        self.spec, self.rows = spec, 0
+        self.patches = InputMoments(_adjoint(spec) if spec.transposed else spec, joint=joint)
+        size = (spec.in_channels if spec.transposed else spec.out_channels) // spec.groups
+        nbytes = spec.groups * size**2 * precision(size).itemsize
+        if nbytes > _BYTES:
+            raise CompressionError(
+                f"the second moment of the gradients would have {spec.groups} × {size}² numbers, "
+                f"{1e-9 * nbytes:.3g} GB; leave this layer out, or measure output_divergence."
+            )
+        self._pixels = torch.zeros(spec.groups, size, size, dtype=precision(size), device="cpu")
+        self._count = 0  # of pixels
+
+    def update_inputs(self, inputs: Tensor) -> None:
+        """Take in what the layer is called with.
+
+        Raises:
+            CompressionError: it is not finite.
+        """
+        if self.spec.transposed:
+            self._add_pixels(inputs)
+        else:
+            self.patches.update(inputs)
+
+    def update_gradients(self, gradients: Tensor) -> None:
+        """Take in the gradients with respect to what it answered.
+
+        Raises:
+            CompressionError: they are not finite.
+        """
+        if not self.spec.transposed:
+            self._add_pixels(gradients)
+            return
+        # What an input pixel has a part in: the output as it was before padding cut its margin off.
+        pads = map(int, self.spec.padding)  # of a transposed layer always numbers
+        edges = [(pad, pad - more) for pad, more in zip(pads, self.spec.output_padding, strict=True)]
+        self.patches.update(F.pad(gradients, [n for pair in reversed(edges) for n in pair]))
+
+    def _add_pixels(self, features: Tensor) -> None:
+        features = features.detach().to(torch.promote_types(features.dtype, torch.float32))
+        axes, groups, size = len(self.spec.kernel_size), *self._pixels.shape[:2]
+        features = features.reshape(-1, groups * size, 1) if not axes else features.flatten(-axes)
+        rows = features.reshape(-1, groups, size, features.shape[-1]).permute(1, 2, 0, 3).flatten(2)
+        check_finite(rows.sum())
+        self._pixels = add_self_product(self._pixels.to(rows.device), rows)
+        self._count += rows.shape[2]
+
+    @property
+    def gradients(self) -> Tensor:
+        """G, a prediction: Σ E[g gᵀ] over the positions, (groups, out / groups, out / groups), in float64.
+
+        Raises:
+            CompressionError: nothing was seen, or the layer is transposed.
+        """
+        if self.spec.transposed:
+            raise CompressionError("the gradients of a transposed layer have the second moment of patches.")
+        self._check_seen()
+        return self._pixels.double() / self.rows
+
+    def loss(self, change: Tensor, bias_change: Tensor | None = None) -> float:
+        """½ tr(G D A Dᵀ), what the predictions are foreseen to change by, on average.
+
+        Args:
+            change: D, of the shape of the layer's weight.
+            bias_change: how the bias changes, (out,). That of a transposed layer is not counted.
+
+        Raises:
+            CompressionError: nothing was seen.
+        """
+        self._check_seen()
+        spec = self.spec
+        kernels = spec.to_kernels(change.detach().double())
+        if spec.transposed:
+            moment = self.patches.changed(kernels.transpose(1, 2).flatten(2)) * (self.patches.count / self.rows)
+            pixels = self._pixels.to(moment) / self._count
+        else:
+            offset = None if bias_change is None else bias_change.detach().reshape(spec.groups, -1)
+            moment = self.patches.changed(kernels.flatten(2), offset)
+            pixels = self._pixels.to(moment) / self.rows
+        return max(0.0, float((pixels * moment).sum()) / 2)
+
+    def loss_between(self, original: nn.Module, approximation: nn.Module) -> float:
+        """What a layer in the place of another is foreseen to change the predictions by."""
+        before, after = bias_of(original), bias_of(approximation)
+        bias_change = None if before is None or after is None else after - before.to(after)
+        weight = weight_of(approximation)
+        return self.loss(weight.double() - weight_of(original).to(weight.device).double(), bias_change)
+
+    @property
+    def complete(self) -> bool:
+        """Whether inputs and gradients were seen."""
+        return bool(self.rows and self._count and self.patches.count)
+
+    def _check_seen(self) -> None:
+        if not self.complete:
+            raise CompressionError("nothing was seen; the data is empty, or the output does not depend on the layer.")
+
+
+def _adjoint(spec: ConvSpec) -> ConvSpec:
+    """The convolution whose patches are those that a transposed one lays its kernel over, of outputs padded already."""
+    return replace(
+        spec,
+        in_channels=spec.out_channels,
+        out_channels=spec.in_channels,
+        padding=tuple(0 for _ in spec.kernel_size),
+        output_padding=(),
+        has_bias=False,
+        transposed=False,
+        kind="",
+        options=(),
+    )
