@@ -20,11 +20,15 @@ from examples.paper.training import train
 from examples.paper.work import PARTS, Calibration, Evaluation, FineTuning, Source
 from tdcompress.errors import CompressionError
 from tdcompress.methods import get_method
+from tdcompress.metrics import default_metrics
 from tdcompress.study import Study
 from tdcompress.study.identity import data_digest
 from tdcompress.surgery import select_layers
 
 RANKS = ("ours", "paper")
+
+# Beside the paper's six, which are the default.
+ON_OUTPUTS = ("predicted_loss", "output_divergence")
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,7 @@ class Preset:
             Evaluation(model, source, PARTS if self.validated else ("test",)),
             None if recipe is None else FineTuning(recipe, source),
             source.feature_images(self.images, self.seed),
+            metrics=[*default_metrics(with_data=True), *ON_OUTPUTS],
             ranks=partial(self.rank_of, model),
             seed=self.seed,
             version=json.dumps(depends),

@@ -8,10 +8,10 @@ import tdcompress as td
 from examples.paper.reference import Published
 from examples.paper.tables import as_markdown, as_text, between_states, differences, in_words, printed, rows_of
 from tdcompress.errors import CompressionError
-from tdcompress.metrics import METRICS
+from tdcompress.metrics import default_metrics
 
 GARIPOV = Published("GaripovNet", "F-MNIST")
-ERRORS = tuple(METRICS)
+ERRORS = tuple(default_metrics(with_data=True))
 
 
 def synthetic(

@@ -15,7 +15,7 @@ from torch.utils.data import (
 import tdcompress as td
 from tdcompress.decompositions import Options
 from tdcompress.errors import CompressionError
-from tdcompress.metrics import METRICS
+from tdcompress.metrics import METRICS, default_metrics
 from tdcompress.study.identity import data_digest, model_digest, options_fields
 from tests.study.functions import evaluate, finetune, images, network, study
 
@@ -55,7 +55,7 @@ def test_what_changes_the_result_changes_the_key(what):
     [
         {"evaluate": lambda model: evaluate(model)},
         {"layers": lambda name, module: isinstance(module, nn.Conv2d)},
-        {"metrics": list(reversed(METRICS))},
+        {"metrics": list(reversed(default_metrics(with_data=True)))},
         {"model": network().to(memory_format=torch.channels_last)},
         {"model": network().train()},
         {"methods": {"cp": None, "tucker": None, "tt": None}},
