@@ -69,7 +69,7 @@ class KroneckerConv(ReshapedConv):
     @staticmethod
     def foreseen(spectra: Spectra, reshape: Reshape, rank: Rank) -> float:
         """The tail of the singular values of the rearranged matrix."""
-        return float(spectra.unfolding(reshape)[rank[0]])
+        return spectra.unfolding_at(reshape, rank[0])
 
     @staticmethod
     def solve(

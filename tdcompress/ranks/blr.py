@@ -10,6 +10,7 @@ from tdcompress.decompositions.blr import blr_limit, monarch_reshape
 from tdcompress.decompositions.options import Shapes
 from tdcompress.decompositions.reshape import Reshape, as_reshape
 from tdcompress.ranks.reshaped import ReshapedRank, Spectra, grids
+from tdcompress.ranks.sketches import SketchedSpectra, promising
 from tdcompress.threads import threads_by_kernel
 
 
@@ -45,19 +46,21 @@ def blr_shapes(shape: tuple[int, int], reshape: Shapes = "best") -> list[Reshape
 @threads_by_kernel
 def blr_candidates(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[list[ReshapedRank]]:
     """The point of `blr_curve` for every budget as a list, empty where none fits."""
-    spectra, candidates = Spectra(kernels), []
+    spectra, sketch = Spectra(kernels), SketchedSpectra(kernels)
+    shapes = blr_shapes(spectra.shape, reshape)
+    candidates = []
     for budget in budgets:
-        choices = []
-        for shape in blr_shapes(spectra.shape, reshape):
-            rank = min(budget // blr_parameters(shape, (1,)), blr_limit(shape))
-            if rank:
-                choices.append(ReshapedRank(float(spectra.blocks(shape)[rank]), (rank,), shape))
+        ranks = {shape: min(budget // blr_parameters(shape, (1,)), blr_limit(shape)) for shape in shapes}
+        worthwhile = promising(ranks, kernels, lambda shape, rank: float(sketch.blocks(shape)[rank]))
+        choices = [ReshapedRank(float(spectra.blocks(shape)[rank]), (rank,), shape) for shape, rank in worthwhile]
         candidates.append([min(choices, key=lambda choice: choice.lost)] if choices else [])
     return candidates
 
 
 def blr_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[ReshapedRank]:
     """For every budget the grid with its rank that loses least; exact, and none where none fits.
+
+    Of large matrices only the most promising grids are compared, as in `kronecker_curve`.
 
     Args:
         kernels: shape (groups, rows, columns).

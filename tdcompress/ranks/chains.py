@@ -6,15 +6,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
 from tdcompress.decompositions.reshape import Reshape
-from tdcompress.ranks.reshaped import Spectra
 from tdcompress.shapes import Rank
 
 _GRID = 16  # ranks of a bond that are compared
 _KEPT = 6  # shapes for a budget
+
+
+class Tails(Protocol):
+    """The spectra of a matrix, or estimates of them."""
+
+    shape: tuple[int, int]
+
+    def unfolding(self, reshape: Reshape) -> np.ndarray:
+        """[r]: the share that is lost if r singular values are kept of the first core's axes against the rest."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class ChainSearch:
         budgets: parameters for one group.
     """
 
-    def __init__(self, spectra: Spectra, family: Family, budgets: Sequence[int]) -> None:
+    def __init__(self, spectra: Tails, family: Family, budgets: Sequence[int]) -> None:
         self.family, self.bonds, self.budgets = family, family.bonds, np.asarray(budgets)
         self.total = math.prod(spectra.shape)
         self.sizes = np.array([one.rows[0] * one.columns[0] for one in self.bonds])
@@ -69,7 +78,8 @@ class ChainSearch:
         for middle in range(len(self.bonds)):
             befores, afters = self._beyond(middle, before=True), self._beyond(middle, before=False)
             for rank in self.ranks[middle]:
-                self._join(middle, int(rank), befores, afters)
+                if self.tails[middle][rank] < self.bar.max(initial=0.0):  # or nothing can be better than what is kept
+                    self._join(middle, int(rank), befores, afters)
         return [[(_chain([self.bonds[i] for i in key]), rank) for key, (_, rank) in some.items()] for some in self.best]
 
     def _beyond(self, middle: int, *, before: bool) -> tuple[np.ndarray, ...]:

@@ -10,6 +10,7 @@ from tdcompress.decompositions.kronecker import kronecker_limit
 from tdcompress.decompositions.options import Shapes
 from tdcompress.decompositions.reshape import Reshape, as_reshape
 from tdcompress.ranks.reshaped import ReshapedRank, Spectra, as_split, grids, is_svd
+from tdcompress.ranks.sketches import SketchedSpectra, promising
 from tdcompress.threads import threads_by_kernel
 
 
@@ -51,19 +52,22 @@ def kronecker_shapes(shape: tuple[int, int], reshape: Shapes = "best") -> list[R
 @threads_by_kernel
 def kronecker_candidates(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[list[ReshapedRank]]:
     """The point of `kronecker_curve` for every budget as a list, empty where none fits."""
-    spectra, candidates = Spectra(kernels), []
+    spectra, sketch = Spectra(kernels), SketchedSpectra(kernels)
+    shapes = kronecker_shapes(spectra.shape, reshape)
+    candidates = []
     for budget in budgets:
-        choices = []
-        for shape in kronecker_shapes(spectra.shape, reshape):
-            rank = min(budget // sum(shape.sizes), kronecker_limit(shape))
-            if rank:
-                choices.append(ReshapedRank(float(spectra.unfolding(shape)[rank]), (rank,), shape))
+        ranks = {shape: min(budget // sum(shape.sizes), kronecker_limit(shape)) for shape in shapes}
+        worthwhile = promising(ranks, kernels, lambda shape, rank: float(sketch.unfolding(shape)[rank]))
+        choices = [ReshapedRank(spectra.unfolding_at(shape, rank), (rank,), shape) for shape, rank in worthwhile]
         candidates.append([min(choices, key=lambda choice: choice.lost)] if choices else [])
     return candidates
 
 
 def kronecker_curve(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[ReshapedRank]:
     """For every budget the shape with its number of terms that loses least; exact, and none where none fits.
+
+    Of matrices with more than 2¹⁹ entries the 16 shapes that estimates find best are compared, of still larger ones
+    fewer; see `tdcompress.ranks.sketches`.
 
     Args:
         kernels: shape (groups, rows, columns).

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import squared_singular_values
+from tdcompress.decompositions.algebra import squared_norm, squared_singular_values
+from tdcompress.decompositions.randomized import truncating_subspace
 from tdcompress.decompositions.reshape import Reshape, divisors
 from tdcompress.shapes import Rank
+
+_WHOLE = 2048  # rows of an unfolding up to which all its singular values are computed
 
 
 @dataclass(frozen=True, order=True)
@@ -50,15 +53,38 @@ class Spectra:
         """[r]: the share that is lost if r singular values are kept of the first core's axes against the second's."""
         split = as_split(reshape)
         if split not in self._unfoldings:
-            matrices = split.to_tensor(self.kernels).flatten(3, 4).flatten(1, 2)
-            self._unfoldings[split] = _tail(squared_singular_values(matrices))
+            self._unfoldings[split] = spectrum_tail(split, self.kernels)
         return self._unfoldings[split]
+
+    def unfolding_at(self, reshape: Reshape, rank: int) -> float:
+        """`unfolding(reshape)[rank]`; of very large unfoldings that one only, within 0.1 % of the error."""
+        split = as_split(reshape)
+        if split in self._unfoldings or self.is_quick(split):
+            return float(self.unfolding(split)[rank])
+        matrices = split.to_tensor(self.kernels).flatten(3, 4).flatten(1, 2)
+        matrices = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+        kept = sum(squared_norm(truncating_subspace(one, rank).to(one).mT @ one) for one in matrices)
+        return max(0.0, 1 - kept / (squared_norm(self.kernels) or 1.0))
+
+    def is_quick(self, reshape: Reshape) -> bool:
+        """Whether all singular values of the unfolding are computed where one rank is asked for."""
+        return min(reshape.sizes) <= _WHOLE
 
     def blocks(self, reshape: Reshape) -> np.ndarray:
         """[r]: the share that is lost if r singular values are kept of each block; the first core counts the blocks."""
         if reshape not in self._blocks:
             self._blocks[reshape] = _tail(squared_singular_values(reshape.to_tensor(self.kernels)).flatten(0, 2))
         return self._blocks[reshape]
+
+
+def spectrum_tail(split: Reshape, kernels: Tensor) -> np.ndarray:
+    """[r]: the share that is lost if r singular values of the unfolding are kept.
+
+    Args:
+        split: a reshape into two cores.
+        kernels: shape (groups, rows, columns).
+    """
+    return _tail(squared_singular_values(split.to_tensor(kernels).flatten(3, 4).flatten(1, 2)))
 
 
 def _tail(squares: Tensor) -> np.ndarray:  # (matrices, smaller side) -> (smaller side + 1,)

@@ -7,7 +7,8 @@ rows and columns before the bond, so a few hundred spectra serve the many thousa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -17,8 +18,9 @@ from tdcompress.decompositions.reshape import Reshape, as_reshape
 from tdcompress.decompositions.ttm import ttm_limits
 from tdcompress.errors import CompressionError
 from tdcompress.ranks.budget import grown
-from tdcompress.ranks.chains import ChainSearch, Family
+from tdcompress.ranks.chains import ChainSearch, Family, Tails
 from tdcompress.ranks.reshaped import ReshapedRank, Spectra, grids, is_svd
+from tdcompress.ranks.sketches import SketchedSpectra, is_small, looked_at
 from tdcompress.shapes import Rank
 from tdcompress.threads import threads_by_kernel
 
@@ -106,7 +108,8 @@ def ttm_ranks(
             all rows before it and all columns after it, or the reverse, which is that of an SVD; `"balanced"`; or a
             shape.
         cores: of how many cores shapes may be, from 2 to 4; of no account for a shape that is given.
-        count: how many to return.
+        count: how many to return. Of matrices with more than 2¹⁹ entries the shapes are compared by estimates of their
+            spectra, see `tdcompress.ranks.sketches`; those of the best few are computed.
 
     Raises:
         CompressionError: the reshape does not fit.
@@ -130,8 +133,7 @@ def ttm_candidates(
 
 def ttm_bound(spectra: Spectra, reshape: Reshape, rank: Sequence[int]) -> float:
     """The share of the squared norm that a train loses at the most: the tails of its unfoldings."""
-    bonds = [_bond(reshape, bond) for bond in range(1, reshape.cores)]
-    return min(1.0, sum(float(spectra.unfolding(bond)[r]) for bond, r in zip(bonds, rank, strict=True)))
+    return min(1.0, sum(spectra.unfolding_at(bond, r) for bond, r in zip(_bonds(reshape), rank, strict=True)))
 
 
 @threads_by_kernel
@@ -157,11 +159,32 @@ def _chosen(
 ) -> list[list[ReshapedRank]]:
     if not cores or set(cores) - set(_CORES):
         raise CompressionError(f"a tensor-train matrix has 2, 3 or 4 cores here, got cores={tuple(cores)}.")
+    if reshape != "best" or is_small(spectra.kernels):
+        return [some[:count] for some in _searched(spectra, budgets, _families(spectra.shape, reshape, cores))]
+    sketch = SketchedSpectra(spectra.kernels)
+    families = _families(spectra.shape, reshape, cores)
+    exact = []
+    for some, budget in zip(_searched(sketch, budgets, families), budgets, strict=True):
+        shapes = [_exactly(spectra, one, budget) for one in some[: max(count, looked_at(spectra.kernels) // 2)]]
+        exact.append(sorted(shapes, key=lambda one: one.lost)[:count])
+    return exact
+
+
+def _exactly(spectra: Spectra, estimated: ReshapedRank, budget: int) -> ReshapedRank:
+    """A shape with what it loses, and ranks by that, where an estimate has led there."""
+    shape, rank = estimated.reshape, estimated.rank
+    if all(map(spectra.is_quick, _bonds(shape))):
+        return _refined(spectra, shape, rank, budget)
+    return replace(estimated, lost=ttm_bound(spectra, shape, rank))
+
+
+def _searched(spectra: Tails, budgets: Sequence[int], families: Iterable[Family]) -> list[list[ReshapedRank]]:
+    """For every budget the shapes that are found, best first."""
     candidates: list[list[ReshapedRank]] = [[] for _ in budgets]
-    for family in _families(spectra.shape, reshape, cores):
+    for family in families:
         for place, shapes in enumerate(ChainSearch(spectra, family, budgets).run()):
             candidates[place] += [_refined(spectra, *one, budgets[place]) for one in shapes]
-    return [sorted(some, key=lambda one: one.lost)[:count] for some in candidates]
+    return [sorted(some, key=lambda one: one.lost) for some in candidates]
 
 
 def _families(shape: tuple[int, int], reshape: Shapes, cores: Sequence[int]) -> Iterator[Family]:
@@ -174,25 +197,27 @@ def _families(shape: tuple[int, int], reshape: Shapes, cores: Sequence[int]) -> 
         given = as_reshape(reshape, shape, number)
         if not 2 <= given.cores <= 4:
             raise CompressionError(f"a tensor-train matrix has 2, 3 or 4 cores here, the reshape has {given.cores}.")
-        yield Family(tuple(_bond(given, bond) for bond in range(1, given.cores)), (given.cores,))
+        yield Family(tuple(_bonds(given)), (given.cores,))
 
 
-def _bond(reshape: Reshape, bond: int) -> Reshape:
-    """The reshape into the cores before a bond and those after it."""
-    rows, columns = ((math.prod(side[:bond]), math.prod(side[bond:])) for side in (reshape.rows, reshape.columns))
-    return Reshape(rows, columns, reshape.strided_rows, reshape.strided_columns)
+def _bonds(reshape: Reshape) -> list[Reshape]:
+    """For every bond the reshape into the cores before it and those after it."""
+    strided, bonds = (reshape.strided_rows, reshape.strided_columns), range(1, reshape.cores)
+    sides = [[(math.prod(side[:k]), math.prod(side[k:])) for side in (reshape.rows, reshape.columns)] for k in bonds]
+    return [Reshape(rows, columns, *strided) for rows, columns in sides]
 
 
-def _refined(spectra: Spectra, shape: Reshape, rank: Rank, budget: int) -> ReshapedRank:
+def _refined(spectra: Tails, shape: Reshape, rank: Rank, budget: int) -> ReshapedRank:
     """The best ranks for a shape: exact for two and three cores, for four by turns from where the grid has led."""
-    tails = [spectra.unfolding(_bond(shape, bond)) for bond in range(1, shape.cores)]
+    tails = [spectra.unfolding(bond) for bond in _bonds(shape)]
     if shape.cores == 2:
         rank = (min(budget // sum(shape.sizes), *ttm_limits(shape)),)
     for _ in range(4):
         for bond in range(shape.cores - 2):
             rank = _best_pair(shape, rank, bond, tails, budget)
     rank = grown(rank, lambda wider: _is_useful(shape, wider, budget))
-    return ReshapedRank(ttm_bound(spectra, shape, rank), rank, shape)
+    lost = min(1.0, sum(float(tail[r]) for tail, r in zip(tails, rank, strict=True)))
+    return ReshapedRank(lost, rank, shape)
 
 
 def _is_useful(shape: Reshape, rank: Rank, budget: int) -> bool:
