@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tdcompress import CompressionError, CPOptions, TuckerOptions
 from tdcompress.decompositions import BTDOptions, btd, btd_limits, cp, svd, tucker
-from tdcompress.decompositions.btd import BlockSweep
+from tdcompress.decompositions.block_sweeps import BlockSweep
 from tdcompress.decompositions.extrapolation import Run
 
 SHAPES = [(6, 4, 3), (8, 6, 3, 3), (6, 5), (5, 1, 3, 3), (1, 4, 3), (1, 1, 1), (4, 5, 2, 2, 2), (3, 2, 25)]

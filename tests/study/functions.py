@@ -12,7 +12,10 @@ import torch
 from torch import nn
 
 import tdcompress as td
+from tdcompress import methods
 from tdcompress.study import Study
+
+METHODS = list(methods.METHODS)[:3]  # enough of them for a study to have several
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -100,7 +103,7 @@ def study(**changes) -> Study:
     options = {
         "model": network(),
         "layers": ["0", "3"],
-        "methods": ["cp", "tucker", "tt"],
+        "methods": METHODS,
         "ratios": (0.3, 0.6),
         "runs": 2,
         "evaluate": evaluate,

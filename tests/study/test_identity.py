@@ -17,7 +17,7 @@ from tdcompress.decompositions import Options
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import METRICS, default_metrics
 from tdcompress.study.identity import data_digest, model_digest, options_fields
-from tests.study.functions import evaluate, finetune, images, network, study
+from tests.study.functions import METHODS, evaluate, finetune, images, network, study
 
 
 def keys(**changes):
@@ -34,7 +34,7 @@ def other_weights():
 CHANGES = {
     "one bit of one weight": {"model": other_weights()},
     "a buffer": {"model": network(seed=3)},
-    "a solver's option": {"methods": dict.fromkeys(("cp", "tucker", "tt")) | {"tucker": td.TuckerOptions(max_iter=3)}},
+    "a solver's option": {"methods": dict.fromkeys(METHODS) | {"tucker": td.TuckerOptions(max_iter=3)}},
     "the metrics": {"metrics": ["relative_weights"]},
     "the data of feature metrics": {"data": images(4, seed=3)},
     "the rule for ranks": {"ranks": "tensorly-torch"},
@@ -58,7 +58,7 @@ def test_what_changes_the_result_changes_the_key(what):
         {"metrics": list(reversed(default_metrics(with_data=True)))},
         {"model": network().to(memory_format=torch.channels_last)},
         {"model": network().train()},
-        {"methods": {"cp": None, "tucker": None, "tt": None}},
+        {"methods": dict.fromkeys(METHODS)},
     ],
 )
 def test_what_does_not_change_the_result_does_not_change_the_key(change):

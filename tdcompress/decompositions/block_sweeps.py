@@ -1,0 +1,142 @@
+"""Alternating least squares over block terms: where the sweeps begin, and one sweep.
+
+A factor is stored as rows, (blocks, r, size): one contiguous vector for every column of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions.algebra import solve_nearby
+from tdcompress.decompositions.orthogonal import OrthogonalTerms
+
+_DAMPING = 1e-6  # of the mean squared length, where the vectors of a block are made orthonormal
+
+
+def orthogonal_blocks(tensor: Tensor, rank: Sequence[int]) -> list[Tensor]:
+    """The largest of mutually orthogonal rank-one terms on the diagonals of the blocks.
+
+    A block that is wider one way than the other has vectors of further terms there, which its core does not use yet.
+    """
+    blocks, first, second = rank
+    order = sorted(range(3), key=lambda mode: -tensor.shape[mode])
+    terms = OrthogonalTerms(tensor.permute(order))
+    wanted, there = blocks * max(first, second), len(terms.lost) - 1
+    rows = terms.rows(min(wanted, there))
+    places = torch.arange(wanted, device=tensor.device).view(-1, blocks).mT  # (blocks, terms of one)
+    left, right, profiles = (rows[order.index(mode)][places % there] for mode in range(3))
+    profiles = torch.where((places < there)[..., None], profiles, 0.0)  # every term once
+    cores = tensor.new_zeros(*rank, tensor.shape[2])
+    for place in range(min(first, second)):
+        cores[:, place, place] = profiles[:, place]
+    return [left[:, :first], right[:, :second], cores]
+
+
+class BlockSweep:
+    """One update of every factor by least squares.
+
+    What is minimized is ‖tensor − approximation‖² + penalty · Σ ‖block‖². Factors are (blocks, r, size).
+
+    Args:
+        tensor: shape (I_0, I_1, positions).
+        penalty: of the blocks' squared lengths.
+    """
+
+    def __init__(self, tensor: Tensor, penalty: float = 0.0) -> None:
+        self.tensor, self.penalty = tensor, penalty
+        self.by_first, self.by_second = tensor.flatten(1), tensor.transpose(0, 1).flatten(1)
+        self.square = tensor.double().square().sum()
+
+    def in_double(self) -> BlockSweep:
+        """The same sweep in float64."""
+        return BlockSweep(self.tensor.double(), self.penalty)
+
+    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The swept factors, balanced, their relative error, and Σ ‖block‖² over ‖tensor‖²."""
+        left, right, cores = factors
+        partial = _contracted(self.by_second, right, self.tensor.shape[0])
+        left = self._solved(torch.bmm(cores.flatten(2), partial.mT), _normal(cores, right), left)
+        left, cores = _orthonormal(left, cores)
+        turned = cores.transpose(1, 2)
+        partial = _contracted(self.by_first, left, self.tensor.shape[1])
+        right = self._solved(torch.bmm(turned.flatten(2), partial.mT), _normal(turned, left), right)
+        right, turned = _orthonormal(right, turned)
+        shape = turned.shape
+        product = torch.bmm(right, partial).view(shape).flatten(1, 2)  # (blocks, r_1 · r_0, positions)
+        normal = _pairs(right, left)
+        cores = self._solved(product, normal, turned.flatten(1, 2))
+        length = self._weighed(cores, _blocks_of(normal, len(cores)))
+        error = self._error(product, cores, normal)
+        return balanced_blocks(left, right, cores.view(shape).transpose(1, 2)), error, length
+
+    def _solved(self, product: Tensor, normal: Tensor, previous: Tensor) -> Tensor:
+        """Rows near the previous ones, all (blocks, rows of one, columns), for the normal equations of all rows."""
+        penalized = normal.clone()
+        own = _blocks_of(penalized, len(product))
+        own += self.penalty * own
+        rows = solve_nearby(penalized, product.flatten(0, 1), previous.flatten(0, 1))
+        return rows.view(product.shape)
+
+    def _weighed(self, cores: Tensor, inner: Tensor) -> Tensor:
+        """Σ ‖block‖² over ‖tensor‖², for the inner products of every block's own rows."""
+        return (cores.double() * torch.bmm(inner, cores).double()).sum() / self.square
+
+    def _error(self, product: Tensor, cores: Tensor, normal: Tensor) -> Tensor:
+        """‖tensor − approximation‖ / ‖tensor‖ from what the last update left behind."""
+        rows = cores.flatten(0, 1)
+        model = (rows.double() * (normal @ rows).double()).sum()
+        inner = (product.double() * cores.double()).sum()
+        return ((self.square - 2 * inner + model).clamp(min=0) / self.square).sqrt()
+
+
+def _contracted(matrix: Tensor, rows: Tensor, size: int) -> Tensor:
+    """A matrix (columns, size · positions) against rows (blocks, r, columns): (blocks, size, r · positions)."""
+    blocks, count, _ = rows.shape
+    return (rows.flatten(0, 1) @ matrix).view(blocks, count, size, -1).transpose(1, 2).flatten(2)
+
+
+def _normal(cores: Tensor, rows: Tensor) -> Tensor:
+    """The inner products of `cores[b] ×_2 rows[b]`, (blocks, p, q, positions) and (blocks, q, size): (bp, bp)."""
+    blocks, first, second, positions = cores.shape
+    if first == second == 1:
+        return (cores.flatten(1) @ cores.flatten(1).mT) * (rows.flatten(1) @ rows.flatten(1).mT)
+    products = torch.einsum("bqi,csi->cbqs", rows, rows).flatten(1, 2)  # (blocks, blocks · q, q)
+    spread = torch.bmm(products, cores.transpose(1, 2).flatten(2))  # (blocks, blocks · q, p · positions)
+    spread = spread.view(blocks, blocks, second, first, positions).permute(1, 2, 4, 0, 3)
+    inner = torch.bmm(cores.flatten(2), spread.reshape(blocks, second * positions, blocks * first))
+    return inner.flatten(0, 1)
+
+
+def _pairs(one: Tensor, other: Tensor) -> Tensor:
+    """The inner products of the Kronecker products of two factors' rows, block by block."""
+    blocks, count, _ = one.shape
+    first, second = (rows.flatten(0, 1) @ rows.flatten(0, 1).mT for rows in (one, other))
+    product = first.view(blocks, count, 1, blocks, count, 1) * second.view(blocks, 1, -1, blocks, 1, other.shape[1])
+    return product.flatten(3).flatten(0, 2)
+
+
+def _blocks_of(normal: Tensor, blocks: int) -> Tensor:
+    """The blocks on the diagonal: (blocks, rows of one, rows of one)."""
+    size = len(normal) // blocks
+    return normal.view(blocks, size, blocks, size).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+
+
+def _orthonormal(rows: Tensor, cores: Tensor) -> tuple[Tensor, Tensor]:
+    """The same blocks with the rows of each orthonormal, and all length in the cores."""
+    gram = rows @ rows.mT
+    lengths = gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+    damping = (_DAMPING * lengths).clamp(min=torch.finfo(rows.dtype).tiny).expand(-1, rows.shape[1])
+    root, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(damping))
+    return torch.linalg.solve_triangular(root, rows, upper=False), (root.mT @ cores.flatten(2)).view(cores.shape)
+
+
+def balanced_blocks(left: Tensor, right: Tensor, cores: Tensor) -> list[Tensor]:
+    """The same blocks with as much length in either factor as in the core; a vanished block stays zero."""
+    factors = (left, right, cores)
+    lengths = torch.stack([torch.linalg.vector_norm(factor.flatten(1), dim=1) for factor in factors])
+    goal = lengths.log().mean(0).exp()
+    scale = torch.where(lengths > 0, goal / lengths, 0.0)
+    return [factor * share.view(-1, *[1] * (factor.ndim - 1)) for factor, share in zip(factors, scale, strict=True)]
