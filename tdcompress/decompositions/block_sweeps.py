@@ -5,7 +5,8 @@ A factor is stored as rows, (blocks, r, size): one contiguous vector for every c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from tdcompress.decompositions.algebra import solve_nearby
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
 
 _DAMPING = 1e-6  # of the mean squared length, where the vectors of a block are made orthonormal
+_DIRECT = 600  # rows of cores up to which their normal equations are solved by a Cholesky factorization,
+_STEPS = 5  # and beyond which so many steps of conjugate gradients are made
 
 
 def orthogonal_blocks(tensor: Tensor, rank: Sequence[int]) -> list[Tensor]:
@@ -33,6 +36,22 @@ def orthogonal_blocks(tensor: Tensor, rank: Sequence[int]) -> list[Tensor]:
     for place in range(min(first, second)):
         cores[:, place, place] = profiles[:, place]
     return [left[:, :first], right[:, :second], cores]
+
+
+def is_solved_directly(rank: Sequence[int]) -> bool:
+    """Whether cores of this (blocks, r_0, r_1), in whichever order, are solved for by a factorization.
+
+    Blocks of size 1 always are: they are CP's terms, and where these are nearly collinear a few steps get nowhere.
+    """
+    return math.prod(rank) <= _DIRECT or math.prod(rank[1:]) == 1
+
+
+def work_of_cores(rank: Sequence[int], positions: int) -> float:
+    """Multiplications of one update of the cores."""
+    rows = math.prod(rank)
+    if is_solved_directly(rank):
+        return rows**3 / 3 + rows**2 * positions
+    return _STEPS * rows**2 * positions * sum(1 / size for size in rank[1:])
 
 
 class BlockSweep:
@@ -64,13 +83,12 @@ class BlockSweep:
         partial = _contracted(self.by_first, left, self.tensor.shape[1])
         right = self._solved(torch.bmm(turned.flatten(2), partial.mT), _normal(turned, left), right)
         right, turned = _orthonormal(right, turned)
-        shape = turned.shape
-        product = torch.bmm(right, partial).view(shape).flatten(1, 2)  # (blocks, r_1 · r_0, positions)
-        normal = _pairs(right, left)
-        cores = self._solved(product, normal, turned.flatten(1, 2))
-        length = self._weighed(cores, _blocks_of(normal, len(cores)))
-        error = self._error(product, cores, normal)
-        return balanced_blocks(left, right, cores.view(shape).transpose(1, 2)), error, length
+        product = torch.bmm(right, partial).view(turned.shape)  # (blocks, r_1, r_0, positions)
+        pairs = _Pairs(right, left)
+        turned = self._solved_cores(product, pairs, turned)
+        error = self._error(product, turned, pairs.times(turned))
+        length = (turned.double() * pairs.own(turned).double()).sum() / self.square
+        return balanced_blocks(left, right, turned.transpose(1, 2)), error, length
 
     def _solved(self, product: Tensor, normal: Tensor, previous: Tensor) -> Tensor:
         """Rows near the previous ones, all (blocks, rows of one, columns), for the normal equations of all rows."""
@@ -80,16 +98,79 @@ class BlockSweep:
         rows = solve_nearby(penalized, product.flatten(0, 1), previous.flatten(0, 1))
         return rows.view(product.shape)
 
-    def _weighed(self, cores: Tensor, inner: Tensor) -> Tensor:
-        """Σ ‖block‖² over ‖tensor‖², for the inner products of every block's own rows."""
-        return (cores.double() * torch.bmm(inner, cores).double()).sum() / self.square
+    def _solved_cores(self, product: Tensor, pairs: _Pairs, previous: Tensor) -> Tensor:
+        """All cores (blocks, r_1, r_0, positions): exactly, or where there are many rows some steps towards that."""
+        if is_solved_directly(pairs.shape):
+            cores = self._solved(product.flatten(1, 2), pairs.dense(), previous.flatten(1, 2))
+            return cores.view(product.shape)
 
-    def _error(self, product: Tensor, cores: Tensor, normal: Tensor) -> Tensor:
+        def penalized(cores: Tensor) -> Tensor:
+            return pairs.times(cores) + self.penalty * pairs.own(cores)
+
+        return _conjugate_gradients(penalized, product, previous)
+
+    def _error(self, product: Tensor, cores: Tensor, image: Tensor) -> Tensor:
         """‖tensor − approximation‖ / ‖tensor‖ from what the last update left behind."""
-        rows = cores.flatten(0, 1)
-        model = (rows.double() * (normal @ rows).double()).sum()
+        model = (cores.double() * image.double()).sum()
         inner = (product.double() * cores.double()).sum()
         return ((self.square - 2 * inner + model).clamp(min=0) / self.square).sqrt()
+
+
+class _Pairs:
+    """The normal equations of the cores: inner products of all pairs of vectors that a core stands between.
+
+    Those of the pairs (q, p) of block b and (t, s) of block c are `one[b, q] · one[c, t]` times
+    `other[b, p] · other[c, s]`, so the equations can be applied without being written down.
+
+    Args:
+        one: rows (blocks, r_1, I_1).
+        other: rows (blocks, r_0, I_0).
+
+    Attributes:
+        shape: (blocks, r_1, r_0).
+    """
+
+    def __init__(self, one: Tensor, other: Tensor) -> None:
+        self.shape = (len(one), one.shape[1], other.shape[1])
+        self._one, self._other = (rows.flatten(0, 1) @ rows.flatten(0, 1).mT for rows in (one, other))
+
+    def dense(self) -> Tensor:
+        """The matrix of all inner products."""
+        blocks, one, other = self.shape
+        product = self._one.view(blocks, one, 1, blocks, one, 1) * self._other.view(blocks, 1, other, blocks, 1, other)
+        return product.flatten(3).flatten(0, 2)
+
+    def times(self, cores: Tensor) -> Tensor:
+        """The matrix against cores (blocks, r_1, r_0, positions)."""
+        blocks, one, other = self.shape
+        spread = self._other.view(-1, blocks, other).transpose(0, 1)  # (blocks, all of other, r_0)
+        partial = torch.bmm(spread, cores.transpose(1, 2).flatten(2)).view(blocks, blocks, other, one, -1)
+        partial = partial.permute(1, 0, 3, 2, 4).reshape(blocks, blocks * one, -1)
+        return torch.bmm(self._one.view(blocks, one, -1), partial).view(cores.shape)
+
+    def own(self, cores: Tensor) -> Tensor:
+        """The blocks on the matrix's diagonal against cores."""
+        blocks = self.shape[0]
+        one, other = (_blocks_of(gram, blocks) for gram in (self._one, self._other))
+        return torch.einsum("bqt,btsk,bps->bqpk", one, cores, other)
+
+
+def _conjugate_gradients(times: Callable[[Tensor], Tensor], product: Tensor, start: Tensor) -> Tensor:
+    """Some steps from `start` towards the solution of `times(x) = product`; the quadratic form falls with each.
+
+    The vectors of a block are orthonormal, so the blocks on the diagonal are the identity already and the equations
+    need no preconditioner.
+    """
+    tiny = torch.finfo(product.dtype).tiny
+    solution, residual = start, product - times(start)
+    direction, square = residual, residual.square().sum()
+    for _ in range(_STEPS):
+        image = times(direction)
+        length = square / (direction * image).sum().clamp(min=tiny)
+        solution, residual = solution + length * direction, residual - length * image
+        before, square = square, residual.square().sum()
+        direction = residual + square / before.clamp(min=tiny) * direction
+    return solution
 
 
 def _contracted(matrix: Tensor, rows: Tensor, size: int) -> Tensor:
@@ -108,14 +189,6 @@ def _normal(cores: Tensor, rows: Tensor) -> Tensor:
     spread = spread.view(blocks, blocks, second, first, positions).permute(1, 2, 4, 0, 3)
     inner = torch.bmm(cores.flatten(2), spread.reshape(blocks, second * positions, blocks * first))
     return inner.flatten(0, 1)
-
-
-def _pairs(one: Tensor, other: Tensor) -> Tensor:
-    """The inner products of the Kronecker products of two factors' rows, block by block."""
-    blocks, count, _ = one.shape
-    first, second = (rows.flatten(0, 1) @ rows.flatten(0, 1).mT for rows in (one, other))
-    product = first.view(blocks, count, 1, blocks, count, 1) * second.view(blocks, 1, -1, blocks, 1, other.shape[1])
-    return product.flatten(3).flatten(0, 2)
 
 
 def _blocks_of(normal: Tensor, blocks: int) -> Tensor:

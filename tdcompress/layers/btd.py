@@ -11,7 +11,7 @@ from torch import Tensor
 from tdcompress.decompositions import BTDecomposition, BTDOptions, btd, btd_limits
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.spec import ConvSpec
-from tdcompress.ranks import btd_curve, btd_parameters, btd_ranks
+from tdcompress.ranks import btd_best_ranks, btd_curve, btd_parameters
 from tdcompress.shapes import Axes, Point, Rank
 
 _QUICK_SWEEPS, _QUICK_WORK = 60, 1e11  # of layers that are only tried
@@ -56,8 +56,8 @@ class BTDConv(FactorizedConv[BTDecomposition, BTDOptions]):
 
     @staticmethod
     def choose_ranks(kernels: Tensor, budget: int, options: BTDOptions) -> Sequence[Rank]:
-        """As many blocks as fit, of every size that the options name."""
-        return btd_ranks(tuple(kernels.shape[1:]), budget, options)
+        """As many blocks as fit, of the best size that the options name."""
+        return btd_best_ranks(kernels, budget, options)
 
     @classmethod
     def curve(cls, kernels: Tensor, budgets: Sequence[int], options: BTDOptions) -> Sequence[Point]:

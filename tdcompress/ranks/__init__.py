@@ -6,7 +6,7 @@ of one convolution share a rank, and what one rank costs is counted for one grou
 """
 
 from tdcompress.ranks.blr import blr_candidates, blr_curve, blr_parameters, blr_shapes
-from tdcompress.ranks.btd import btd_curve, btd_parameters, btd_ranks
+from tdcompress.ranks.btd import btd_best_ranks, btd_curve, btd_parameters, btd_ranks
 from tdcompress.ranks.budget import kept_share, parameter_budget
 from tdcompress.ranks.cp import cp_curve, cp_parameters, cp_ranks, cp_rule
 from tdcompress.ranks.hierarchical import ht_curve, ht_parameters, ht_ranks
@@ -29,6 +29,7 @@ __all__ = [
     "blr_curve",
     "blr_parameters",
     "blr_shapes",
+    "btd_best_ranks",
     "btd_curve",
     "btd_parameters",
     "btd_ranks",

@@ -1,5 +1,6 @@
 """Block terms against CP, Tucker, the SVD and sums that were put together from blocks."""
 
+import itertools
 import math
 
 import pytest
@@ -8,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError, CPOptions, TuckerOptions
-from tdcompress.decompositions import BTDOptions, btd, btd_limits, cp, svd, tucker
-from tdcompress.decompositions.block_sweeps import BlockSweep
+from tdcompress.decompositions import BTDOptions, block_sweeps, btd, btd_limits, cp, svd, tucker
+from tdcompress.decompositions.block_sweeps import BlockSweep, orthogonal_blocks
 from tdcompress.decompositions.extrapolation import Run
 
 SHAPES = [(6, 4, 3), (8, 6, 3, 3), (6, 5), (5, 1, 3, 3), (1, 4, 3), (1, 1, 1), (4, 5, 2, 2, 2), (3, 2, 25)]
@@ -70,6 +71,22 @@ def test_error_and_penalty_never_rise(size):
         run.advance(1, 0.0)
         assert float(run.loss) <= before * (1 + 1e-12)
         before = float(run.loss)
+
+
+def test_steps_towards_the_cores_do_what_solving_for_them_does(monkeypatch):
+    tensor, rank, steps = random((16, 14, 9)), (4, 3, 2), range(20)
+    errors = {}
+    for most in (10**9, 0):
+        monkeypatch.setattr(block_sweeps, "_DIRECT", most)
+        run, errors[most] = Run(BlockSweep(tensor, 1e-4), orthogonal_blocks(tensor, rank)), []
+        for _ in steps:
+            run.advance(1, 0.0)
+            errors[most].append(float(run.loss))
+        dense = torch.einsum("bpo,bqi,bpqk->oik", *run.current)
+        assert float(run.error) == pytest.approx(float((tensor - dense).norm() / tensor.norm()), rel=1e-6)
+    assert all(later <= before for before, later in itertools.pairwise(errors[0]))
+    assert errors[0] == pytest.approx(errors[10**9], rel=0.01)
+    assert errors[0] != errors[10**9]
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -133,6 +150,7 @@ def test_infeasible_ranks_are_refused(rank, message):
     ("wrong", "message"),
     [
         ({"sizes": ()}, "sizes must name one size"),
+        ({"size_tol": -0.1}, "size_tol must be a number from 0"),
         ({"sizes": (0,)}, "sizes must be a whole number from 1"),
         ({"penalty": -1.0}, "penalty must be a number from 0"),
         ({"max_work": 0}, "max_work must be a number above 0"),

@@ -118,7 +118,7 @@ def test_the_budget_is_never_exceeded_and_used_to_the_next_step(method, data, ra
     assert difference(layer(an_input(dense)), layer.to_conv()(an_input(dense))) <= EXACT
     for place in range(len(layer.ranks)):
         step = tuple(r + (i == place) for i, r in enumerate(layer.ranks))
-        if useful(method, modes, step):
+        if useful(method, modes, step, place):
             assert spec.groups * kind.parameters_at(modes, step) > kept_share(ratio) * numel
 
 
@@ -129,8 +129,8 @@ def smallest(kind, spec):
         return math.inf
 
 
-def useful(method, modes, rank):
-    """Whether every entry can be filled by its neighbours."""
+def useful(method, modes, rank, place):
+    """Whether every entry can be filled by its neighbours, and the raised one is up to the method."""
     if any(r > limit for r, limit in zip(rank, METHODS[method].full_rank(modes), strict=True)):
         return False
     spatial = math.prod(modes[2:])
@@ -139,9 +139,8 @@ def useful(method, modes, rank):
     if method == "ht":
         return all(r * r <= math.prod(rank) for r in rank)
     if method == "btd":
-        blocks, *sizes = rank
-        filled = sizes[0] <= sizes[1] * spatial and sizes[1] <= sizes[0] * spatial
-        return filled and (blocks - 1) * min(sizes) < math.prod(modes) // max(*modes[:2], spatial)
+        blocks, *sizes = rank  # of which the sizes are as they were asked for
+        return place == 0 and (blocks - 1) * min(sizes) < math.prod(modes) // max(*modes[:2], spatial)
     if method in ("tt", "ttm"):
         cores = [out * inner for out, inner in zip(modes[0::2], modes[1::2], strict=False)]
         sizes = (modes[1], *modes[2:], modes[0]) if method == "tt" else cores

@@ -16,8 +16,51 @@ def test_the_most_blocks_that_fit_or_are_of_use(data, modes, budget):
     for blocks, *sizes in ranks.btd_ranks(modes, budget, options):
         assert ranks.btd_parameters(modes, (blocks, *sizes)) <= budget
         assert all(1 <= r <= limit for r, limit in zip((blocks, *sizes), limits, strict=True))
+        assert sizes in [[min(size, limit) for limit in limits[1:]] for size in options.sizes]
         full = limits[0] <= blocks * min(sizes)
         assert full or ranks.btd_parameters(modes, (blocks + 1, *sizes)) > budget
+
+
+def losses(kernel, budget, sizes):
+    """What each size loses when it is solved to the end, by its ranks."""
+    found = ranks.btd_ranks(kernel.shape, budget, BTDOptions(sizes=sizes))
+    return {rank: btd(kernel, rank).solution.relative_error for rank in found}
+
+
+@pytest.mark.parametrize(("kept", "made_of"), [(0.25, 1), (0.5, 1), (0.3, 4)])
+def test_the_size_that_loses_least_is_taken(kept, made_of):
+    generator, blocks = torch.Generator().manual_seed(0), 16 // made_of**2
+    parts = [torch.randn(blocks, *shape, generator=generator) for shape in ((16, made_of), (12, made_of))]
+    cores = torch.randn(blocks, made_of, made_of, 9, generator=generator)
+    kernel = torch.einsum("bop,biq,bpqk->oik", *parts, cores).view(16, 12, 3, 3)
+    kernel += 0.3 * torch.randn(kernel.shape, generator=generator)
+    lost = losses(kernel, budget := int(kept * kernel.numel()), (1, 2, 4, 8, 16))
+    assert len(lost) > 2
+    (rank,) = ranks.btd_best_ranks(kernel[None], budget, BTDOptions(sizes=(1, 2, 4, 8, 16)))
+    assert lost[rank] == pytest.approx(min(lost.values()), rel=0.005)
+    assert min(lost.values()) < 0.98 * max(lost.values())
+
+
+def test_larger_blocks_are_taken_where_they_lose_little_more():
+    kernel = torch.randn(16, 12, 3, 3, generator=torch.Generator().manual_seed(0))
+    taken = [
+        ranks.btd_best_ranks(kernel[None], 800, BTDOptions(sizes=(1, 4, 8), size_tol=tol))[0] for tol in (0, 0.02, 1)
+    ]
+    lost = losses(kernel, 800, (1, 4, 8))
+    assert taken[-1][1:] == (8, 8)
+    assert sorted(taken, key=lambda rank: rank[1]) == taken
+    assert lost[taken[0]] == pytest.approx(min(lost.values()), rel=0.005)
+    assert lost[taken[1]] <= 1.03 * min(lost.values())
+
+
+def test_the_size_is_one_for_all_groups_and_kernels_of_zeros_have_one():
+    groups = torch.randn(6, 12, 10, 3, 3, generator=torch.Generator().manual_seed(0))
+    groups[1] = 0
+    alike = torch.stack([groups[0]] * 3)
+    assert ranks.btd_best_ranks(alike, 400, BTDOptions()) == ranks.btd_best_ranks(alike[:1], 400, BTDOptions())
+    for kernels in (groups, groups * 0, groups * 1e-30, groups.half()):
+        (rank,) = ranks.btd_best_ranks(kernels, 400, BTDOptions())
+        assert ranks.btd_parameters((12, 10, 3, 3), rank) <= 400
 
 
 def test_costs_are_the_number_of_parameters_of_the_factors():
