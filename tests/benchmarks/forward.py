@@ -8,30 +8,26 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 import tdcompress as td
 from tdcompress.decompositions.bridge import tensorly_on_torch
-from tdcompress.methods import METHODS
+from tdcompress.decompositions.options import Options
+from tdcompress.methods import METHODS, taking
 from tests.benchmarks.sections import decaying_kernel
+from tests.benchmarks.solvers import PEERS as SOLVERS
+from tests.benchmarks.tables import Table
 
 LAYERS = ((128, 28), (512, 7))  # channels, height and width
 RATIOS = (0.5, 0.75, 0.9)
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 BATCH, THREADS, ROUNDS = 32, 2, 41
-PEERS = {method: f"{method}, tensorly-torch" for method in ("cp", "tucker", "tt")}  # the methods that it has, too
+PEERS = {method: f"{method}, tensorly-torch" for method in SOLVERS}  # the methods that it has, too
 FLOOR = 8  # channels between two 1×1 convolutions with next to nothing in between: what reading and writing costs
-# The time of a layer depends on its ranks, not on how well it was solved for.
-QUICK = {
-    "cp": td.CPOptions(max_iter=0),
-    "tucker": td.TuckerOptions(max_iter=0, candidates=1),
-    "tt": td.TTOptions(max_iter=0, orders="given"),
-}
-WHAT = "how many times faster; over tensorly-torch the geometric mean and the least of all cases, over dense the least."
-Table = tuple[str, list[str], list[list[str]]]  # what it shows, titles, cells
+WHAT = "how many times faster; over tensorly-torch the geometric mean and the least of all cases, else the least."
 
 
 @dataclass(frozen=True)
@@ -78,8 +74,8 @@ def on_the_cpu(quick: bool) -> Iterator[Forward]:
         models = candidates(channels, ratio)
         for layout, memory_format in LAYOUTS.items():
             x = torch.randn(BATCH, channels, size, size).to(memory_format=memory_format)
-            runs = {name: _run(model.to(memory_format=memory_format), x) for name, model in models.items()}
-            yield Forward(channels, size, round(1 - ratio, 4), layout, timed(runs, _wall, 3 if quick else ROUNDS))
+            runs = {name: run_of(model.to(memory_format=memory_format), x) for name, model in models.items()}
+            yield Forward(channels, size, round(1 - ratio, 4), layout, timed(runs, wall, 3 if quick else ROUNDS))
 
 
 def on_a_gpu(quick: bool) -> Iterator[Forward]:
@@ -102,19 +98,22 @@ def _cases(quick: bool) -> list[tuple[tuple[int, int], float]]:
 
 
 def candidates(channels: int, ratio: float) -> dict[str, nn.Module]:
-    """The dense layer, every method of ours, CP merged, tensorly-torch's at our ranks, and the floor of any stack."""
+    """The dense layer, every method of ours, CP merged, tensorly-torch's at our ranks, and the floor of a stack."""
     dense = nn.Conv2d(channels, channels, 3, padding=1)
     dense.weight = nn.Parameter(decaying_kernel(dense.weight.shape))
     models: dict[str, nn.Module] = {"dense": dense}
-    for method, kind in METHODS.items():
-        if not kind.takes(td.ConvSpec.of(dense)):
-            continue
-        models[method] = kind.from_conv(dense, ratio=ratio, solver=QUICK.get(method))
+    for method in taking(td.ConvSpec.of(dense)):
+        models[method] = METHODS[method].from_conv(dense, ratio=ratio, solver=_quick(METHODS[method].options()))
     models["cp merged"] = models["cp"].merge_spatial()
     models["floor"] = nn.Sequential(nn.Conv2d(channels, FLOOR, 1), nn.Conv2d(FLOOR, channels, 1))
     for method, peer in PEERS.items():
         models[peer] = tensorly_torch(dense, method, models[method].ranks)
     return {name: model.eval() for name, model in models.items()}
+
+
+def _quick(options: Options) -> Options:
+    """No sweeps: the time of a layer depends on its ranks, not on how well it was solved for."""
+    return replace(options, max_iter=0) if any(one.name == "max_iter" for one in fields(options)) else options
 
 
 def tensorly_torch(dense: nn.Conv2d, method: str, ranks: Sequence[int]) -> nn.Module:
@@ -140,12 +139,13 @@ def tensorly_torch(dense: nn.Conv2d, method: str, ranks: Sequence[int]) -> nn.Mo
     return layer
 
 
-def _run(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+def run_of(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    """A forward."""
     return lambda: model(x)
 
 
 def _compiled(model: nn.Module, x: Tensor, mode: str | None = None) -> Callable[[], Tensor]:
-    return _run(torch.compile(model, fullgraph=True, mode=mode), x)
+    return run_of(torch.compile(model, fullgraph=True, mode=mode), x)
 
 
 def _graphed(model: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -163,7 +163,7 @@ def _graphed(model: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 HOW: dict[str, Callable[[nn.Module, Tensor], Callable[[], object]]] = {
-    "eager": _run,
+    "eager": run_of,
     "CUDA graph": _graphed,
     "compiled": _compiled,
     "compiled, CUDA graph": lambda model, x: _compiled(model, x, "reduce-overhead"),
@@ -186,7 +186,8 @@ def timed(
     return times
 
 
-def _wall(run: Callable[[], object]) -> float:
+def wall(run: Callable[[], object]) -> float:
+    """Milliseconds by the clock."""
     began = time.perf_counter()
     run()
     return 1e3 * (time.perf_counter() - began)
@@ -219,17 +220,18 @@ def _times(rows: Sequence[Forward]) -> tuple[list[str], list[list[str]]]:
 def _speedups(rows: Sequence[Forward]) -> tuple[list[str], list[list[str]]]:
     """For every setting and method: over tensorly-torch, and over the dense layer by what is kept."""
     shares = sorted({row.kept for row in rows}, reverse=True)
-    over_dense = [f"over dense, {share:.0%} kept" for share in shares]
-    titles = ["setting", "method", "over tensorly-torch, mean", "least", *over_dense]
+    over = list(itertools.product(("dense", "cp"), shares))
+    titles = ["setting", "method", "over tensorly-torch, mean", "least"]
+    titles += [f"over {other}, {share:.0%} kept" for other, share in over]
     cells = []
     for setting, name in itertools.product(dict.fromkeys(row.setting for row in rows), _ours(rows)):
         chosen = [row for row in rows if row.setting == setting]
-        least = [min(row.speedup(name) for row in chosen if row.kept == share) for share in shares]
+        least = [min(row.speedup(name, other) for row in chosen if row.kept == share) for other, share in over]
         over_peer = _over_peer(chosen, [name])
         cells.append([setting, name, *_mean_and_least(over_peer), *(f"{value:.2f}" for value in least)])
-    for names in (["cp", "tucker", "tt"], ["cp merged", "tucker", "tt"]):
+    for names in (list(PEERS), [name.replace("cp", "cp merged") for name in PEERS]):
         over_peer = _over_peer(rows, names)
-        cells.append(["all", ", ".join(names), *_mean_and_least(over_peer), *("" for _ in shares)])
+        cells.append(["all", ", ".join(names), *_mean_and_least(over_peer), *("" for _ in over)])
     return titles, cells
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tdcompress.decompositions import cp
 from tdcompress.decompositions.algebra import relative_error
@@ -52,6 +52,13 @@ def trained_kernels() -> dict[str, Tensor]:
     """The convolutions of GaripovNet, trained on Fashion-MNIST."""
     weights = load_file(PAPER / "checkpoints" / "garipovnet_fmnist.safetensors")
     return {layer: weights[f"{layer}.weight"].float() for layer in LAYERS}
+
+
+def conv_of(kernel: Tensor) -> nn.Conv2d:
+    """A convolution without bias with this kernel."""
+    conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], tuple(kernel.shape[2:]), bias=False, device="meta")
+    conv.weight = nn.Parameter(kernel)
+    return conv
 
 
 def decaying_kernel(shape: Sequence[int], seed: int = 0) -> Tensor:

@@ -8,11 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-
 from tdcompress.decompositions.options import CPOptions, Options, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.methods import METHODS
-from tests.benchmarks.sections import LAYERS, RATIOS, trained_kernels
+from tests.benchmarks.sections import LAYERS, RATIOS, conv_of, trained_kernels
 
 VARIANTS: dict[str, dict[str, Options]] = {
     "cp": {
@@ -61,7 +59,7 @@ class Variant:
 
 def variants(layers: Sequence[str] = LAYERS) -> Iterator[Variant]:
     """Every variant of every method."""
-    convs = {layer: _conv(kernel) for layer, kernel in trained_kernels().items() if layer in layers}
+    convs = {layer: conv_of(kernel) for layer, kernel in trained_kernels().items() if layer in layers}
     for method, choices in VARIANTS.items():
         defaults: list[float] = []
         for name, options in choices.items():
@@ -75,9 +73,3 @@ def variants(layers: Sequence[str] = LAYERS) -> Iterator[Variant]:
             ratios = [error / default for error, default in zip(errors, defaults, strict=True)]
             mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
             yield Variant(method, name, mean, max(ratios), seconds)
-
-
-def _conv(kernel: Tensor) -> nn.Conv2d:
-    conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], tuple(kernel.shape[2:]), bias=False, device="meta")
-    conv.weight = nn.Parameter(kernel)
-    return conv
