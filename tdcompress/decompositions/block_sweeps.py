@@ -85,9 +85,9 @@ class BlockSweep:
         right, turned = _orthonormal(right, turned)
         product = torch.bmm(right, partial).view(turned.shape)  # (blocks, r_1, r_0, positions)
         pairs = _Pairs(right, left)
-        turned = self._solved_cores(product, pairs, turned)
-        error = self._error(product, turned, pairs.times(turned))
-        length = (turned.double() * pairs.own(turned).double()).sum() / self.square
+        turned, image, own = self._solved_cores(product, pairs, turned)
+        error = self._error(product, turned, image)
+        length = (turned.double() * own.double()).sum() / self.square
         return balanced_blocks(left, right, turned.transpose(1, 2)), error, length
 
     def _solved(self, product: Tensor, normal: Tensor, previous: Tensor) -> Tensor:
@@ -98,16 +98,22 @@ class BlockSweep:
         rows = solve_nearby(penalized, product.flatten(0, 1), previous.flatten(0, 1))
         return rows.view(product.shape)
 
-    def _solved_cores(self, product: Tensor, pairs: _Pairs, previous: Tensor) -> Tensor:
-        """All cores (blocks, r_1, r_0, positions): exactly, or where there are many rows some steps towards that."""
+    def _solved_cores(self, product: Tensor, pairs: _Pairs, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The cores (blocks, r_1, r_0, positions), and what the equations and their diagonal blocks make of them.
+
+        Solved for exactly, or where there are many rows by some steps towards that.
+        """
         if is_solved_directly(pairs.shape):
-            cores = self._solved(product.flatten(1, 2), pairs.dense(), previous.flatten(1, 2))
-            return cores.view(product.shape)
+            normal = pairs.dense()
+            cores = self._solved(product.flatten(1, 2), normal, previous.flatten(1, 2))
+            image, own = normal @ cores.flatten(0, 1), torch.bmm(_blocks_of(normal, len(cores)), cores)
+            return cores.view(product.shape), image.view(product.shape), own.view(product.shape)
 
         def penalized(cores: Tensor) -> Tensor:
             return pairs.times(cores) + self.penalty * pairs.own(cores)
 
-        return _conjugate_gradients(penalized, product, previous)
+        cores = _conjugate_gradients(penalized, product, previous)
+        return cores, pairs.times(cores), pairs.own(cores)
 
     def _error(self, product: Tensor, cores: Tensor, image: Tensor) -> Tensor:
         """‖tensor − approximation‖ / ‖tensor‖ from what the last update left behind."""
