@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -13,7 +13,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -62,9 +62,8 @@ def solved(
     {'conv1': 3, 'conv2': 2}
     """
     outcomes: dict[str, _Result] = {}
-    with _results(function, tasks, executor, sizes) as results:
-        for name, result in results.items():
-            outcome = result()
+    with closing(one_by_one(function, tasks, executor=executor, sizes=sizes)) as results:
+        for name, outcome in results:
             if not isinstance(outcome, CompressionError):
                 outcomes[name] = outcome
             elif refused is None:
@@ -73,6 +72,46 @@ def solved(
                 refused[name] = outcome
             step(name)
     return {name: outcomes[name] for name in tasks if name in outcomes}
+
+
+def one_by_one(
+    function: Callable[[_Task], _Result],
+    tasks: Mapping[str, _Task],
+    *,
+    executor: Executor | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Generator[tuple[str, _Result | CompressionError], None, None]:
+    """What `solved` collects, as it comes: name and result, or refusal, in the order of the tasks, the large ones last.
+
+    Nothing is kept of a task that is done, nor of its result, so that layers need the memory of one of them where they
+    are worked on one after the other. Close it where it may not be used up, see `contextlib.closing`: that cancels the
+    rest.
+    """
+    left = dict(tasks)
+    del tasks
+    with _results(function, left, executor, sizes) as results:
+        while results:
+            name = next(iter(results))
+            yield name, results.pop(name)()
+
+
+def in_order(
+    results: Iterator[tuple[str, _Result | CompressionError]], names: Iterable[str]
+) -> Iterator[tuple[str, _Result]]:
+    """What `one_by_one` gives, in another order, a large layer not before its turn.
+
+    Raises:
+        CompressionError: the first in that order, with the layer's name.
+    """
+    early: dict[str, _Result | CompressionError] = {}
+    for name in names:
+        while name not in early:
+            early.update([next(results)])
+        outcome = early.pop(name)
+        if isinstance(outcome, CompressionError):
+            raise outcome.at(name)
+        yield name, outcome
+        del outcome
 
 
 def check_executor(executor: Executor) -> None:
@@ -97,11 +136,11 @@ def check_executor(executor: Executor) -> None:
 @contextmanager
 def _results(
     function: Callable[[_Task], _Result],
-    tasks: Mapping[str, _Task],
+    tasks: dict[str, _Task],
     executor: Executor | None,
     sizes: Mapping[str, int] | None,
 ) -> Iterator[dict[str, Callable[[], Any]]]:
-    """For every task a call that waits for its result; a `CompressionError` is a result, too."""
+    """For every task a call that waits for its result; a `CompressionError` is a result, too. Tasks are used up."""
     if executor is None:
         known = sizes or {}
         small = [name for name in sorted(known, key=known.__getitem__, reverse=True) if is_small(known[name])]
@@ -109,45 +148,46 @@ def _results(
             with _threads(function, tasks, small) as results:
                 yield results
         else:
-            yield {name: partial(_named, name, function, task) for name, task in tasks.items()}
+            yield {name: partial(_next, name, function, tasks) for name in tasks}
         return
     check_executor(executor)
-    futures: list[Future[Any]] = []
+    futures: dict[str, Future[Any]] = {}
     try:
-        for task in tasks.values():
-            futures.append(_submitted(executor, function, task))
-        yield {name: partial(_waited, executor, name, future) for name, future in zip(tasks, futures, strict=True)}
+        for name in list(tasks):
+            futures[name] = _submitted(executor, function, tasks.pop(name))
+        yield {name: partial(_waited, executor, name, futures) for name in futures}
     finally:
-        for future in futures:
+        for future in futures.values():
             future.cancel()
 
 
 @contextmanager
 def _threads(
-    function: Callable[[_Task], _Result], tasks: Mapping[str, _Task], small: Sequence[str]
+    function: Callable[[_Task], _Result], tasks: dict[str, _Task], small: Sequence[str]
 ) -> Iterator[dict[str, Callable[[], Any]]]:
     """The small layers' results from threads, largest first, and then the others', from this one."""
     count = torch.get_num_threads()
 
     def alone(name: str) -> _Result | CompressionError:
         torch.set_num_threads(count)  # BLAS has one number for all threads, which those of the pool have set
-        return _named(name, function, tasks[name])
+        return _next(name, function, tasks)
 
     pool = ThreadPoolExecutor(min(count, len(small)), initializer=torch.set_num_threads, initargs=(1,))
     try:
-        waiting = {name: pool.submit(_attempted, function, tasks[name]) for name in small}
+        order = list(tasks)
+        waiting = {name: pool.submit(_attempted, function, tasks.pop(name)) for name in small}
         yield {
-            **{name: waiting[name].result for name in tasks if name in waiting},
-            **{name: partial(alone, name) for name in tasks if name not in waiting},
+            **{name: waiting.pop(name).result for name in order if name in waiting},
+            **{name: partial(alone, name) for name in tasks},
         }
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         torch.set_num_threads(count)
 
 
-def _named(name: str, function: Callable[[_Task], _Result], task: _Task) -> _Result | CompressionError:
+def _next(name: str, function: Callable[[_Task], _Result], tasks: dict[str, _Task]) -> _Result | CompressionError:
     with naming(name):  # for the warnings
-        return _attempted(function, task)
+        return _attempted(function, tasks.pop(name))
 
 
 def _attempted(function: Callable[[_Task], _Result], task: _Task) -> _Result | CompressionError:
@@ -167,9 +207,10 @@ def _submitted(executor: Executor, function: Callable[[_Task], _Result], task: _
         raise _broken(executor, error) from error
 
 
-def _waited(executor: Executor, name: str, future: Future[Any]) -> Any:
+def _waited(executor: Executor, name: str, futures: dict[str, Future[Any]]) -> Any:
     try:
-        outcome = future.result()
+        outcome = futures[name].result()
+        del futures[name]
     except CompressionError as error:  # of what could not be sent
         raise error.at(name) from None
     except (BrokenExecutor, CancelledError) as error:

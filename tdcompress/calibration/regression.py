@@ -55,17 +55,20 @@ class Regression:
     def __init__(self, spec: ConvSpec, *, centred: bool) -> None:
         self.spec, self.centred, self.count = spec, centred, 0
         self._generator = torch.Generator().manual_seed(0)
-        out, size = spec.kernel_shape[0], columns(spec)
-        dtype = torch.float32 if size > _WIDE else torch.float64
         self._shifts: tuple[Tensor, Tensor] | None = None  # near the means of the patches and of the target
-        self._inner = torch.zeros(spec.groups, size, size, dtype=dtype, device="cpu")
-        self._cross = torch.zeros(spec.groups, out, size, dtype=dtype, device="cpu")
-        self._sums = torch.zeros(spec.groups, size + out, dtype=torch.float64, device="cpu")
+        self._inner: Tensor
+        self._cross: Tensor
+        self._sums: Tensor
 
     @property
     def nbytes(self) -> int:
-        """What the equations take."""
-        return self._inner.nbytes + self._cross.nbytes
+        """What the equations take, from the first update on."""
+        size = columns(self.spec)
+        return self._dtype.itemsize * self.spec.groups * size * (size + self.spec.kernel_shape[0])
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if columns(self.spec) > _WIDE else torch.float64
 
     def goal(self, target: Tensor) -> Goal:
         """What is kept of an output that the convolution should have: some positions of every sample."""
@@ -96,12 +99,19 @@ class Regression:
         if self._shifts is None:
             self._shifts = rows.double().mean(2, keepdim=True), goals.double().mean(2, keepdim=True)
             check_finite(*self._shifts)
+            self._begin(rows.shape[1], goals.shape[1])
         rows, goals = rows - self._shifts[0].to(rows), goals - self._shifts[1].to(goals)
         self._inner = add_self_product(self._inner.to(rows.device), rows)
         self._cross = self._cross.to(rows.device).add_(goals @ rows.mT)
         sums = [one.sum(2, dtype=torch.float64) for one in (rows, goals)]
         self._sums = self._sums.to(rows.device).add_(torch.cat(sums, 1))
         self.count += rows.shape[-1]
+
+    def _begin(self, size: int, out: int) -> None:  # not before: layers wait for their turn with nothing but goals
+        groups = self.spec.groups
+        self._inner = torch.zeros(groups, size, size, dtype=self._dtype, device="cpu")
+        self._cross = torch.zeros(groups, out, size, dtype=self._dtype, device="cpu")
+        self._sums = torch.zeros(groups, size + out, dtype=torch.float64, device="cpu")
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Of the patches, (groups, in · kernel), and of the target, (groups, out)."""

@@ -183,10 +183,10 @@ class InputMoments:
 
         def second(of_shifted: Tensor, rows: str) -> Tensor:
             """The second moment from that of x − s, which is its own mean's square above the covariance."""
-            moment = of_shifted.to(mean) - torch.einsum(rows, mean, mean)
-            return moment if centred else moment + torch.einsum(rows, full_mean, full_mean)
+            moment = of_shifted.to(mean).sub_(torch.einsum(rows, mean, mean))
+            return moment if centred else moment.add_(torch.einsum(rows, full_mean, full_mean))
 
-        channels = second(self._channels / self.count, "gcp,gdp->gcd") / positions
+        channels = second(self._channels / self.count, "gcp,gdp->gcd").div_(positions)
         sizes = self.spec.kernel_size
         if self.spec.transposed:  # an input pixel meets all of the kernel alike
             kernel = torch.eye(math.prod(sizes), dtype=torch.float64, device="cpu")

@@ -181,14 +181,16 @@ def moment_root(moment: Tensor) -> Tensor:
     Any root will do, since a rotation behind it changes no norm; the Cholesky factor costs a thirtieth of the symmetric
     one. Where rounding has left the moment not even with the ridge positive definite, the ridge grows.
     """
-    diagonal = moment.diagonal(dim1=-2, dim2=-1)
-    mean = diagonal.clamp(min=0).mean(-1)[..., None, None]
-    scaled = torch.where(mean > 0, moment / mean.clamp(min=torch.finfo(moment.dtype).tiny), 0.0)
-    unit = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
-    scaled = torch.where(mean > 0, scaled, unit)
-    ridge = _RIDGE
+    mean = moment.diagonal(dim1=-2, dim2=-1).clamp(min=0).mean(-1)[..., None, None]
+    # As few copies as there can be: for a wide layer they are the largest that planning makes.
+    scaled = moment / mean.clamp(min=torch.finfo(moment.dtype).tiny)
+    if (mean <= 0).any():
+        scaled = torch.where(mean > 0, scaled, torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device))
+    diagonal, ridge = scaled.diagonal(dim1=-2, dim2=-1), _RIDGE
+    plain = diagonal.clone()
     while True:
-        root, failed = torch.linalg.cholesky_ex(scaled + ridge * unit)
+        torch.add(plain, ridge, out=diagonal)
+        root, failed = torch.linalg.cholesky_ex(scaled)
         if not failed.any():
             return root
         ridge *= 10

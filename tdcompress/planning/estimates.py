@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 
 from torch import nn
@@ -20,7 +21,7 @@ from tdcompress.planning.trials import Trials, few_of, loss_of
 from tdcompress.shapes import Axes, Rank
 from tdcompress.surgery.plain import Policy, plain
 from tdcompress.surgery.ties import follower, retie
-from tdcompress.work import solved
+from tdcompress.work import in_order, one_by_one
 
 # The moments of a layer's inputs have about channels² / groups numbers, see `moment_bytes`. Bytes of all layers'
 # together up to which they are kept, because whoever decomposes next needs the same; more are cheaper summed anew.
@@ -76,13 +77,17 @@ def estimated(problem: PlanningProblem, executor: Executor | None, step: Callabl
             moments = input_moments(problem.model, problem.inputs, names, progress=False)
         if keeps:
             kept.update(moments)
-        tasks = {name: _task(problem, name, moments.pop(name, None), trials is not None) for name in names}
-        sizes = cpu_sizes({name: problem.convs[name] for name in names})
-        done = step if trials is None else _not_yet
-        for name, (options, tried) in solved(curve_of, tasks, step=done, executor=executor, sizes=sizes).items():
-            curves[name], changes[name] = options, []
-            if trials is not None:
-                changes[name] = _changes(problem, trials, name, tried)
+        results = one_by_one(
+            curve_of,
+            {name: _task(problem, name, moments.pop(name, None), trials is not None) for name in names},
+            executor=executor,
+            sizes=cpu_sizes({name: problem.convs[name] for name in names}),
+        )
+        with closing(results):  # layers that are tried, as large as the model's, are gone before the next is solved
+            for name, (options, tried) in in_order(results, names):
+                curves[name], changes[name] = options, []
+                if trials is not None:
+                    changes[name] = _changes(problem, trials, name, tried)
                 step(name)
     return Estimates({name: curves[name] for name in problem.convs if name in curves}, changes, kept)
 
@@ -114,10 +119,6 @@ def _identity(option: Option) -> tuple[str, Rank, Axes]:
 
 def _squared(error: float) -> float:
     return error**2
-
-
-def _not_yet(layer: str) -> None:
-    """A layer is done when it was tried, too."""
 
 
 def _followers(problem: PlanningProblem, name: str, layer: FactorizedConv) -> dict[str, nn.Module]:
