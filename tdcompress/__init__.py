@@ -35,7 +35,7 @@ from tdcompress.decompositions import (
 from tdcompress.errors import CompressionError
 from tdcompress.fisher import fisher_factors
 from tdcompress.gathering import input_moments
-from tdcompress.interop import from_tltorch, to_tltorch
+from tdcompress.interop import from_factorized_tensor, from_tltorch, to_factorized_tensor, to_tltorch
 from tdcompress.layers import (
     BLRConv,
     BTDConv,
@@ -106,6 +106,7 @@ __all__ = [
     "correlate",
     "decompose",
     "fisher_factors",
+    "from_factorized_tensor",
     "from_tltorch",
     "input_moments",
     "kendall_tau",
@@ -120,5 +121,6 @@ __all__ = [
     "report",
     "restore",
     "save",
+    "to_factorized_tensor",
     "to_tltorch",
 ]

@@ -1,19 +1,24 @@
 """tensorly-torch's layers and ours, beside each other: the same dense weights, the same outputs."""
 
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorly
 import torch
 from torch import nn
 
 import tdcompress as td
+from tdcompress import decompositions
 from tdcompress.decompositions.bridge import tensorly_torch
 
 tltorch = tensorly_torch()
 EXACT = 1e-10
-pytestmark = pytest.mark.filterwarnings("ignore:.*makes the layer larger")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*makes the layer larger", "ignore:Determining the tt-rank for the trivial case of a matrix"
+)
 SIZES = [(3,), (1,), (3, 2), (1, 3), (1, 1), (2, 3, 2), (3, 1, 2)]
 NAMES = {"cp": td.CPConv, "tucker": td.TuckerConv, "tt": td.TTConv}
 
@@ -140,6 +145,128 @@ def test_an_svd_of_a_linear_layer_is_a_cp_there(implementation):
     assert near(td.to_tltorch(ours, implementation=implementation)(x), ours(x))
 
 
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [
+        ("blocktt", ((2, 3), (4, 2))),
+        ("blocktt", ((3, 2, 2), (2, 1, 4))),
+        ("blocktt", ((2, 2, 3, 1), (2, 2, 1, 2))),
+        ("cp", ((2, 3), (4, 2))),
+        ("cp", ((3, 2, 2), (2, 1, 4))),
+        ("tucker", ((2, 3), (4, 2))),
+    ],
+)
+@pytest.mark.parametrize("rank", ["same", 0.4])
+def test_a_linear_layer_with_reshaped_sides_is_a_tensor_train_matrix(name, sides, rank):
+    theirs = drawn(tltorch.FactorizedLinear(*sides, factorization=name, rank=rank).double())
+    ours = td.from_tltorch(theirs)
+    assert type(ours) is td.TTMConv
+    assert ours.axes == (sides[1], sides[0], (0, 0))
+    x = torch.randn(2, 3, theirs.in_features, dtype=torch.float64)
+    assert near(ours.weight, theirs.weight.to_matrix())
+    assert near(ours(x), theirs(x))
+    back = td.to_tltorch(ours)
+    assert type(back.weight) is tltorch.BlockTT
+    assert near(back.weight.to_matrix(), theirs.weight.to_matrix())
+    assert near(back(x), theirs(x))
+    again = td.from_tltorch(back)
+    assert again.ranks == ours.ranks
+    assert all(near(one, other) for one, other in zip(again.parameters(), ours.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["kronecker", "ttm"])
+@pytest.mark.parametrize("linear", [(6, 8), (24, 60), (60, 24)])
+@pytest.mark.parametrize("implementation", ["factorized", "reconstructed"])
+def test_a_matrix_that_is_read_through_a_grid_is_a_blocktt_there(method, linear, implementation):
+    dense = nn.Linear(*linear, dtype=torch.float64)
+    ours = td.decompose(dense, "", method=method, rank=2 if method == "kronecker" else (2, 2))
+    theirs = td.to_tltorch(ours, implementation=implementation)
+    x = torch.randn(5, linear[0], dtype=torch.float64)
+    assert near(theirs(x), ours(x))
+    assert near(td.from_tltorch(theirs)(x), ours(x))
+    assert set(theirs.state_dict()) == {"bias", *(f"weight.factors.factor_{n}" for n in range(len(ours.axes[0])))}
+
+
+def test_what_of_a_blocktt_is_trained_is_kept():
+    theirs = tltorch.FactorizedLinear((2, 3), (4, 2), factorization="blocktt", rank=[1, 3, 1])
+    theirs.weight.factors[0].requires_grad_(False)
+    ours = td.from_tltorch(theirs)
+    assert [stage.weight.requires_grad for stage in ours.weighted].count(False) == 1
+    assert [one.requires_grad for one in td.to_tltorch(ours).weight.factors] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: tltorch.FactorizedTensor.new((5, 4, 3), rank=6, factorization="cp"),
+        lambda: tltorch.FactorizedTensor.new((5, 4, 3), rank=(3, 4, 2), factorization="tucker"),
+        lambda: tltorch.FactorizedTensor.new((5, 4, 3), rank=(1, 3, 2, 1), factorization="tt"),
+        lambda: tltorch.TensorizedTensor.new(((5, 2), (4, 3)), rank=(1, 3, 1), factorization="blocktt"),
+    ],
+)
+def test_a_tensor_alone_is_a_decomposition_and_comes_back(build):
+    theirs = drawn(build().double())
+    ours = td.from_factorized_tensor(theirs)
+    matrix = theirs.to_matrix() if isinstance(theirs, tltorch.BlockTT) else theirs.to_tensor()
+    assert near(ours.to_dense(), matrix)
+    assert math.isnan(ours.solution.relative_error)
+    back = td.to_factorized_tensor(ours)
+    assert type(back) is type(theirs)
+    assert near(back.to_tensor(), theirs.to_tensor())
+    assert tuple(np.atleast_1d(back.rank)) == tuple(np.atleast_1d(theirs.rank))
+    assert all(isinstance(one, nn.Parameter) for one in back.parameters())
+    pointers = {one.data_ptr() for one in theirs.parameters()}
+    assert not pointers & {one.data_ptr() for one in back.parameters()}
+
+
+def test_a_tensor_that_comes_over_is_as_the_solvers_here_give_it():
+    theirs = drawn(tltorch.FactorizedTensor.new((5, 4, 3), rank=6, factorization="cp").double())
+    ours = td.from_factorized_tensor(theirs)
+    assert (ours.weights >= 0).all()
+    assert all(torch.allclose(factor.norm(dim=0), torch.ones(6, dtype=torch.float64)) for factor in ours.factors)
+    theirs = drawn(tltorch.FactorizedTensor.new((5, 4, 3), rank=(3, 4, 2), factorization="tucker").double())
+    for factor in td.from_factorized_tensor(theirs).factors.values():
+        assert torch.allclose(factor.mT @ factor, torch.eye(factor.shape[1], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "solve",
+    [
+        lambda tensor: decompositions.cp(tensor, 3),
+        lambda tensor: decompositions.tucker(tensor, (3, 2), modes=(0, 2)),
+        lambda tensor: decompositions.tensor_train(tensor, (3, 2)),
+        lambda tensor: decompositions.ttm(tensor.flatten(1), (2,), ((2, 3), (4, 5))),
+    ],
+)
+def test_a_decomposition_of_ours_is_a_tensor_there(solve):
+    ours = solve(torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    theirs = td.to_factorized_tensor(ours)
+    assert near(theirs.to_matrix() if isinstance(theirs, tltorch.BlockTT) else theirs.to_tensor(), ours.to_dense())
+    assert near(td.from_factorized_tensor(theirs).to_dense(), ours.to_dense())
+
+
+def test_tensors_without_a_counterpart_are_refused():
+    for tensor, reason in [
+        (tltorch.FactorizedTensor.new((4, 3), rank=2, factorization="complexcp"), "are real; CPTensor, TuckerTensor"),
+        (tltorch.TensorizedTensor.new(((4, 2), (3, 2)), rank=2, factorization="cp"), "as the weight of a layer"),
+        (torch.ones(3, 4), "Tensor has no counterpart; CPTensor"),
+    ]:
+        with pytest.raises(td.CompressionError, match=reason):
+            td.from_factorized_tensor(tensor)
+    matrix = torch.randn(6, 8, dtype=torch.float64)
+    shape = decompositions.Reshape((2, 3), (4, 2), strided_columns=True)
+    with pytest.raises(td.CompressionError, match="counts fastest"):
+        td.to_factorized_tensor(decompositions.ttm(matrix, (2,), shape))
+    with pytest.raises(td.CompressionError, match="no class for a SVDecomposition"):
+        td.to_factorized_tensor(decompositions.svd(matrix, 2))
+
+
+def test_a_grid_whose_columns_are_strided_has_no_counterpart():
+    ours = td.decompose(nn.Linear(8, 6), "", method="ttm", rank=(2,), axes=((2, 3), (4, 2), (0, 1)))
+    with pytest.raises(td.CompressionError, match="counts fastest"):
+        td.to_tltorch(ours)
+
+
 def test_an_svd_of_patches_is_a_tucker_there():
     ours = td.SVDConv.from_conv(nn.Conv2d(6, 8, 3, stride=2, dtype=torch.float64), rank=3)
     theirs = td.to_tltorch(ours)
@@ -261,11 +388,11 @@ def test_skip_leaves_layers_as_they_are():
 
 def test_one_that_cannot_be_converted_stops_all_and_is_named():
     theirs = nn.Sequential(
-        factorized((3, 3), "cp"), tltorch.FactorizedLinear((2, 3), (4, 2), rank=3), tltorch.TCL((3,), 2)
+        factorized((3, 3), "cp"), tltorch.FactorizedLinear((2, 3, 1), (4, 2), rank=3), tltorch.TCL((3,), 2)
     )
     message = (
         r"2 of 3 layers cannot be converted; skip= leaves them as they are.\n"
-        r"'1': its weight is a CP of a matrix whose sides are reshaped, \(\(4, 2\), \(2, 3\)\)(.|\n)*'2': TCL has no"
+        r"'1': its weight is a CP of a matrix whose sides are reshaped, \(\(4, 2\), \(2, 3, 1\)\)(.|\n)*'2': TCL has no"
     )
     with pytest.raises(td.CompressionError, match=message):
         td.from_tltorch(theirs, inplace=True)

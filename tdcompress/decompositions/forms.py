@@ -1,17 +1,16 @@
-"""Factors as tensorly and tensorly-torch hold them: one form for each of tensorly's three classes."""
+"""Factors as tensorly and tensorly-torch hold them: one form for each of tensorly's classes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import mode_dot
-from tdcompress.decompositions.bridge import tensorly_on_torch
 from tdcompress.decompositions.tensor_train import tensor_train_limits
 from tdcompress.errors import CompressionError
 
@@ -156,44 +155,55 @@ class TTForm:
         return TTForm(tuple(cores))
 
 
-Form = CPForm | TuckerForm | TTForm
+@dataclass(frozen=True)
+class TTMForm:
+    """A matrix as a chain of cores with a row and a column each, as a `TTMatrix`, or a `BlockTT` of tensorly-torch.
 
-
-def form_of(decomposition: Any) -> Form:
-    """The form of a `CPTensor`, `TuckerTensor` or `TTTensor`, of tensorly or of tensorly-torch.
-
-    Args:
-        decomposition: one of those, with factors of PyTorch or of what NumPy takes for arrays; or the plain tuples that
-            tensorly takes in their place, (weights or None, factors), (core, factors) and the cores. A `TuckerTensor`
-            may have fewer factors than its core has modes, as tensorly's `partial_tucker` gives it: the last modes
-            are whole then.
-
-    Raises:
-        CompressionError: it is none of these, it is complex, or its parts do not fit each other.
-
-    >>> form_of((None, [np.ones((4, 2)), np.ones((3, 2))]))
-    CPForm(weights=tensor([1., 1.], dtype=torch.float64), ...
+    Attributes:
+        cores: one a pair of a factor of the rows and one of the columns, (r_{k-1}, rows_k, columns_k, r_k), with r_0 =
+            r_d = 1; the first factors count slowest.
     """
-    if hasattr(decomposition, "core"):
-        return _tucker(decomposition.core, decomposition.factors)
-    if hasattr(decomposition, "weights"):
-        return _cp(decomposition.weights, decomposition.factors)
-    parts = list(getattr(decomposition, "factors", decomposition if isinstance(decomposition, list | tuple) else ()))
-    if not parts:
-        kind = type(decomposition).__name__
-        raise CompressionError(f"a CPTensor, TuckerTensor or TTTensor is needed, or what they are made of; got {kind}.")
-    if len(parts) == 2 and isinstance(parts[1], list | tuple):
-        first, factors = parts
-        return _cp(first, factors) if first is None or np.ndim(first) == 1 else _tucker(first, factors)
-    return TTForm(_tensors(parts))
+
+    cores: tuple[Tensor, ...]
+
+    name: ClassVar[str] = "TTMatrix"
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.cores, 4)
+        before, after = ([core.shape[side] for core in self.cores] for side in (0, 3))
+        if [1, *after] != [*before, 1]:
+            raise CompressionError(
+                f"the cores of a TTMatrix fit each other and end in ranks of 1, got {_shapes(self.cores)}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns of the matrix."""
+        return math.prod(self.rows), math.prod(self.columns)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The factors of the rows."""
+        return tuple(core.shape[1] for core in self.cores)
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The factors of the columns."""
+        return tuple(core.shape[2] for core in self.cores)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the classes of that name are made of."""
+        return (list(self.cores),)
+
+    def feasible(self) -> TTMForm:
+        """The same matrix with no rank above what `ttm_limits` says; as it is where none was."""
+        train = TTForm(tuple(core.flatten(1, 2) for core in self.cores)).feasible()
+        sizes = zip(train.cores, self.rows, self.columns, strict=True)
+        return TTMForm(tuple(core.reshape(len(core), out, inner, -1) for core, out, inner in sizes))
 
 
-def to_tensorly(form: Form) -> Any:
-    """An object of tensorly's class of that name, with the very tensors of the form."""
-    with tensorly_on_torch() as tensorly:
-        kinds = (tensorly.cp_tensor.CPTensor, tensorly.tucker_tensor.TuckerTensor, tensorly.tt_tensor.TTTensor)
-        kind = next(kind for kind in kinds if kind.__name__ == form.name)
-        return kind(form.arguments if len(form.arguments) > 1 else form.arguments[0])
+Form = CPForm | TuckerForm | TTForm | TTMForm
 
 
 def product_of_rank(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,28 +225,6 @@ def product_of_rank(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 def _identity(size: int, like: Tensor) -> Tensor:
     return torch.eye(size, dtype=like.dtype, device=like.device)
-
-
-def _cp(weights: Any, factors: Any) -> CPForm:
-    # A factor of one term may come as a vector.
-    columns = tuple(factor[:, None] if factor.ndim == 1 else factor for factor in _tensors(factors))
-    _check(CPForm.name, columns, 2)
-    return CPForm(columns[0].new_ones(columns[0].shape[1]) if weights is None else _tensors([weights])[0], columns)
-
-
-def _tucker(core: Any, factors: Any) -> TuckerForm:
-    return TuckerForm.partial(_tensors([core])[0], _tensors(factors))
-
-
-def _tensors(values: Any) -> tuple[Tensor, ...]:
-    # tensorly-torch's list of factors can be indexed, and is no sequence otherwise.
-    return tuple(value if isinstance(value, Tensor) else _from_numpy(np.array(value)) for value in values)
-
-
-def _from_numpy(array: Any) -> Tensor:
-    if array.dtype.kind not in "fc":
-        raise CompressionError(f"arrays of floating-point numbers are needed here, got one of {array.dtype}.")
-    return torch.from_numpy(array)
 
 
 def _check(name: str, tensors: Sequence[Tensor], order: int) -> None:

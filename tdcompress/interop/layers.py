@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tdcompress.decompositions.bridge import tensorly_torch
-from tdcompress.decompositions.forms import Form, TTForm, form_of
+from tdcompress.decompositions.forms import Form, TTForm, TTMForm
 from tdcompress.errors import CompressionError
+from tdcompress.interop.weights import form_of_weight
 from tdcompress.layers import ConvSpec, FactorizedConv
 from tdcompress.methods import METHODS
 
@@ -41,7 +42,7 @@ def from_theirs(layer: Any) -> nn.Module:
         new = last = spec.build(device="meta")
         new.weight = _own(layer.weight.tensor.reshape(spec.kernel_shape))
     else:
-        form = _form_of_one(layer.weight, spec)
+        form = form_of_weight(layer.weight)
         kind = next(kind for kind in METHODS.values() if type(form) in kind.forms(spec))
         new = kind.of_forms([form], spec)
         last = new[-1]
@@ -59,17 +60,6 @@ def _read_convolution(layer: Any) -> ConvSpec:
     out, inner, *size = (shape[-1], *shape[:-1]) if layer.weight.name == "TT" else shape
     stride, padding, dilation = (tuple(values.tolist()) for values in (layer.stride, layer.padding, layer.dilation))
     return ConvSpec(inner, out, tuple(size), stride, padding, dilation, has_bias=layer.bias is not None)
-
-
-def _form_of_one(weight: Any, spec: ConvSpec) -> Form:
-    """The factors of a weight that is no more than the layer's matrix or kernel."""
-    shape = getattr(weight, "tensorized_shape", ())
-    if weight.name == "BlockTT" or any(not isinstance(side, int) and len(side) > 1 for side in shape):
-        raise CompressionError(
-            f"its weight is a {weight.name} of a matrix whose sides are reshaped, {shape}, which no method here is "
-            "made of; put layer.weight.to_matrix() into an nn.Linear and decompose that."
-        )
-    return form_of(weight)
 
 
 def _own(values: Tensor) -> nn.Parameter:
@@ -93,8 +83,13 @@ def to_theirs(layer: FactorizedConv, implementation: Implementation) -> nn.Modul
         (form,) = layer.group_forms()
     parts = [_own(part) if isinstance(part, Tensor) else list(map(_own, part)) for part in form.arguments]
     if spec.is_matrix:
-        sides = ((spec.out_channels,), (spec.in_channels,))
-        weight = theirs.CPTensorized(*parts, sides)
+        if isinstance(form, TTMForm):
+            _check_grid(layer)
+            sides = (form.rows, form.columns)
+            weight = theirs.BlockTT(*parts, sides, rank=(*(len(core) for core in form.cores), 1))
+        else:
+            sides = ((spec.out_channels,), (spec.in_channels,))
+            weight = theirs.CPTensorized(*parts, sides)
         how = "factorized" if implementation == "mobilenet" else implementation
         new = theirs.FactorizedLinear(
             sides[1], sides[0], bias=spec.has_bias, factorization=weight, rank=weight.rank, implementation=how
@@ -144,6 +139,19 @@ def _even_padding(spec: ConvSpec) -> tuple[int, ...]:
             f"its padding_mode is {spec.padding_mode!r}, and tensorly-torch pads with zeros; pad before it."
         )
     return padding
+
+
+def _check_grid(layer: FactorizedConv) -> None:
+    """Refuse what theirs would take for another matrix.
+
+    Raises:
+        CompressionError: rows or columns are strided.
+    """
+    if any(layer.axes[2]):
+        raise CompressionError(
+            "the first factor of its rows or columns counts fastest, and tensorly-torch's slowest; decompose by "
+            "reshape='balanced', or by factors that are given."
+        )
 
 
 def _check_axes(layer: FactorizedConv, form: Form) -> None:

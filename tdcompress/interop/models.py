@@ -25,7 +25,9 @@ def from_tltorch(model: nn.Module, *, skip: LayerSelector | None = None, inplace
     """Replace tensorly-torch's `FactorizedConv` and `FactorizedLinear` by layers of this library.
 
     Exact: nothing is solved for, so the dense weights are the same up to rounding, and so are the outputs. A factorized
-    convolution becomes a `CPConv`, `TuckerConv` or `TTConv`, a linear layer whose sides are not reshaped an `SVDConv`.
+    convolution becomes a `CPConv`, `TuckerConv` or `TTConv`, a linear layer an `SVDConv`, or where its sides are
+    reshaped a `TTMConv`: a `BlockTT` is one as it is, a CP and a Tucker have more parameters as one, and a warning says
+    so where the layer becomes larger than a dense one.
     Weights of a CP are spread over its factors, factors of a Tucker along spatial axes go into its core, and ranks that
     nothing can fill, as `rank="same"` gives them for the tensor train, are cut. A `"Dense"` one becomes PyTorch's own.
 
@@ -41,7 +43,8 @@ def from_tltorch(model: nn.Module, *, skip: LayerSelector | None = None, inplace
 
     Raises:
         CompressionError: there is no such layer, or one has no counterpart here: several layers with one factorization,
-            sides that are reshaped to more modes, complex factors, hooks (tensor dropout and lasso are such), a
+            sides that are reshaped unlike each other, to more than four modes or of a Tucker to more than two, complex
+            factors, hooks (tensor dropout and lasso are such), a
             parameter that something else holds too. All of them are named; nothing is changed then.
 
     >>> import tensorly, tltorch, torch
@@ -67,8 +70,9 @@ def to_tltorch(
 ) -> nn.Module:
     """Replace factorized layers by tensorly-torch's `FactorizedConv` and `FactorizedLinear`: the way back.
 
-    Exact, as `from_tltorch`. What their layers have beside the factors of ours, the weights of a CP and the spatial
-    factors of a Tucker, are ones and identities that are not trained. `layer.weight` is then their `FactorizedTensor`.
+    Exact, as `from_tltorch`. Kronecker products and tensor-train matrices become a `BlockTT`. What their layers have
+    beside the factors of ours, the weights of a CP and the spatial factors of a Tucker, are ones and identities that
+    are not trained. `layer.weight` is then their `FactorizedTensor`.
 
     They run on tensorly's PyTorch backend alone: `import tltorch` at the head of a script switches to it for the whole
     process. This function does not, and warns where the backend is another.
@@ -86,8 +90,9 @@ def to_tltorch(
     Raises:
         CompressionError: there is no factorized layer, or theirs cannot do what one does: groups, transposed
             convolutions, padding other than with zeros, `padding="same"` with more on one side, spatial axes that are
-            merged, split or in another order, embeddings, methods that tensorly has no class for, hooks, a parameter
-            that something else holds too. All of them are named; nothing is changed then.
+            merged, split or in another order, rows or columns that are strided, embeddings, methods that tensorly has
+            no class for, hooks, a parameter that something else holds too. All of them are named; nothing is changed
+            then.
 
     >>> import tensorly, torch
     >>> import tdcompress as td

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tdcompress.decompositions.forms import Form, form_of, to_tensorly
+from tdcompress.decompositions.exchange import form_of, to_tensorly
+from tdcompress.decompositions.forms import Form
 from tdcompress.errors import CompressionError, warn
 from tdcompress.layers.kinds import bias_of, weight_of
 from tdcompress.layers.parameters import parameter
@@ -88,6 +89,8 @@ class Exchange(nn.Sequential):
         - Tensor train: a `TTTensor` of (in, *kernel_size, out), the spatial modes in the order of `axes`.
         - SVD: of a matrix a `CPTensor` of (out, in) with weights of 1; of a convolution with all spatial axes in its
           first stage a `TuckerTensor` whose factors are identities but for the first. Other splits are refused.
+        - Kronecker, tensor-train matrix: a `TTMatrix` of the grid of rows and that of columns. Where one of them is
+          strided, `axes` say so, and the object does not.
 
         Returns:
             The object, or for a layer with several groups a list of one for each. Its factors are PyTorch tensors, own
@@ -115,10 +118,11 @@ class Exchange(nn.Sequential):
         the tensor train, are cut to what can, which loses nothing.
 
         Args:
-            decomposition: what `to_tensorly` gives for this method: a `CPTensor`, `TuckerTensor` or `TTTensor` of the
-                shapes listed there, of tensorly or of tensorly-torch, with factors of NumPy or PyTorch; for a layer
-                with several groups a list of one for each. Spatial factors of a `TuckerTensor` are multiplied into
-                its core, and may be missing, as in what `partial_tucker(kernel, rank, modes=[0, 1])` gives.
+            decomposition: what `to_tensorly` gives for this method: a `CPTensor`, `TuckerTensor`, `TTTensor` or
+                `TTMatrix` of the shapes listed there, of tensorly or of tensorly-torch (there a `BlockTT`), with
+                factors of NumPy or PyTorch; for a layer with several groups a list of one for each. Spatial factors of
+                a `TuckerTensor` are multiplied into its core, and may be missing, as in what
+                `partial_tucker(kernel, rank, modes=[0, 1])` gives.
             like: the layer to take the place of, dense or factorized. What the new one has of it: all arguments,
                 its own copy of the bias, dtype, device, memory format, training mode and requires_grad.
             axes: the arrangement of the spatial axes that the decomposition is of, as in the attribute `axes`; by
@@ -187,6 +191,11 @@ class Exchange(nn.Sequential):
         axes = tuple(tuple(group) for group in axes)
         if sorted(axis for group in axes for axis in group) != list(spec.kernel_axes):
             raise CompressionError(f"axes must have each of the spatial axes {spec.kernel_axes} once, got {axes}.")
+        return cls._of_forms_along(forms, spec, axes)
+
+    @classmethod
+    def _of_forms_along(cls, forms: Sequence[Form], spec: ConvSpec, axes: Axes) -> Any:
+        kind: Any = cls  # what a factorized layer is built of
         with torch.enable_grad():  # so that what is computed of trained factors says that it is trained
             ranks, by_group = zip(*(cls.of_form(form, spec, axes) for form in forms), strict=True)
         if len(set(ranks)) > 1:

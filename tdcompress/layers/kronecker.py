@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import KroneckerDecomposition, KroneckerOptions, Reshape, kronecker
+from tdcompress.decompositions.forms import Form, TTMForm
 from tdcompress.decompositions.kronecker import kronecker_limit
+from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.reshaped import (
     ReshapedConv,
     as_reshape_of,
@@ -18,7 +20,7 @@ from tdcompress.layers.reshaped import (
 )
 from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec
-from tdcompress.layers.stack import chain_stages, chain_weights
+from tdcompress.layers.stack import chain_cores, chain_stages, chain_weights
 from tdcompress.ranks import ReshapedRank, kronecker_candidates, kronecker_parameters, kronecker_shapes
 from tdcompress.ranks.reshaped import Spectra
 from tdcompress.ranks.ttm import is_cheaper_from_last
@@ -100,3 +102,20 @@ class KroneckerConv(ReshapedConv):
         cores = (decomposition.left.movedim(0, -1)[None], decomposition.right[..., None])
         from_last = is_cheaper_from_last(decomposition.reshape, (decomposition.rank,))
         return chain_weights(cores, from_last=from_last)
+
+    # --- as a TTMatrix ------------------------------------------------------------------------------------
+
+    def form(self, kernels: Sequence[Tensor]) -> TTMForm:
+        """Two cores, with the terms between them."""
+        reshape = as_reshape_of(self.axes)
+        from_last = is_cheaper_from_last(reshape, self.ranks)
+        return TTMForm(chain_cores(kernels, reshape, self.ranks, from_last=from_last))
+
+    @classmethod
+    def of_form(cls, form: Form, spec: ConvSpec, axes: Axes) -> tuple[Rank, Sequence[Tensor]]:
+        """As it is, ranks that cannot be filled cut."""
+        assert isinstance(form, TTMForm)
+        check_shape(form, spec.kernel_shape[:2], "(out, in)")
+        cores = form.feasible().cores
+        rank = tuple(core.shape[-1] for core in cores[:-1])
+        return rank, chain_weights(cores, from_last=is_cheaper_from_last(as_reshape_of(axes), rank))

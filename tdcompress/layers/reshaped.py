@@ -6,13 +6,13 @@ import reprlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from tdcompress.decompositions import Reshape
-from tdcompress.decompositions.forms import Form
+from tdcompress.decompositions.forms import Form, TTMForm
 from tdcompress.decompositions.options import Shapes
 from tdcompress.decompositions.reshape import as_reshape
 from tdcompress.errors import CompressionError
@@ -246,14 +246,20 @@ class ReshapedConv(FactorizedConv):
 
     # --- and back ---------------------------------------------------------------------------------------
 
-    def group_forms(self) -> NoReturn:
-        """Refused."""
-        raise CompressionError(_no_form(self.method))
-
     @classmethod
-    def of_forms(cls, forms: Sequence[Form], spec: ConvSpec, axes: Axes | None = None) -> NoReturn:
-        """Refused."""
-        raise CompressionError(_no_form(cls.method))
+    def of_forms(cls, forms: Sequence[Form], spec: ConvSpec, axes: Axes | None = None) -> Any:
+        """A layer of the given factors, one form a group; its shape is theirs, and `axes` say what is strided."""
+        reason = cls.refusal(spec)
+        if reason is not None:
+            raise CompressionError(reason)
+        first = forms[0]
+        if not isinstance(first, TTMForm):
+            raise CompressionError(f"{cls.method} is made of a TTMatrix, if of anything; this is a {first.name}.")
+        if axes is None or tuple(map(tuple, axes[:2])) != (first.rows, first.columns):
+            axes = (first.rows, first.columns, (0, 0))
+        axes = tuple(tuple(group) for group in axes)
+        cls.check_axes(spec, axes)
+        return cls._of_forms_along(forms, spec, axes)
 
     @property
     def weight(self) -> Tensor:
@@ -284,13 +290,6 @@ def over_columns(factor: Tensor, root: Tensor, axis: int) -> Tensor:
     """A factor with a root taken out along the axis of its columns."""
     moved = factor.double().movedim(axis, -1)
     return divided(moved.reshape(-1, moved.shape[-1]), root).reshape(moved.shape).movedim(-1, axis).to(factor.dtype)
-
-
-def _no_form(method: str) -> str:
-    return (
-        f"tensorly has no class for a matrix that method {method!r} reads through a grid; `layer.weight` is the dense "
-        "weight."
-    )
 
 
 def _as_axes(reshape: Reshape) -> Axes:

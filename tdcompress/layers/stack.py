@@ -115,3 +115,16 @@ def chain_weights(cores: Sequence[Tensor], *, from_last: bool) -> list[Tensor]:
     if from_last:
         return [core.flatten(2).flatten(0, 1) for core in reversed(cores)]
     return [core.permute(1, 3, 0, 2).flatten(2).flatten(0, 1) for core in cores]
+
+
+def chain_cores(weights: Sequence[Tensor], reshape: Reshape, rank: Rank, *, from_last: bool) -> tuple[Tensor, ...]:
+    """The cores that `chain_weights` was given, from what it gave."""
+    bonds = (1, *rank, 1)
+    cores = []
+    for core, weight in enumerate(reversed(weights) if from_last else weights):
+        out, inner, before, after = reshape.rows[core], reshape.columns[core], bonds[core], bonds[core + 1]
+        if from_last:
+            cores.append(weight.reshape(before, out, inner, after))
+        else:
+            cores.append(weight.reshape(out, after, before, inner).permute(2, 0, 3, 1))
+    return tuple(cores)

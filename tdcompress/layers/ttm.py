@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import Reshape, TTMDecomposition, TTMOptions, ttm, ttm_limits
+from tdcompress.decompositions.forms import Form, TTMForm
+from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.reshaped import (
     ReshapedConv,
     as_reshape_of,
@@ -17,7 +19,7 @@ from tdcompress.layers.reshaped import (
 )
 from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec
-from tdcompress.layers.stack import chain_stages, chain_weights
+from tdcompress.layers.stack import chain_cores, chain_stages, chain_weights
 from tdcompress.ranks import ReshapedRank, ttm_parameters
 from tdcompress.ranks.reshaped import Spectra
 from tdcompress.ranks.ttm import is_cheaper_from_last, ttm_bound, ttm_candidates, ttm_least
@@ -98,3 +100,25 @@ class TTMConv(ReshapedConv):
         """The cores as matrices."""
         from_last = is_cheaper_from_last(decomposition.reshape, decomposition.rank)
         return chain_weights(decomposition.cores, from_last=from_last)
+
+    # --- as a TTMatrix ------------------------------------------------------------------------------------
+
+    @classmethod
+    def forms(cls, spec: ConvSpec) -> tuple[type[Form], ...]:
+        """A `TTMatrix` of a matrix."""
+        return (TTMForm,) if cls.takes(spec) else ()
+
+    def form(self, kernels: Sequence[Tensor]) -> TTMForm:
+        """Its cores."""
+        reshape = as_reshape_of(self.axes)
+        from_last = is_cheaper_from_last(reshape, self.ranks)
+        return TTMForm(chain_cores(kernels, reshape, self.ranks, from_last=from_last))
+
+    @classmethod
+    def of_form(cls, form: Form, spec: ConvSpec, axes: Axes) -> tuple[Rank, Sequence[Tensor]]:
+        """As it is, ranks that cannot be filled cut."""
+        assert isinstance(form, TTMForm)
+        check_shape(form, spec.kernel_shape[:2], "(out, in)")
+        cores = form.feasible().cores
+        rank = tuple(core.shape[-1] for core in cores[:-1])
+        return rank, chain_weights(cores, from_last=is_cheaper_from_last(as_reshape_of(axes), rank))

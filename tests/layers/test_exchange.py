@@ -13,6 +13,7 @@ import tdcompress as td
 from tdcompress.decompositions.algebra import relative_error
 from tdcompress.decompositions.bridge import tensorly_on_torch
 from tdcompress.layers.exchange import Exchange
+from tdcompress.layers.reshaped import as_reshape_of
 from tdcompress.methods import METHODS
 from tests.layers.strategies import a_spec, axes_of, factorize, kinds, layers, ranks
 from tests.layers.test_contract import EXACT, METHOD_NAMES, cases, difference
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 TO_TENSOR = {
     "CPTensor": tensorly.cp_to_tensor,
+    "TTMatrix": tensorly.tt_matrix.tt_matrix_to_tensor,
     "TTTensor": tensorly.tt_to_tensor,
     "TuckerTensor": tensorly.tucker_to_tensor,
 }
@@ -50,6 +52,10 @@ def kernels_of(layer):
     found = [dense(one) for one in (found if layer.groups > 1 else [found])]
     if layer.method == "tt":
         found = [one.movedim(-1, 0) for one in found]
+    if layer.method == "ttm":  # (*rows, *columns)
+        reshape, count = as_reshape_of(layer.axes), len(layer.axes[0])
+        pairs = [axis for core in range(count) for axis in (core, core + count)]
+        found = [reshape.to_matrix(one.permute(pairs)) for one in found]
     return torch.stack(found)
 
 
@@ -293,12 +299,12 @@ HALF = (None, [torch.ones(n, 2) for n in (4, 3, 3, 3)])
         (td.CPConv, HALF, GROUPED, None, "2 groups; give a list of one decomposition for each"),
         (td.CPConv, [HALF], GROUPED, None, "2 groups; give a list of one decomposition for each"),
         (td.CPConv, [HALF, (None, [f[:, :1] for f in HALF[1]])], GROUPED, None, r"one rank, got \(2,\), \(1,\)"),
-        (td.CPConv, "tensor", CONV, None, "TTTensor is needed, or what they are made of; got str"),
+        (td.CPConv, "tensor", CONV, None, "TTMatrix is needed, or what they are made of; got str"),
         (td.CPConv, (None, [["a"]]), CONV, None, "arrays of floating-point numbers are needed"),
         (td.CPConv, (None, [torch.ones(8, 2, dtype=torch.complex64)] * 2), CONV, None, "real floating-point numbers"),
         (td.CPConv, (None, [torch.ones(8, 2), torch.ones(6, 3)]), CONV, None, "one column a term in every factor"),
         (td.CPConv, (None, [torch.ones(8, 2, 2), torch.ones(6, 2)]), CONV, None, "arrays with 2 modes"),
-        (td.CPConv, (None, []), CONV, None, "2 modes are needed here, got none"),
+        (td.CPConv, (None, []), CONV, None, "2 modes for each of its modes, got none"),
         (
             td.TuckerConv,
             (torch.ones(4, 3), [torch.ones(8, 4), torch.ones(6, 4)]),
