@@ -23,6 +23,7 @@ from examples.paper.preset import RANKS, Preset
 from examples.paper.presets import PRESETS
 from examples.paper.recipes import STEPS
 from examples.paper.tables import as_markdown, as_text, between_states, differences, in_words, printed, rows_of
+from examples.paper.train import kept_beside
 from examples.paper.work import Source
 from tdcompress.errors import CompressionError
 from tdcompress.study import Study, Trial, export, processes
@@ -140,7 +141,7 @@ def _write(path: Path, text: str) -> None:
 
 def _remove(output: Path) -> None:
     beside = [f"{STORE}{end}" for end in ("", "-wal", "-shm", "-driver", "-job")]
-    for name in (*beside, TABLE, SETTINGS, WEIGHTS):
+    for name in (*beside, TABLE, SETTINGS, WEIGHTS, kept_beside(Path(WEIGHTS)).name):
         (output / name).unlink(missing_ok=True)
 
 

@@ -15,7 +15,7 @@ import tdcompress as td
 from examples.paper.models import seeded
 from examples.paper.recipes import Recipe
 from examples.paper.reference import Published
-from examples.paper.train import SETTINGS, Setting, load_checkpoint, save_checkpoint
+from examples.paper.train import SETTINGS, Setting, kept_beside, load_checkpoint, save_checkpoint
 from examples.paper.training import train
 from examples.paper.work import PARTS, Calibration, Evaluation, FineTuning, Source
 from tdcompress.errors import CompressionError
@@ -173,7 +173,7 @@ class Preset:
         """The trained network in evaluation mode, and the seconds that it took.
 
         Without a checkpoint the network is trained and kept in `file`, so that the same study goes on with the
-        same weights.
+        same weights. A training that was stopped goes on.
 
         Args:
             source: what to train on, and where.
@@ -188,6 +188,8 @@ class Preset:
         if self.checkpoint or file.exists():
             load_checkpoint(model, self.checkpoint or file)
         else:
-            train(model, source.splits(), self.training, self.seed, progress)
+            kept = kept_beside(file)
+            train(model, source.splits(), self.training, self.seed, progress, kept)
             save_checkpoint(model, file, {"recipe": repr(self.training), "seed": str(self.seed)})
+            kept.unlink()
         return model.eval(), time.perf_counter() - start

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from examples.paper.evaluation import cross_entropy
 from examples.paper.recipes import Recipe
 from tdcompress.errors import CompressionError
 
@@ -44,7 +44,7 @@ class EagerStep:
     """A step, op by op.
 
     Args:
-        model: gives logits for images; compiled or not.
+        model: gives logits for images or texts; compiled or not.
         optimizer: of its parameters.
         device: where it is.
         autocast: forward in bfloat16 where PyTorch's autocast does.
@@ -59,7 +59,7 @@ class EagerStep:
         """Update the weights; the loss is that before the update."""
         with torch.autocast(self._device.type, torch.bfloat16, self._autocast):
             logits = self._model(images)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = cross_entropy(logits, labels)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -124,7 +124,7 @@ class GraphedStep:
         # A cache of casts would be filled outside the graph and be gone when it is replayed.
         with torch.autocast("cuda", torch.bfloat16, self._autocast, cache_enabled=False):
             logits = self._model(images)
-        return F.cross_entropy(logits.float(), labels)
+        return cross_entropy(logits, labels)
 
 
 def _into(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

@@ -12,7 +12,7 @@ import tdcompress as td
 from examples.paper.reference import Published
 from tdcompress.study.groupings import STATES, Grouping, Tau, errors_of, groupings, performances_of, taus
 
-MEASURES = {"error": "classification error", "cross_entropy": "cross-entropy"}
+MEASURES = {"error": "classification error", "cross_entropy": "cross-entropy", "bits_per_byte": "bits per byte"}
 _LEVELS = {0.5, 0.75, 0.9}  # those of the paper's figures 2 and 3
 _PUBLISHED = {
     "all": ("all", "50-90%"),

@@ -1,8 +1,12 @@
-"""Trains one of the study's networks and saves it: `python -m examples.paper.train garipov-fmnist`."""
+"""Trains one of the study's networks and saves it: `python -m examples.paper.train garipov-fmnist`.
+
+Interrupted or killed, the same command goes on from where it was, a minute before at most.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +33,14 @@ class Setting:
         load: reads the data from a folder or archive; from the data set's usual place for None.
         recipe: how it is trained by default.
         fine_tuning: how it is fine-tuned after a compression.
+        measures: of a `Performance`, by which the network is judged; the first one above all.
     """
 
     build: Callable[[], nn.Module]
     load: Callable[[str | None], data.Splits]
     recipe: Recipe
     fine_tuning: Recipe
+    measures: tuple[str, ...] = ("error", "cross_entropy")
 
 
 def _digits(path: str | None) -> data.Splits:
@@ -98,8 +104,29 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, str]:
     return metadata
 
 
+def kept_beside(weights: Path) -> Path:
+    """Where a training is kept until it has ended and its weights are there.
+
+    >>> kept_beside(Path("results/model.safetensors")).as_posix()
+    'results/model.training.safetensors'
+    """
+    return weights.with_name(f"{weights.stem}.training.safetensors")
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of all weights and buffers, by which two trainings are told to have ended alike.
+
+    Notes such as the time that a training took, which are in the file beside them, do not count.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; see `--help`."""
+    """The command line; see `--help`. Beside the file of weights there is one of the training until it has ended."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(arguments)
     if options.threads:
@@ -108,7 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe = _recipe(options)
     splits = setting.load(options.data)
     model = seeded(setting.build, options.seed).to(options.device)
-    history = train(model, splits, recipe, options.seed, progress=not options.quiet)
+    output = Path(options.output or f"{options.setting}.safetensors")
+    kept = kept_beside(output)
+    history = train(model, splits, recipe, options.seed, not options.quiet, kept)
     validation = evaluate(model, splits.validation.images, splits.validation.labels)
     test = evaluate(model, splits.test.images, splits.test.labels)
     metadata = {
@@ -122,9 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "test_accuracy": f"{test.accuracy:.4f}",
         "test_cross_entropy": f"{test.cross_entropy:.4f}",
     }
-    output = options.output or f"{options.setting}.safetensors"
     save_checkpoint(model, output, metadata)
-    print(*(f"{name}: {value}" for name, value in metadata.items()), f"saved: {output}", sep="\n")
+    kept.unlink()
+    lines = {**metadata, "weights": f"SHA-256 {weights_digest(model)}", "saved": output}
+    print(*(f"{name}: {value}" for name, value in lines.items()), sep="\n")
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:

@@ -1,4 +1,4 @@
-"""Training and evaluation of the study's networks.
+"""Training of the study's networks, which goes on where it was killed.
 
 A fine-tuning is `train` with a fine-tuning recipe; see `RECIPES`.
 """
@@ -7,59 +7,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from examples.paper.augmentation import augment, draw
 from examples.paper.data import Split, Splits
+from examples.paper.evaluation import Performance, device_of, evaluate
 from examples.paper.recipes import RECIPES, Recipe
-from examples.paper.steps import Step, training_step
+from examples.paper.resuming import Epoch, Keeper, State
+from examples.paper.steps import training_step
 from tdcompress.errors import CompressionError
-from tdcompress.metrics import evaluating
 
 __all__ = ["RECIPES", "Epoch", "Performance", "Recipe", "TrainingHistory", "evaluate", "train"]
-
-
-@dataclass(frozen=True)
-class Performance:
-    """How well a network classifies.
-
-    Attributes:
-        error: fraction of images whose most likely class is a wrong one, in [0, 1].
-        cross_entropy: mean over images of −log p(label), in nats.
-    """
-
-    error: float
-    cross_entropy: float
-
-    @property
-    def accuracy(self) -> float:
-        """1 − error."""
-        return 1.0 - self.error
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training part gave.
-
-    Attributes:
-        train_loss: mean cross entropy of the training images, each at the time of its step, in nats.
-        validation: on the validation part, after the pass.
-        learning_rate: at the beginning of the pass.
-        seconds: wall time, validation included.
-    """
-
-    train_loss: float
-    validation: Performance
-    learning_rate: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -85,95 +50,129 @@ class TrainingHistory:
         return sum(epoch.seconds for epoch in self.epochs)
 
 
-def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 500, autocast: bool = False
-) -> Performance:
-    """Classification error and cross entropy in evaluation mode; the network is left as it was.
-
-    Args:
-        model: gives logits (N, classes) for images (N, C, H, W).
-        images: (N, C, H, W), standardised; moved to the model's device a batch at a time.
-        labels: (N,), int64.
-        batch_size: images at a time.
-        autocast: compute in bfloat16 where PyTorch's autocast does; otherwise in the model's own precision.
-
-    Raises:
-        CompressionError: there are no images.
-    """
-    if len(labels) == 0:
-        raise CompressionError("there are no images to evaluate on; give at least one")
-    device = _device(model)
-    wrong = torch.zeros((), dtype=torch.int64, device=device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    with (
-        evaluating(model),
-        torch.inference_mode(),
-        torch.autocast(device.type, torch.bfloat16, autocast),
-    ):
-        for batch, expected in batches:
-            logits, expected = model(batch.to(device)).float(), expected.to(device)
-            wrong += (logits.argmax(dim=1) != expected).sum()
-            loss += F.cross_entropy(logits, expected, reduction="sum").double()
-    return Performance(wrong.item() / len(labels), loss.item() / len(labels))
-
-
-def train(model: nn.Module, splits: Splits, recipe: Recipe, seed: int = 0, progress: bool = False) -> TrainingHistory:
+def train(
+    model: nn.Module,
+    splits: Splits,
+    recipe: Recipe,
+    seed: int = 0,
+    progress: bool = False,
+    keep: str | Path | None = None,
+) -> TrainingHistory:
     """Fits the network to the training part, in place, and keeps the weights of its best epoch.
 
     The best epoch has the lowest classification error on the validation part, and of several such the lowest
-    cross entropy. The test part is not looked at. The order of the images, the crops and the flips depend on
+    cross entropy. The test part is not looked at. The order of the samples, the crops and the flips depend on
     `seed` alone; PyTorch's global generators are not moved, unless by the network itself, as with dropout.
-    The same seed, machine and number of threads give the same weights on the CPU.
+    The same seed, machine and number of threads give the same weights on the CPU, whether it was interrupted or not.
 
     Args:
-        model: gives logits (N, classes) for images (N, C, H, W); trained on the device that it is on, and
-            left in evaluation mode.
+        model: gives logits as `evaluate` takes them; trained on the device that it is on, and left in evaluation mode.
         splits: the data; moved to the model's device.
         recipe: how to train.
         seed: decides about everything random.
         progress: show a bar on standard error.
+        keep: a file in which the training is kept, about once a minute and after every epoch. Where it is there
+            already, the training goes on from it. It stays when the training has ended.
 
     Returns:
         The losses and validation results of all epochs.
 
     Raises:
-        CompressionError: the loss is no longer finite.
+        CompressionError: the loss is no longer finite, or the file is of another training.
     """
-    splits = splits.to(_device(model))
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(model, recipe)
-    generator = torch.Generator().manual_seed(seed)
-    step = training_step(model, optimizer, recipe, _device(model))
-    steps = math.ceil(min(len(splits.train), recipe.samples or len(splits.train)) / recipe.batch_size)
-    epochs: list[Epoch] = []
-    best, best_state = 0, {}
-    with tqdm(total=recipe.epochs * steps, unit="step", disable=not progress) as bar:
-        for number in range(recipe.epochs):
-            start = time.perf_counter()
-            rates = [recipe.learning_rate_at(number + done / steps) for done in range(steps)]
-            bar.set_description(f"training, epoch {number + 1}/{recipe.epochs}")
-            batches = _counted(_batches(splits, recipe, generator), bar)
-            loss = _train_epoch(model, optimizer, step, batches, rates)
-            validation = evaluate(model, splits.validation.images, splits.validation.labels, autocast=recipe.autocast)
-            bar.set_postfix(validation_error=f"{validation.error:.4f}")
-            epochs.append(Epoch(loss, validation, rates[0], time.perf_counter() - start))
-            if number == 0 or _order(validation) < _order(epochs[best].validation):
-                best, best_state = number, {name: value.clone() for name, value in model.state_dict().items()}
-            if recipe.patience is not None and number - best >= recipe.patience:
-                break
-    model.load_state_dict(best_state)
+    about = repr([recipe, seed, splits.name, [(name, tuple(p.shape)) for name, p in model.named_parameters()]])
+    keeper = None if keep is None else Keeper(keep, about)
+    training = _Training(model, splits.to(device_of(model)), recipe, seed, keeper)
+    training.run(progress)
+    state = training.state
+    model.load_state_dict(state.best_weights)
     model.to(memory_format=torch.contiguous_format).eval()
-    return TrainingHistory(tuple(epochs), best)
+    return TrainingHistory(tuple(state.epochs), state.best)
 
 
-def _batches(splits: Splits, recipe: Recipe, generator: torch.Generator) -> Iterator[Split]:
-    """An epoch's images in random order and augmented; everything random is drawn at once."""
+class _Training:
+    """A training, from where it is to its end.
+
+    Args:
+        model: what is trained.
+        splits: on its device.
+        recipe: how.
+        seed: of the generator.
+        keeper: keeps it on disk; None for not at all.
+    """
+
+    def __init__(self, model: nn.Module, splits: Splits, recipe: Recipe, seed: int, keeper: Keeper | None) -> None:
+        self._model, self._splits, self._recipe, self._keeper = model, splits, recipe, keeper
+        self._optimizer = _optimizer(model, recipe)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._steps = math.ceil(min(len(splits.train), recipe.samples or len(splits.train)) / recipe.batch_size)
+        kept = None if keeper is None else keeper.load(model, self._optimizer)
+        self.state = kept or State(self._generator.get_state())
+        self._step = training_step(model, self._optimizer, recipe, device_of(model))
+
+    def run(self, progress: bool) -> None:
+        """Train to the end."""
+        recipe, state = self._recipe, self.state
+        done = len(state.epochs) * self._steps + state.steps
+        with tqdm(total=recipe.epochs * self._steps, initial=done, unit="step", disable=not progress) as bar:
+            while not self._has_ended():
+                bar.set_description(f"training, epoch {len(state.epochs) + 1}/{recipe.epochs}")
+                self._epoch(bar)
+                bar.set_postfix(validation_error=f"{state.epochs[-1].validation.error:.4f}")
+                self._save()
+
+    def _has_ended(self) -> bool:
+        state, patience = self.state, self._recipe.patience
+        waited = len(state.epochs) - 1 - state.best
+        return len(state.epochs) >= self._recipe.epochs or (patience is not None and waited >= patience)
+
+    def _epoch(self, bar: tqdm[Any]) -> None:
+        """The rest of the epoch that is under way."""
+        state, start, before = self.state, time.perf_counter(), self.state.seconds
+        number, total = len(state.epochs), torch.tensor(state.loss, dtype=torch.float64, device=device_of(self._model))
+        self._model.train()
+        self._generator.set_state(state.drawing)
+        for batch in _batches(self._splits, self._recipe, self._generator, first=state.steps):
+            rate = self._recipe.learning_rate_at(number + state.steps / self._steps)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            total += self._step(batch.images, batch.labels).double() * len(batch)
+            state.seen += len(batch)
+            state.steps += 1
+            bar.update()
+            if self._keeper is not None and self._keeper.due():
+                state.loss, state.seconds = total.item(), before + time.perf_counter() - start
+                self._save()
+        loss = total.item() / state.seen
+        if not math.isfinite(loss):
+            raise CompressionError(f"training diverged: the mean loss is {loss}; lower the recipe's learning_rate")
+        part = self._splits.validation
+        validation = evaluate(self._model, part.images, part.labels, autocast=self._recipe.autocast)
+        rate, seconds = self._recipe.learning_rate_at(number), before + time.perf_counter() - start
+        self._ended(Epoch(loss, validation, rate, seconds))
+
+    def _ended(self, epoch: Epoch) -> None:
+        state = self.state
+        state.epochs.append(epoch)
+        if len(state.epochs) == 1 or _order(epoch.validation) < _order(state.epochs[state.best].validation):
+            state.best = len(state.epochs) - 1
+            state.best_weights = {name: value.clone() for name, value in self._model.state_dict().items()}
+        state.drawing = self._generator.get_state()
+        state.steps, state.loss, state.seen, state.seconds = 0, 0.0, 0, 0.0
+
+    def _save(self) -> None:
+        if self._keeper is not None:
+            self._keeper.save(self._model, self._optimizer, self.state)
+
+
+def _batches(splits: Splits, recipe: Recipe, generator: torch.Generator, first: int = 0) -> Iterator[Split]:
+    """An epoch's samples in random order and augmented, from a batch on; everything random is drawn at once."""
     device = splits.train.labels.device
     order = torch.randperm(len(splits.train), generator=generator)[: recipe.samples].to(device)
     draws = draw(len(order), generator, device, crop_padding=recipe.crop_padding, flip=recipe.flip)
-    for start in range(0, len(order), recipe.batch_size):
+    for start in range(first * recipe.batch_size, len(order), recipe.batch_size):
         part = slice(start, start + recipe.batch_size)
         batch = splits.train.take(order[part])
         images = batch.images
@@ -182,35 +181,6 @@ def _batches(splits: Splits, recipe: Recipe, generator: torch.Generator) -> Iter
         if recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         yield Split(images, batch.labels)
-
-
-def _counted(batches: Iterable[Split], bar: tqdm[Any]) -> Iterator[Split]:
-    """The batches; the bar moves on as each has been used."""
-    for batch in batches:
-        yield batch
-        bar.update()
-
-
-def _train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    step: Step,
-    batches: Iterable[Split],
-    rates: Sequence[float],  # one learning rate a batch
-) -> float:
-    """One step a batch; the mean loss."""
-    model.train()
-    total = torch.zeros((), dtype=torch.float64, device=_device(model))
-    images_seen = 0
-    for rate, batch in zip(rates, batches, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        total += step(batch.images, batch.labels).double() * len(batch)
-        images_seen += len(batch)
-    mean = total.item() / images_seen
-    if not math.isfinite(mean):
-        raise CompressionError(f"training diverged: the mean loss is {mean}; lower the recipe's learning_rate")
-    return mean
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -229,6 +199,5 @@ def _order(performance: Performance) -> tuple[float, float]:
     return performance.error, performance.cross_entropy
 
 
-def _device(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer is; the CPU for a model without any."""
-    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+def _order(performance: Performance) -> tuple[float, float]:
+    return performance.error, performance.cross_entropy

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tdcompress as td
 from examples.paper.data import Split, Splits
+from examples.paper.evaluation import Performance, Scores
 from examples.paper.recipes import Recipe
 from examples.paper.train import SETTINGS
 from examples.paper.training import train
@@ -51,7 +51,7 @@ class Source:
 
 
 class Evaluation:
-    """Classification error and cross-entropy on parts of the data.
+    """What a setting measures, such as classification error and cross-entropy, on parts of the data.
 
     Args:
         model: the network before any compression; what another has in common with it is computed once.
@@ -68,14 +68,16 @@ class Evaluation:
         return {**vars(self), "_caches": {}}
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """The columns `{part}_error`, in [0, 1], and `{part}_cross_entropy`, in nats."""
+        """The columns `{part}_{measure}`: `test_error`, in [0, 1], `test_cross_entropy`, in nats, and so on."""
         splits = self._source.splits()
         found = {}
         for name in self._parts:
             split = getattr(splits, name)
             if name not in self._caches:
                 self._caches[name] = PrefixCache(self._model, split.images)
-            found |= {f"{name}_{measure}": value for measure, value in _scores(self._caches[name], model, split)}
+            performance = _performance(self._caches[name], model, split)
+            measures = SETTINGS[self._source.setting].measures
+            found |= {f"{name}_{measure}": getattr(performance, measure) for measure in measures}
         return found
 
 
@@ -127,16 +129,12 @@ def some(split: Split, count: int | None, seed: int) -> Split:
     return split.take(order[:count].to(split.labels.device))
 
 
-def _scores(cache: PrefixCache, model: nn.Module, split: Split) -> list[tuple[str, float]]:
-    wrong = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
-    start = 0
+def _performance(cache: PrefixCache, model: nn.Module, split: Split) -> Performance:
+    scores, start = Scores(split.labels.device), 0
     for logits in cache.outputs(model):
-        expected = split.labels[start : start + len(logits)]
+        scores.update(logits, split.labels[start : start + len(logits)])
         start += len(logits)
-        wrong += (logits.argmax(dim=1) != expected).sum()
-        loss += F.cross_entropy(logits.float(), expected, reduction="sum").double()
-    return [("error", wrong.item() / len(split)), ("cross_entropy", loss.item() / len(split))]
+    return scores.compute()
 
 
 @lru_cache(maxsize=1)

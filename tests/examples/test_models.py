@@ -154,7 +154,9 @@ def test_a_failing_factory_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("module", ["augmentation", "blocks", "data", "models", "recipes", "reference"])
+@pytest.mark.parametrize(
+    "module", ["augmentation", "blocks", "data", "evaluation", "models", "recipes", "reference", "train"]
+)
 def test_docstring_examples(module):
     results = doctest.testmod(importlib.import_module(f"examples.paper.{module}"))
     assert results.attempted > 0
