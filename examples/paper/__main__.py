@@ -19,10 +19,19 @@ import pandas as pd
 import torch
 
 import tdcompress
-from examples.paper.preset import RANKS, Preset
+from examples.paper.options import parser
+from examples.paper.preset import Preset
 from examples.paper.presets import PRESETS
-from examples.paper.recipes import STEPS
-from examples.paper.tables import as_markdown, as_text, between_states, differences, in_words, printed, rows_of
+from examples.paper.tables import (
+    MEASURES,
+    as_markdown,
+    as_text,
+    between_states,
+    differences,
+    in_words,
+    printed,
+    rows_of,
+)
 from examples.paper.train import kept_beside
 from examples.paper.work import Source
 from tdcompress.errors import CompressionError
@@ -39,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 2 for what cannot be done, after a line that says why.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     threads = torch.get_num_threads()
     try:
         _study(options)
@@ -107,18 +116,20 @@ def _report(preset: Preset, output: Path, frame: pd.DataFrame, baseline: dict[st
     print("", as_text(rows, preset.published), "", words, "", sep="\n")
     short = f"{preset.short}\n\n" if preset.short else ""
     _write(output / "tau.md", f"{short}{as_markdown(rows, preset.published)}\n{words}\n")
-    if preset.published.same_network:
+    if preset.published is not None and preset.published.same_network:
         _write(output / "difference.md", f"{short}{differences(frame, preset.published)}\n")
     states = between_states(frame)
     if states:
         _write(output / "states.md", f"{short}{states}")
+    main = preset.parts.measures[0]
     files = draw_all(
         output,
         frame,
-        performances_of(frame, "test_error"),
+        performances_of(frame, f"test_{main}"),
         reference=_reference(preset),
-        baseline=baseline["test_error"],
-        label="test classification error",
+        baseline=baseline[f"test_{main}"],
+        label=f"test {MEASURES[main]}",
+        scale=100 if main == "error" else 1,
     )
     names = ", ".join(file.name for file in files)
     print(f"In {output}: {TABLE} ({len(frame)} trials), tau.md, {names}.")
@@ -126,7 +137,10 @@ def _report(preset: Preset, output: Path, frame: pd.DataFrame, baseline: dict[st
     print(f"Seconds: {spent['network']:.0f} for the network, {spent['trials']:.0f} for the trials.")
 
 
-def _reference(preset: Preset) -> Reference:
+def _reference(preset: Preset) -> Reference | None:
+    if preset.published is None:
+        return None
+
     def tau(row: Tau) -> float | None:
         both = printed(row, preset.published)
         return None if both is None else both[0]
@@ -188,7 +202,8 @@ def _plan(preset: Preset, every: Sequence[Trial], dataset: str, output: Path) ->
 def _estimate(preset: Preset, study: Study, every: Sequence[Trial], splits: Any, workers: int) -> str:
     """A rough bound from the time that evaluating the whole network takes."""
     start = time.perf_counter()
-    error = study.evaluate(study.model)["test_error"]
+    measure = preset.parts.measures[0]
+    found = study.evaluate(study.model)[f"test_{measure}"]
     evaluation = time.perf_counter() - start
     seconds = evaluation * len({trial.decomposition for trial in every})
     if preset.calibrated is not None:
@@ -198,7 +213,8 @@ def _estimate(preset: Preset, study: Study, every: Sequence[Trial], splits: Any,
         share = trained / (len(splits.validation) + len(splits.test))
         seconds += len(every) * evaluation * (1 + 3 * preset.fine_tuning.epochs * share)
     minutes = max(1, math.ceil(seconds / 60 / workers))
-    return f"Baseline: {1 - error:.4f} test accuracy. Judging by this evaluation's time, all takes about {minutes} min."
+    baseline = f"{1 - found:.4f} test accuracy" if measure == "error" else f"{found:.4f} {MEASURES[measure]}"
+    return f"Baseline: {baseline}. Judging by this evaluation's time, all takes about {minutes} min."
 
 
 def _environment(options: argparse.Namespace) -> dict[str, str | int]:
@@ -211,38 +227,6 @@ def _environment(options: argparse.Namespace) -> dict[str, str | int]:
         "workers": options.workers,
         "threads": torch.get_num_threads() if options.workers == 1 else options.threads or 1,
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m examples.paper", description=__doc__)
-    add = parser.add_argument
-    add("preset", nargs="?", default="digits-resnet", choices=PRESETS, help="which study; digits-resnet by default")
-    add("--layers", nargs="+", metavar="NAME", help="names or globs, as in named_modules()")
-    add("--methods", nargs="+", metavar="NAME", help="registered ones, such as cp, tucker, tt and svd")
-    add("--ratios", nargs="+", type=float, metavar="X", help="shares of a layer's parameters to remove")
-    add("--runs", type=int, metavar="N", help="repetitions, each with its own seed")
-    add("--ranks", choices=RANKS, help="the paper's printed ranks, or what tdcompress chooses for a ratio")
-    add("--solver", choices=["tensorly"], help="decompose with the paper's solver instead of ours")
-    tuning = parser.add_mutually_exclusive_group()
-    tuning.add_argument("--no-finetune", action="store_true", help="measure the compressed networks as they are")
-    tuning.add_argument("--finetune-epochs", type=int, metavar="N", help="instead of the recipe's")
-    add("--calibrate", type=int, nargs="?", const=1000, dest="calibrated", metavar="N",
-        help="measure them after td.calibrate on N unlabelled training images, too (1000)")  # fmt: skip
-    add("--step", choices=STEPS, help="how a step of fine-tuning runs; by default a CUDA graph on CUDA")
-    add("--autocast", action="store_true", help="fine-tune in bfloat16 where PyTorch's autocast does")
-    images = parser.add_mutually_exclusive_group()
-    images.add_argument("--images", type=int, metavar="N", help="training images for feature errors (1000)")
-    images.add_argument("--all-images", action="store_true", help="all of them, as in the paper")
-    add("--data", metavar="PATH", help="folder of the data set; by default its usual place")
-    add("--output", metavar="FOLDER", help="for the results; results/PRESET by default")
-    add("--fresh", action="store_true", help="throw away the results that are in that folder")
-    add("--retry-failed", action="store_true", help="run the trials that failed again, too")
-    add("--device", default="cpu", help="such as cuda")
-    add("--workers", type=int, default=1, metavar="N", help="processes; they share the device. 1 by default")
-    add("--threads", type=int, metavar="N", help="of PyTorch on the CPU, in each process")
-    add("--seed", type=int, metavar="N", help="everything random depends on it; 0 by default")
-    add("--quiet", action="store_true", help="no progress bars")
-    return parser
 
 
 if __name__ == "__main__":

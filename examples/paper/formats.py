@@ -61,7 +61,7 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         DataError: the file is missing, is not gzip, is cut short, or its header does not fit its contents.
     """
-    contents = _gunzip(path)
+    contents = gunzip(path)
     if contents[:3] != b"\x00\x00\x08" or contents[3:4] not in (b"\x01", b"\x03"):
         found = contents[:4].hex(" ") or "nothing"
         raise DataError(
@@ -79,7 +79,12 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(contents, dtype=np.uint8, offset=start).reshape(shape)
 
 
-def _gunzip(path: Path) -> bytes:
+def gunzip(path: Path) -> bytes:
+    """What is in a gzip-compressed file.
+
+    Raises:
+        DataError: the file is missing, is not gzip, or is cut short.
+    """
     try:
         with gzip.open(path) as file:
             return file.read()

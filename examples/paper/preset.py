@@ -39,7 +39,7 @@ class Preset:
         name: what it is called on the command line.
         setting: the name of its network and data, in `SETTINGS`.
         layers: names or globs of the layers that are decomposed, one at a time.
-        published: which of the paper's results stand beside this study's.
+        published: which of the paper's results stand beside this study's; None for none.
         training: how the network is trained, where there is no checkpoint.
         checkpoint: the trained weights; None to train when the study starts.
         methods: registered names.
@@ -66,7 +66,7 @@ class Preset:
     name: str
     setting: str
     layers: tuple[str, ...]
-    published: Published
+    published: Published | None
     training: Recipe
     checkpoint: Path | None = None
     methods: tuple[str, ...] = ("cp", "tucker", "tt")
@@ -93,6 +93,8 @@ class Preset:
                 raise CompressionError(f"{name} must be at least 1, found {value}")
         if self.ranks not in RANKS:
             raise CompressionError(f"unknown ranks {self.ranks!r}; choose one of {', '.join(RANKS)}")
+        if self.ranks == "paper" and self.published is None:
+            raise CompressionError(f"the paper printed no ranks for {self.name}; leave ranks='paper' out")
 
     @property
     def parts(self) -> Setting:
@@ -119,7 +121,8 @@ class Preset:
             CompressionError: the network has no such layer.
         """
         model = seeded(self.parts.build, self.seed)
-        chosen = {name for name, _ in select_layers(model, self.layers)}
+        matrices = any(get_method(method).takes_linear for method in self.methods)
+        chosen = {name for name, _ in select_layers(model, self.layers, linear=matrices)}
         return tuple(name for name, _ in model.named_modules() if name in chosen)
 
     def rank_of(self, model: nn.Module, layer: str, method: str, ratio: float) -> tuple[int, ...] | None:
@@ -128,7 +131,7 @@ class Preset:
         The cut is for ResNet-18's `layer3.0.downsample.0`: its printed tensor-train ranks belong to no 1×1 kernel,
         and ours have no cores for spatial sizes of 1.
         """
-        if self.ranks == "ours":
+        if self.ranks == "ours" or self.published is None:
             return None
         spec = td.ConvSpec.of(model.get_submodule(layer))
         modes = spec.modes(tuple((axis,) for axis in spec.kernel_axes))
@@ -167,6 +170,7 @@ class Preset:
             seed=self.seed,
             version=json.dumps(depends),
             calibrate=calibrate,
+            logits=True,  # the classes are the last axis, of images and of texts
         )
 
     def trained(self, source: Source, file: Path, progress: bool = True) -> tuple[nn.Module, float]:

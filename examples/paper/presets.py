@@ -73,6 +73,19 @@ _RESNET50_FMNIST = replace(
     training=SETTINGS["resnet50-fmnist"].recipe,
     fine_tuning=SETTINGS["resnet50-fmnist"].fine_tuning,
 )
+_GPT_TEXT = Preset(
+    name="gpt-text",
+    setting="gpt-text",
+    layers=("transformer.h.*",),
+    published=None,
+    training=SETTINGS["gpt-text"].recipe,
+    methods=("svd", "kronecker", "ttm", "blr"),
+    ratios=_RESNET18_FMNIST.ratios,
+    runs=1,
+    images=64,
+    evaluated=256,
+    validated=False,
+)
 _DIGITS_RESNET = Preset(
     name="digits-resnet",
     setting="digits-resnet",
@@ -138,6 +151,7 @@ PRESETS: Mapping[str, Preset] = {
         _RESNET18_CIFAR10,
         _RESNET18_FMNIST,
         _RESNET50_FMNIST,
+        _GPT_TEXT,
         _short(_GARIPOV_FMNIST, _GARIPOV_CUTS, **_SHORT_GARIPOV),
         _short(_GARIPOV_CIFAR10, _LESS_TRAINED + _GARIPOV_CUTS, **_SHORT_GARIPOV),
         _short(_RESNET18_CIFAR10, _RESNET18_CUTS, **_SHORT_RESNET18),

@@ -105,6 +105,9 @@ _ONE_CYCLE = Recipe(
     channels_last=True,
 )
 _DIGITS = Recipe(learning_rate=1e-2, epochs=20, optimizer="adam", schedule="one-cycle", batch_size=64, crop_padding=1)
+_GPT = Recipe(
+    learning_rate=1e-3, epochs=8, optimizer="adam", schedule="one-cycle", batch_size=32, samples=16_384, autocast=True
+)
 
 RECIPES = {
     # The paper's. It stops early on the validation part without saying after how many epochs, so these run to
@@ -134,6 +137,9 @@ RECIPES = {
         channels_last=True,
     ),
     "garipov-short": replace(_ONE_CYCLE, epochs=6, samples=10_000, crop_padding=4),
+    # 33 MB of text in eight pieces, 8 192 bytes a step, at the rates that are usual for Adam and GPTs of this size.
+    "gpt": _GPT,
+    "gpt-fine-tuning": replace(_GPT, learning_rate=1e-4, epochs=1, samples=2048, schedule="steps"),
     # Seconds each.
     "digits": _DIGITS,
     "digits-resnet": replace(_DIGITS, epochs=40),

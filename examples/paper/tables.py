@@ -13,6 +13,7 @@ from examples.paper.reference import Published
 from tdcompress.study.groupings import STATES, Grouping, Tau, errors_of, groupings, performances_of, taus
 
 MEASURES = {"error": "classification error", "cross_entropy": "cross-entropy", "bits_per_byte": "bits per byte"}
+_PLURALS = {"error": "classification errors", "bits_per_byte": "bits per byte"}  # of those that sentences are about
 _LEVELS = {0.5, 0.75, 0.9}  # those of the paper's figures 2 and 3
 _PUBLISHED = {
     "all": ("all", "50-90%"),
@@ -28,16 +29,20 @@ def rows_of(frame: pd.DataFrame) -> list[Tau]:
     return taus(frame, columns)
 
 
-def printed(row: Tau, published: Published) -> tuple[float, float] | None:
+def printed(row: Tau, published: Published | None) -> tuple[float, float] | None:
     """The paper's mean and standard deviation of the same τ; None where it has none."""
     grouping = row.grouping
-    if row.performance not in _FINE_TUNED or (grouping.name in _PUBLISHED and not set(grouping.ratios) <= _LEVELS):
+    if (
+        published is None
+        or row.performance not in _FINE_TUNED
+        or (grouping.name in _PUBLISHED and not set(grouping.ratios) <= _LEVELS)
+    ):
         return None
     across, levels = _PUBLISHED.get(grouping.name, ("layers and methods", grouping.name))
     return published.tau(row.error, across, levels, fine_tuned=_FINE_TUNED[row.performance])
 
 
-def as_text(rows: Sequence[Tau], published: Published) -> str:
+def as_text(rows: Sequence[Tau], published: Published | None) -> str:
     """The table with aligned columns, for a screen."""
     lines = []
     for title, header, body in _blocks(rows, published):
@@ -50,7 +55,7 @@ def as_text(rows: Sequence[Tau], published: Published) -> str:
     return "\n".join(lines).strip("\n")
 
 
-def as_markdown(rows: Sequence[Tau], published: Published) -> str:
+def as_markdown(rows: Sequence[Tau], published: Published | None) -> str:
     """The same as Markdown tables."""
     lines = []
     for title, header, body in _blocks(rows, published):
@@ -58,7 +63,7 @@ def as_markdown(rows: Sequence[Tau], published: Published) -> str:
     return "\n".join(lines)
 
 
-def differences(frame: pd.DataFrame, published: Published) -> str:
+def differences(frame: pd.DataFrame, published: Published | None) -> str:
     """Ours less the paper's τ with the test classification error, as Markdown, at `all`, `layers` and `methods`.
 
     The intervals are those of ours, by bootstrap over trials and over whole layers. The paper's numbers are taken
@@ -77,12 +82,12 @@ def differences(frame: pd.DataFrame, published: Published) -> str:
     return "\n".join(_table(header, body, left=3)) if body else ""
 
 
-def in_words(frame: pd.DataFrame, published: Published) -> str:
+def in_words(frame: pd.DataFrame, published: Published | None) -> str:
     """What came out at `all`, in plain words and with its uncertainty, one paragraph a state of the network."""
     rows = [row for row in rows_of(frame) if row.grouping.name == "all"]
     shown = {
         state: [row for row in rows if row.performance == column]
-        for state, column in performances_of(frame, "test_error").items()
+        for state, column in performances_of(frame, f"test_{_main(frame)}").items()
     }
     return "\n".join(_sentences(frame, rows, published, state) for state, rows in shown.items() if rows)
 
@@ -99,6 +104,11 @@ def between_states(frame: pd.DataFrame) -> str:
 def spoken(error: str) -> str:
     """A metric's name for a reader: "relative weights"."""
     return error.replace("_", " ")
+
+
+def _main(frame: pd.DataFrame) -> str:
+    """The measure that sentences are about: the first that the table has."""
+    return next(measure for measure in MEASURES if f"test_{measure}" in frame)
 
 
 def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
@@ -136,19 +146,23 @@ def _less(frame: pd.DataFrame, row: Tau, unit: str, theirs: float) -> str:
     return f"{found.low - theirs:+.2f} .. {found.high - theirs:+.2f}"
 
 
-def _blocks(rows: Sequence[Tau], published: Published) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+def _blocks(rows: Sequence[Tau], published: Published | None) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """Title, header and cells of one table a state of the network."""
     runs = max((len(row.correlation.per_run) for row in rows), default=0)
-    beside = "the paper" if published.same_network else f"the paper's {published}"
     over = f"mean ± std over {runs} runs" if runs > 1 else "one run"
     for state, prefix in STATES.items():
-        shown = [row for row in rows if row.performance in {f"{prefix}test_{measure}" for measure in MEASURES}]
+        columns = {f"{prefix}test_{measure}": spoken for measure, spoken in MEASURES.items()}
+        shown = [row for row in rows if row.performance in columns]
         title = f"Kendall's τ-a with the test performance {state}, {over}"
+        there = {row.performance for row in shown}
+        header = ["across", "approximation error", *(columns[column] for column in columns if column in there)]
+        if published is not None:
+            header.append("the paper" if published.same_network else f"the paper's {published}")
         if shown:
-            yield title, ["across", "approximation error", *MEASURES.values(), beside], list(_cells(shown, published))
+            yield title, header, list(_cells(shown, published))
 
 
-def _cells(rows: Iterable[Tau], published: Published) -> Iterator[list[str]]:
+def _cells(rows: Iterable[Tau], published: Published | None) -> Iterator[list[str]]:
     by_line: dict[tuple[Grouping, str], list[Tau]] = {}
     for row in rows:
         by_line.setdefault((row.grouping, row.error), []).append(row)
@@ -156,19 +170,21 @@ def _cells(rows: Iterable[Tau], published: Published) -> Iterator[list[str]]:
     for (grouping, error), measures in by_line.items():
         taus = [row.correlation for row in measures]
         cells = [_plus_minus(tau.mean, tau.std, len(tau.per_run)) for tau in taus]
-        theirs = next((both for row in measures if (both := printed(row, published))), None)
-        beside = "" if theirs is None else _plus_minus(*theirs, 5)
-        yield [grouping.title if grouping != before else "", spoken(error), *cells, beside]
+        if published is not None:
+            theirs = next((both for row in measures if (both := printed(row, published))), None)
+            cells.append("" if theirs is None else _plus_minus(*theirs, 5))
+        yield [grouping.title if grouping != before else "", spoken(error), *cells]
         before = grouping
 
 
-def _sentences(frame: pd.DataFrame, rows: Sequence[Tau], published: Published, state: str) -> str:
+def _sentences(frame: pd.DataFrame, rows: Sequence[Tau], published: Published | None, state: str) -> str:
     rows = sorted(rows, key=lambda row: -row.correlation.mean)
     top, grouping = rows[0], rows[0].grouping
     best = [row.error for row in rows if math.isclose(row.correlation.mean, top.correlation.mean)]
-    errors = "the error that orders the test classification errors best is"
+    performances = f"the test {_PLURALS[_main(frame)]}"
+    errors = f"the error that orders {performances} best is"
     if len(best) > 1:
-        errors = "the errors that order the test classification errors best, and equally well, are"
+        errors = f"the errors that order {performances} best, and equally well, are"
     text = (
         f"{state.capitalize()}, over all layers, methods and levels of {grouping.levels}, "
         f"{errors} {_listed(best)}: τ = {_over_runs(top.correlation)}, which is the right order of about "
@@ -199,9 +215,11 @@ def _in_doubt(unit: str, close: Sequence[str]) -> str:
     return f" With {drawn}, {lead} (paired bootstrap, 95 %)."
 
 
-def _beside_the_paper(best: Sequence[str], close: Sequence[str], rows: Sequence[Tau], published: Published) -> str:
+def _beside_the_paper(
+    best: Sequence[str], close: Sequence[str], rows: Sequence[Tau], published: Published | None
+) -> str:
     theirs = {row.error: both[0] for row in rows if (both := printed(row, published))}
-    if not theirs:
+    if not theirs or published is None:
         return ""
     their_best = max(theirs, key=lambda error: theirs[error])
     where = "the paper" if published.same_network else f"the paper's nearest network ({published})"

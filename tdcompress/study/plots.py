@@ -57,6 +57,7 @@ def draw_all(
     reference: Reference | None = None,
     baseline: float | None = None,
     label: str = "test error",
+    scale: float = 100,
 ) -> list[Path]:
     """Draw every figure that a table allows.
 
@@ -68,6 +69,7 @@ def draw_all(
         reference: other results to stand beside.
         baseline: the performance of the uncompressed model.
         label: what the performance is called on an axis.
+        scale: the performance is multiplied by it: 100 for percent.
 
     Returns:
         The files.
@@ -84,8 +86,8 @@ def draw_all(
         "figure3_layers_and_methods": bars([named["layers"], named["methods"]], performances, reference, label)
         if named["layers"] and named["methods"]
         else None,
-        "figure4_scatter": scatter(table, performances, _most_telling(errors), baseline, label),
-        "figure5_regret": regrets(table, performances, errors, label) if named["methods"] else None,
+        "figure4_scatter": scatter(table, performances, _most_telling(errors), baseline, label, scale),
+        "figure5_regret": regrets(table, performances, errors, label, scale) if named["methods"] else None,
     }
     files = []
     for name, figure in figures.items():

@@ -234,12 +234,16 @@ class TestPresets:
         preset = PRESETS[name]
         assert preset.name == name
         assert bool(preset.short) == name.endswith("-short")
-        if not preset.short and not preset.published.same_network:
+        if not preset.short and (preset.published is None or not preset.published.same_network):
             assert preset.ranks == "ours"
         elif not preset.short:
             parts = SETTINGS[preset.setting]
             assert (preset.ranks, preset.runs, preset.evaluated) == ("paper", 5, None)
             assert (preset.training, preset.fine_tuning) == (parts.recipe, parts.fine_tuning)
+
+    def test_ranks_that_nobody_printed_are_not_the_paper_s(self):
+        with pytest.raises(td.CompressionError, match="the paper printed no ranks for gpt-text"):
+            replace(PRESETS["gpt-text"], ranks="paper")
 
     def test_a_study_begins_cp_at_random_in_each_run_or_where_the_library_does(self):
         assert PRESETS["digits"].solver_of("cp") == td.CPOptions(starts=("random",))

@@ -1,0 +1,73 @@
+"""The studies of deep networks for Fashion-MNIST, on small ones of the same kind."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from examples.paper import __main__ as command
+from examples.paper.blocks import BasicBlock, Bottleneck
+from examples.paper.data import Split, Splits
+from examples.paper.models import ResNet, Shape, resnet18, resnet50
+from examples.paper.presets import PRESETS
+from examples.paper.train import SETTINGS, main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SHAPES = {
+    "resnet18-fmnist": Shape(BasicBlock, (1, 2), widths=(8, 16)),
+    "resnet50-fmnist": Shape(Bottleneck, (1, 1), widths=(8, 8), stem=(7, 2)),
+}
+LAYERS = {"resnet18-fmnist": 1 + 2 + 4 + 1, "resnet50-fmnist": 1 + 3 + 3 + 2}
+
+
+def stripes(path):
+    """Images of 28×28 pixels, bright in one of ten columns."""
+    labels = torch.arange(200) % 10
+    images = torch.randn(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    images[torch.arange(200), 0, :, 2 * labels + 4] += 3
+    parts = (Split(images[part], labels[part]) for part in (slice(0, 120), slice(120, 160), slice(160, 200)))
+    return Splits("stripes", *parts, torch.zeros(1), torch.ones(1))
+
+
+@pytest.fixture(params=SHAPES)
+def small(request, monkeypatch):
+    """The name of a setting whose network and data are small."""
+    name = request.param
+    setting = replace(SETTINGS[name], build=lambda: ResNet(SHAPES[name], in_channels=1), load=stripes)
+    monkeypatch.setitem(SETTINGS, name, setting)
+    training = replace(setting.recipe, epochs=2, batch_size=40)
+    preset = replace(PRESETS[name], training=training, images=20, threads=1)
+    monkeypatch.setattr(command, "PRESETS", {name: preset})
+    return name
+
+
+def test_the_study_trains_the_network_and_decomposes_all_convolutions(small, tmp_path, capsys):
+    arguments = [small, "--no-finetune", "--ratios", "0.5", "0.99", "--methods", "tucker", "tt", "--quiet"]
+    assert command.main([*arguments, "--output", str(tmp_path)]) == 0
+    frame = pd.read_csv(tmp_path / "results.csv")
+    layers = PRESETS[small].layer_names()
+    assert len(layers) == LAYERS[small]
+    assert set(frame["layer"]) == set(layers)
+    assert {"test_error", "test_cross_entropy"} < set(frame)
+    assert "validation_error" not in frame
+    failed = LAYERS[small] * 2 * 2 - len(frame)
+    assert failed > 0  # 99 % is more than a small layer can lose
+    assert f"{failed} trials failed, the first of them" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "model.training.safetensors").exists()
+
+
+def test_the_command_trains_in_bfloat16_and_says_what_came_of_it(small, tmp_path, capsys):
+    assert SETTINGS[small].recipe.autocast
+    assert SETTINGS[small].recipe.channels_last
+    main([small, "--epochs", "1", "--quiet", "--output", str(tmp_path / "model.safetensors")])
+    printed = capsys.readouterr().out
+    for what in ("seconds: ", "test_accuracy: 0.", "weights: SHA-256 "):
+        assert what in printed
+
+
+def test_the_networks_are_the_papers_and_the_one_with_bottlenecks():
+    parameters = {name: sum(parameter.numel() for parameter in SETTINGS[name].build().parameters()) for name in SHAPES}
+    same = {"resnet18-fmnist": resnet18(1), "resnet50-fmnist": resnet50(1)}
+    assert parameters == {name: sum(p.numel() for p in model.parameters()) for name, model in same.items()}
