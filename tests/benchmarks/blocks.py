@@ -15,7 +15,7 @@ from tests.benchmarks.methods import BESIDE, all_approximations, means
 from tests.benchmarks.tables import Table
 
 SIZES = (1, 2, 4, 8, 16)
-ROUNDS = 15
+ROUNDS = 11
 WAYS: dict[str, tuple[str, Options | None]] = {
     BESIDE: ("cp", CPOptions(spatial="joint")),
     "cp": ("cp", None),
@@ -29,7 +29,7 @@ WAYS: dict[str, tuple[str, Options | None]] = {
 
 def blocks_tables(quick: bool) -> Iterator[Table]:
     """Errors, and times."""
-    yield means(list(all_approximations(WAYS, quick)))
+    yield means(list(all_approximations(WAYS, [round(1 - ratio, 4) for ratio in RATIOS], quick)))
     yield times(list(forwards(quick)))
 
 

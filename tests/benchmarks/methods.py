@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import tdcompress as td
@@ -13,7 +13,7 @@ from tests.benchmarks.sections import LAYERS, RATIOS, conv_of, trained_kernels
 from tests.benchmarks.tables import Table, geometric_mean
 
 BESIDE = "cp, joint"  # what the others are compared with
-_SHARES = tuple(sorted((round(1 - ratio, 4) for ratio in RATIOS), reverse=True))
+SHARES = tuple(sorted((round(1 - ratio, 4) for ratio in RATIOS), reverse=True))
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,25 @@ def approximations(ways: Mapping[str, tuple[str, Options | None]], layer: str, k
     for way, (method, options) in ways.items():
         began = time.process_time()
         try:
-            layer = METHODS[method].from_conv(conv, ratio=round(1 - kept, 4), solver=options)
-            error = layer.solution.relative_error
+            stack = METHODS[method].from_conv(conv, ratio=round(1 - kept, 4), solver=options)
+            error = stack.solution.relative_error
         except td.CompressionError:  # the budget is too small
             error = None
         yield Approximation(way, layer, kept, error, time.process_time() - began)
 
 
-def all_approximations(ways: Mapping[str, tuple[str, Options | None]], quick: bool) -> Iterator[Approximation]:
-    """All trained kernels under all budgets."""
-    for kept in _SHARES[:1] if quick else _SHARES:
+def all_approximations(
+    ways: Mapping[str, tuple[str, Options | None]], shares: Sequence[float], quick: bool
+) -> Iterator[Approximation]:
+    """All trained kernels with these shares kept."""
+    for kept in shares[-1:] if quick else shares:
         for layer in LAYERS[:1] if quick else LAYERS:
             yield from approximations(ways, layer, kept)
 
 
 def methods_tables(quick: bool) -> Iterator[Table]:
     """The summary, and every case."""
-    rows = list(all_approximations(convolution_ways(), quick))
+    rows = list(all_approximations(convolution_ways(), SHARES, quick))
     yield means(rows)
     yield cases(rows)
 

@@ -9,11 +9,19 @@ from tdcompress.decompositions.bridge import tensorly_on_torch
 from tdcompress.methods import METHODS, taking
 from tests.benchmarks.blocks import SIZES, stacks
 from tests.benchmarks.linear import block_tt, multiply_adds
-from tests.benchmarks.methods import BESIDE, Approximation, cases, convolution_ways, means
+from tests.benchmarks.methods import BESIDE, Approximation, approximations, cases, convolution_ways, means
 
 
 def test_every_method_for_convolutions_is_there():
     assert set(convolution_ways()) == {BESIDE, *taking(td.ConvSpec.of(nn.Conv2d(4, 4, 3)))}
+
+
+def test_a_way_without_a_rank_for_a_budget_has_no_error():
+    ways = {"one": ("svd", None), "none": ("btd", td.BTDOptions(sizes=(16,)))}
+    found = list(approximations(ways, "conv2", 0.1))
+    assert [(row.way, row.layer, row.kept) for row in found] == [("one", "conv2", 0.1), ("none", "conv2", 0.1)]
+    assert 0 < found[0].error < 1
+    assert found[1].error is None
 
 
 def test_means_are_over_the_same_cases_and_left_out_where_one_is_missing():
