@@ -11,18 +11,15 @@ from tdcompress.decompositions.hierarchical import (
 )
 from tdcompress.decompositions.kronecker import KroneckerDecomposition, kronecker, kronecker_limit
 from tdcompress.decompositions.options import (
-    BLROptions,
     CPOptions,
-    KroneckerOptions,
     Options,
-    Shapes,
     Solver,
     SVDOptions,
-    TTMOptions,
     TTOptions,
     TuckerOptions,
 )
 from tdcompress.decompositions.reshape import Reshape, Reshaping, balanced_factors, factorizations
+from tdcompress.decompositions.reshaped_options import BLROptions, KroneckerOptions, Shapes, TTMOptions
 from tdcompress.decompositions.solution import Decomposition, Solution
 from tdcompress.decompositions.svd import SVDecomposition, svd
 from tdcompress.decompositions.tensor_train import TTDecomposition, tensor_train, tensor_train_limits

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tdcompress.decompositions import bridge
 from tdcompress.decompositions.algebra import check_rank, eigh, gram, relative_error, working
-from tdcompress.decompositions.options import BLROptions, Solver
+from tdcompress.decompositions.options import Solver
 from tdcompress.decompositions.reshape import Reshape, Reshaping, as_reshape, balanced_factors, check_matrix
+from tdcompress.decompositions.reshaped_options import BLROptions
 from tdcompress.decompositions.solution import Solution
 from tdcompress.errors import CompressionError
 from tdcompress.threads import threads_for

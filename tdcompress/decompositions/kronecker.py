@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import check_rank
-from tdcompress.decompositions.options import KroneckerOptions, Solver, SVDOptions
+from tdcompress.decompositions.options import Solver, SVDOptions
 from tdcompress.decompositions.reshape import Reshape, Reshaping, as_reshape, check_matrix
+from tdcompress.decompositions.reshaped_options import KroneckerOptions
 from tdcompress.decompositions.solution import Solution
 from tdcompress.decompositions.svd import svd
 from tdcompress.errors import CompressionError

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.options import Solver, TTMOptions, TTOptions
+from tdcompress.decompositions.options import Solver, TTOptions
 from tdcompress.decompositions.reshape import Reshape, Reshaping, as_reshape, check_matrix
+from tdcompress.decompositions.reshaped_options import TTMOptions
 from tdcompress.decompositions.solution import Solution
 from tdcompress.decompositions.tensor_train import tensor_train, tensor_train_limits
 

@@ -1,5 +1,6 @@
 """Factors to layers: convolutions, linear layers and embeddings, as stacks of smaller ones."""
 
+from tdcompress.layers.adapters import LayerKind
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.blr import BLRConv
 from tdcompress.layers.btd import BTDConv
@@ -7,7 +8,7 @@ from tdcompress.layers.cp import CPConv
 from tdcompress.layers.fisher import FisherFactors
 from tdcompress.layers.grouped import GroupedLinear
 from tdcompress.layers.ht import HTConv
-from tdcompress.layers.kinds import LayerKind, register_layer_kind
+from tdcompress.layers.kinds import register_layer_kind
 from tdcompress.layers.kronecker import KroneckerConv
 from tdcompress.layers.moments import InputMoments
 from tdcompress.layers.spec import ConvSpec

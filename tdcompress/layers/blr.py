@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import BLRDecomposition, BLROptions, Reshape, blr, blr_limit, monarch_reshape
-from tdcompress.decompositions.options import Shapes
+from tdcompress.decompositions.reshaped_options import Shapes
 from tdcompress.layers.reshaped import ReshapedConv, as_reshape_of, columns_of, reshape_of
 from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tdcompress.decompositions import Reshape
 from tdcompress.decompositions.forms import Form, TTMForm
-from tdcompress.decompositions.options import Shapes
 from tdcompress.decompositions.reshape import as_reshape
+from tdcompress.decompositions.reshaped_options import Shapes
 from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.spec import ConvSpec

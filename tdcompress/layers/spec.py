@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tdcompress.errors import CompressionError, unknown
-from tdcompress.layers.kinds import KINDS, LayerKind, as_dense, default_kind, kind_of
+from tdcompress.layers.adapters import LayerKind
+from tdcompress.layers.kinds import KINDS, as_dense, default_kind, kind_of
 from tdcompress.shapes import Axes
 
 

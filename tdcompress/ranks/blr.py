@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from tdcompress.decompositions.blr import blr_limit, monarch_reshape
-from tdcompress.decompositions.options import Shapes
 from tdcompress.decompositions.reshape import Reshape, as_reshape
+from tdcompress.decompositions.reshaped_options import Shapes
 from tdcompress.ranks.reshaped import ReshapedRank, Spectra, grids
 from tdcompress.ranks.sketches import SketchedSpectra, promising
 from tdcompress.threads import threads_by_kernel

@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from tdcompress.decompositions.options import Shapes
 from tdcompress.decompositions.reshape import Reshape, as_reshape
+from tdcompress.decompositions.reshaped_options import Shapes
 from tdcompress.decompositions.ttm import ttm_limits
 from tdcompress.errors import CompressionError
 from tdcompress.ranks.budget import grown

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from tdcompress.layers import FactorizedConv
-from tdcompress.layers.kinds import LayerKind, kind_of
+from tdcompress.layers.adapters import LayerKind
+from tdcompress.layers.kinds import kind_of
 
 Place = tuple[nn.Module, str]  # a module, and the name that a parameter has in it
 

@@ -16,7 +16,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec
-from tdcompress.layers.kinds import LayerKind, kind_of, refusal_of
+from tdcompress.layers.adapters import LayerKind
+from tdcompress.layers.kinds import kind_of, refusal_of
 from tdcompress.surgery.selection import ancestors
 
 Hooks = Literal["refuse", "keep"]
