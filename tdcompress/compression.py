@@ -13,6 +13,7 @@ from tdcompress.calibration.calibrate import check_fit, fitted
 from tdcompress.calibration.regression import has_closed_form
 from tdcompress.gathering import input_moments
 from tdcompress.methods import Methods, get_method
+from tdcompress.outputs import Logits
 from tdcompress.planning import DENSE, LayerPlan
 from tdcompress.planning.planner import planned
 from tdcompress.planning.problem import Metric, Objective, PlanRequest
@@ -33,6 +34,8 @@ def compress(
     metric: Metric | None = None,
     example_inputs: Any = None,
     data: Data | None = None,
+    trials: bool | None = None,
+    logits: Logits = None,
     fit: Fit = "all",
     seed: int = 0,
     executor: Executor | None = None,
@@ -54,6 +57,8 @@ def compress(
         metric: the error; by default that of the weights, with data that of the features.
         example_inputs: for multiply-adds and latency.
         data: batches of inputs without labels; a thousand samples do.
+        trials: whether layers are tried in the model.
+        logits: what the output is.
         fit: what is fitted to the original's features, see `calibrate`.
         seed: what random starts are drawn from.
         executor: where curves and decompositions are computed side by side, as for `decompose`.
@@ -85,6 +90,8 @@ def compress(
         metric=metric,
         example_inputs=example_inputs,
         data=inputs,
+        trials=trials,
+        logits=logits,
         seed=seed,
     )
     plan, known = planned(model, request, executor, progress)

@@ -120,6 +120,18 @@ def data_aware(task: Task, ratio: float) -> nn.Module:
     return td.compress(task.model, ratio, layers=list(task.layers), data=task.data)
 
 
+def foreseen(task: Task, ratio: float) -> nn.Module:
+    """td.compress with unlabelled data: plan by the predicted loss, without trials, whitened kernels, td.calibrate."""
+    return td.compress(task.model, ratio, layers=list(task.layers), data=task.data, metric="predicted_loss")
+
+
+def foreseen_and_tried(task: Task, ratio: float) -> nn.Module:
+    """The same with trials, which show what the predicted loss of every layer is worth."""
+    return td.compress(
+        task.model, ratio, layers=list(task.layers), data=task.data, metric="predicted_loss", trials=True
+    )
+
+
 PROCEDURES: Mapping[str, Callable[[Task, float], nn.Module]] = {
     "uniform Tucker, tensorly-torch": tensorly_torch,
     "uniform CP": uniform_cp,
@@ -128,4 +140,6 @@ PROCEDURES: Mapping[str, Callable[[Task, float], nn.Module]] = {
     "plan": planned,
     "plan + calibration": planned_calibrated,
     "plan + calibration + data-aware": data_aware,
+    "predicted loss": foreseen,
+    "predicted loss + trials": foreseen_and_tried,
 }

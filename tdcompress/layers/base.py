@@ -15,9 +15,10 @@ from tdcompress.decompositions import Solution, Solver
 from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error
 from tdcompress.errors import warn
 from tdcompress.layers.exchange import Exchange
+from tdcompress.layers.fisher import FisherFactors, whitening_of
 from tdcompress.layers.kinds import Convolution, bias_of, kind_of, weight_of
 from tdcompress.layers.method import Factors, Method, MethodOptions
-from tdcompress.layers.moments import InputMoments, whitening_of
+from tdcompress.layers.moments import InputMoments
 from tdcompress.layers.parameters import parameter
 from tdcompress.layers.request import Request
 from tdcompress.layers.reshapes import Regroup, Regrouping
@@ -105,7 +106,7 @@ class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
         solver: Solver = None,
         seed: int | torch.Generator = 0,
         axes: Axes | None = None,
-        whiten: InputMoments | None = None,
+        whiten: InputMoments | FisherFactors | None = None,
     ) -> Self:
         """Factorize a convolution; the one given is not touched.
 
@@ -126,7 +127,8 @@ class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
                 the method and its options have are tried for a ratio, and a rank is meant for the first.
             whiten: moments of this layer's inputs. The features, not the weights, are then approximated best, as far as
                 the second moment is one of channels times one of kernel positions; the bias takes over the mean of
-                what is lost. See `input_moments`.
+                what is lost. See `input_moments`. With `FisherFactors` it is the model's predictions that are, as far
+                as their second order goes; methods that read a matrix through a grid look at the features alone.
 
         Returns:
             The factorized layer with the convolution's dtype, device, memory format, training mode and requires_grad.

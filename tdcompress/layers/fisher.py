@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from tdcompress.decompositions.algebra import add_self_product
 from tdcompress.errors import CompressionError
 from tdcompress.layers.kinds import bias_of, weight_of
-from tdcompress.layers.moments import InputMoments, check_finite, precision
+from tdcompress.layers.moments import InputMoments, check_finite, moment_bytes, precision
 from tdcompress.layers.spec import ConvSpec
+from tdcompress.layers.whitening import Whitening, takes_over_mean
 
 _BYTES = 4 << 30  # that the second moment of the gradients may have
 
@@ -138,6 +139,43 @@ class FisherFactors:
         weight = weight_of(approximation)
         return self.loss(weight.double() - weight_of(original).to(weight.device).double(), bias_change)
 
+    def whitening(self, *, centred: bool) -> Whitening:
+        """The roots of both factors, for kernels of this layer.
+
+        Half the squared norm of what they make of a change of the weight is its loss, but for a scale.
+
+        Args:
+            centred: whether the mean of the inputs is taken out, which is right where a bias can make up for it.
+
+        Raises:
+            CompressionError: nothing was seen.
+        """
+        self._check_seen()
+        seen = self.patches.whitening(centred=centred and not self.spec.transposed)
+        if not self.spec.transposed:
+            scale = seen.channels.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+            return replace(seen, outputs=self.gradients.to(scale) * scale)
+        pixels = self._pixels.double() / self._count
+        scale = pixels.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+        mean = torch.zeros(*pixels.shape[:2], 1, dtype=pixels.dtype, device=pixels.device)
+        return Whitening(pixels, seen.kernel, mean, outputs=seen.channels.to(scale) * scale)
+
+    def loss_of_all(self, weight: Tensor, *, centred: bool) -> float:
+        """What the predictions are foreseen to lose with the whole weight.
+
+        Args:
+            weight: of the layer.
+            centred: whether the bias makes up for the mean of what is lost.
+
+        Raises:
+            CompressionError: nothing was seen.
+        """
+        if not centred or self.spec.transposed:
+            return self.loss(weight)
+        kernels = self.spec.to_kernels(weight.detach().double()).flatten(2)
+        mean = self.patches.mean.to(kernels).flatten(1)
+        return self.loss(weight, -torch.einsum("goi,gi->go", kernels, mean).flatten())
+
     @property
     def complete(self) -> bool:
         """Whether inputs and gradients were seen."""
@@ -146,6 +184,29 @@ class FisherFactors:
     def _check_seen(self) -> None:
         if not self.complete:
             raise CompressionError("nothing was seen; the data is empty, or the output does not depend on the layer.")
+
+
+def whitening_of(moments: InputMoments | FisherFactors | Whitening, spec: ConvSpec) -> Whitening:
+    """The whitening of a layer's kernels by the moments of its inputs; one that is there already is good as it is.
+
+    Raises:
+        CompressionError: the moments are another layer's, or nothing was seen.
+    """
+    if isinstance(moments, Whitening):
+        return moments
+    if not isinstance(moments, InputMoments | FisherFactors):
+        raise CompressionError(
+            f"whiten= takes InputMoments or FisherFactors, see td.input_moments, got a {type(moments).__name__}."
+        )
+    if moments.spec.with_bias(spec.has_bias) != spec:
+        raise CompressionError(f"the moments are of another layer's inputs, {moments.spec}; this one is {spec}.")
+    return moments.whitening(centred=takes_over_mean(spec))
+
+
+def factor_bytes(spec: ConvSpec) -> int:
+    """What the factors of a layer take, without the second moment of whole patches; an embedding has none."""
+    out = spec.out_channels // spec.groups
+    return moment_bytes(spec) + spec.groups * out**2 * precision(out).itemsize
 
 
 def _adjoint(spec: ConvSpec) -> ConvSpec:

@@ -262,7 +262,7 @@ class Method(ABC, Generic[Factors, MethodOptions]):
             kernels = torch.cat([one.flatten() for one in values]).view(part.groups, *part.kernel_shape)
             if whitening is not None:
                 along = whitening.along(axes, cls.takes_whole_patches(axes))
-                kernels = along.removed(kernels, part, first=place == 0)
+                kernels = along.removed(kernels, part, first=place == 0, last=place == len(parts) - 1)
             yield kernels
 
     @staticmethod

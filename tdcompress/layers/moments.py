@@ -11,7 +11,7 @@ from tdcompress.decompositions.algebra import add_self_product
 from tdcompress.errors import CompressionError
 from tdcompress.layers.patches import ELEMENTS, padded, uses, windows
 from tdcompress.layers.spec import ConvSpec
-from tdcompress.layers.whitening import Whitening, takes_over_mean
+from tdcompress.layers.whitening import Whitening
 
 _PRODUCTS = 1 << 28  # for the moment over kernel positions, of one batch; no more patches count for it
 _WIDE = 2048  # channels, or entries of a patch, above which a moment is summed in float32
@@ -200,21 +200,6 @@ class InputMoments:
             flat = self._joint.reshape(-1, inputs, positions, inputs, positions) / self.count
             joint = second(flat, "gcp,gdq->gcpdq").reshape(self._joint.shape)
         return Whitening(channels, kernel.reshape((*sizes, *sizes)), full_mean, joint)
-
-
-def whitening_of(moments: InputMoments | Whitening, spec: ConvSpec) -> Whitening:
-    """The whitening of a layer's kernels by the moments of its inputs; one that is there already is good as it is.
-
-    Raises:
-        CompressionError: the moments are another layer's, or nothing was seen.
-    """
-    if isinstance(moments, Whitening):
-        return moments
-    if not isinstance(moments, InputMoments):
-        raise CompressionError(f"whiten= takes InputMoments, see td.input_moments, got a {type(moments).__name__}.")
-    if moments.spec.with_bias(spec.has_bias) != spec:
-        raise CompressionError(f"the moments are of another layer's inputs, {moments.spec}; this one is {spec}.")
-    return moments.whitening(centred=takes_over_mean(spec))
 
 
 def moment_bytes(spec: ConvSpec) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from tdcompress.decompositions import Solution
 from tdcompress.errors import CompressionError
+from tdcompress.layers.fisher import FisherFactors
 from tdcompress.layers.method import Factors, MethodOptions
 from tdcompress.layers.moments import InputMoments
 from tdcompress.layers.whitening import Whitening
@@ -34,7 +35,7 @@ class Request(Generic[MethodOptions]):
     ratio: float | None = None
     rank: AskedRank = None
     axes: Axes | None = None
-    whiten: InputMoments | Whitening | None = None
+    whiten: InputMoments | FisherFactors | Whitening | None = None
     seed: int | torch.Generator = 0
 
     def check(self) -> None:

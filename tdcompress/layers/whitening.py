@@ -3,6 +3,9 @@
 For inputs x with E xxᵀ = L Lᵀ the features lose E ‖(W − Ŵ) x‖² = ‖W L − Ŵ L‖² on average. So a solver gets W L, what it
 gives is an approximation of that, and Ŵ is that times L⁻¹. A method that works on single modes of the kernel needs an L
 that does, too: for it the second moment is taken as one of channels times one of positions along each group of axes.
+
+What the output of the model makes of the features is one more root: for gradients g with E ggᵀ = R Rᵀ the predictions
+lose ½ ‖Rᵀ (W − Ŵ) L‖² (`FisherFactors`). The solver gets Rᵀ W L, and Ŵ is what it gives between R⁻ᵀ and L⁻¹.
 """
 
 from __future__ import annotations
@@ -29,13 +32,14 @@ class KernelWhitening(Protocol):
     def applied(self, kernels: Tensor) -> Tensor:
         """Kernels (groups, *modes) as a solver shall see them, in float64."""
 
-    def removed(self, kernels: Tensor, part: ConvSpec, *, first: bool) -> Tensor:
+    def removed(self, kernels: Tensor, part: ConvSpec, *, first: bool, last: bool) -> Tensor:
         """A stage's kernels back in the layer's own coordinates.
 
         Args:
             kernels: (groups, out / groups, in / groups, *kernel_size), of a decomposition of what `applied` gave.
             part: the stage.
             first: whether it takes the layer's inputs.
+            last: whether it gives the layer's outputs.
 
         Raises:
             CompressionError: the first stage splits the channels in another way than the layer.
@@ -51,12 +55,15 @@ class Whitening:
         kernel: second moment over the kernel's positions, (*kernel_size, *kernel_size).
         mean: the mean patch, (groups, in / groups, positions).
         joint: second moment over whole patches, (groups, in / groups · positions, in / groups · positions), if known.
+        outputs: second moment over the output channels of what the model's output makes of them, (groups, out / groups,
+            out / groups), at a common scale for all groups; None if features count by their size.
     """
 
     channels: Tensor
     kernel: Tensor
     mean: Tensor
     joint: Tensor | None = None
+    outputs: Tensor | None = None
 
     def along(self, axes: Axes, whole_patches: bool) -> KernelWhitening:
         """How kernels of an arrangement are whitened.
@@ -67,7 +74,7 @@ class Whitening:
                 apart nowhere. The second moment of whole patches is then taken as it is, if it is known.
         """
         if whole_patches and self.joint is not None:
-            return JointWhitening(self.joint_root)
+            return JointWhitening(self, self.joint_root)
         return KroneckerWhitening(self, axes)
 
     def lost_mean(self, difference: Tensor, spec: ConvSpec) -> Tensor:
@@ -85,6 +92,34 @@ class Whitening:
         """Of the moment over whole patches, which must be known."""
         assert self.joint is not None
         return moment_root(self.joint)
+
+    @cached_property
+    def output_root(self) -> Tensor | None:
+        """Of the moment over the output channels, at unit mean eigenvalue over all groups; None without."""
+        if self.outputs is None:
+            return None
+        mean = self.outputs.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=0)
+        share = mean / mean.mean().clamp(min=torch.finfo(mean.dtype).tiny)
+        return moment_root(self.outputs) * share.sqrt()[:, None, None]
+
+    def with_outputs(self, kernels: Tensor) -> Tensor:
+        """Kernels, (groups, out, …), with what the output makes of their output channels."""
+        root = self.output_root
+        return kernels if root is None else torch.einsum("go...,gop->gp...", kernels, root.to(kernels))
+
+    def without_outputs(self, kernels: Tensor) -> Tensor:
+        """The same taken out of the kernels of a last stage, (groups, out, …), in float64.
+
+        Raises:
+            CompressionError: the stage splits the channels in another way than the layer.
+        """
+        root = self.output_root
+        if root is None:
+            return kernels
+        if kernels.shape[:2] != root.shape[:2]:
+            raise CompressionError("a method whose last stage splits the layer's groups cannot be whitened by outputs.")
+        moved = kernels.movedim(1, -1)
+        return divided(moved.flatten(1, -2), root).reshape(moved.shape).movedim(-1, 1)
 
     def root_along(self, group: tuple[int, ...]) -> Tensor:
         """Of the moment over the positions along some axes."""
@@ -124,16 +159,18 @@ class KroneckerWhitening:
     def applied(self, kernels: Tensor) -> Tensor:
         """Each mode times its root."""
         root = self.moments.channel_root.to(kernels.device)
-        kernels = torch.einsum("goi...,gij->goj...", kernels.double(), root)
+        kernels = self.moments.with_outputs(torch.einsum("goi...,gij->goj...", kernels.double(), root))
         for mode, group in enumerate(self.axes, start=3):
             if group:
                 root = self.moments.root_along(group).to(kernels)
                 kernels = torch.tensordot(kernels, root, dims=([mode], [0])).movedim(-1, mode)
         return kernels
 
-    def removed(self, kernels: Tensor, part: ConvSpec, *, first: bool) -> Tensor:
-        """The channels' root out of the first stage, and every axes' root out of the stage along them."""
+    def removed(self, kernels: Tensor, part: ConvSpec, *, first: bool, last: bool) -> Tensor:
+        """The channels' root out of the first stage, the outputs' out of the last, an axis' out of that along it."""
         dtype, kernels = kernels.dtype, kernels.double()
+        if last:
+            kernels = self.moments.without_outputs(kernels)
         if first:
             channels = self.moments.channels
             if kernels.shape[0] != len(channels) or kernels.shape[2] != channels.shape[1]:
@@ -142,10 +179,10 @@ class KroneckerWhitening:
             kernels = divided(moved.flatten(1, -2), self.moments.channel_root).reshape(moved.shape).movedim(-1, 2)
         for group in self.axes:
             if group and all(part.kernel_size[axis] > 1 for axis in group):
-                places, last = [3 + axis for axis in group], list(range(-len(group), 0))
-                moved = kernels.movedim(places, last)
+                places, behind = [3 + axis for axis in group], list(range(-len(group), 0))
+                moved = kernels.movedim(places, behind)
                 rows = moved.reshape(-1, math.prod(moved.shape[-len(group) :]))
-                kernels = divided(rows, self.moments.root_along(group)).reshape(moved.shape).movedim(last, places)
+                kernels = divided(rows, self.moments.root_along(group)).reshape(moved.shape).movedim(behind, places)
         return kernels.to(dtype)
 
 
@@ -154,20 +191,26 @@ class JointWhitening:
     """By the second moment of whole patches as it is, which the first stage alone has to undo.
 
     Attributes:
+        moments: of the layer's inputs.
         root: of the moment, (groups, in / groups · positions, in / groups · positions).
     """
 
+    moments: Whitening
     root: Tensor
 
     def applied(self, kernels: Tensor) -> Tensor:
         """Whole patches times the root."""
-        return (kernels.double().flatten(2) @ self.root.to(kernels.device)).reshape(kernels.shape)
+        rows = (kernels.double().flatten(2) @ self.root.to(kernels.device)).reshape(kernels.shape)
+        return self.moments.with_outputs(rows)
 
-    def removed(self, kernels: Tensor, part: ConvSpec, *, first: bool) -> Tensor:
-        """The root out of the first stage."""
-        if not first:
-            return kernels
-        return divided(kernels.double().flatten(2), self.root).reshape(kernels.shape).to(kernels.dtype)
+    def removed(self, kernels: Tensor, part: ConvSpec, *, first: bool, last: bool) -> Tensor:
+        """The root out of the first stage, and the outputs' out of the last."""
+        dtype, kernels = kernels.dtype, kernels.double()
+        if last:
+            kernels = self.moments.without_outputs(kernels)
+        if first:
+            kernels = divided(kernels.flatten(2), self.root).reshape(kernels.shape)
+        return kernels.to(dtype)
 
 
 def takes_over_mean(spec: ConvSpec) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from tdcompress.decompositions import Options
-from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
-from tdcompress.layers.moments import whitening_of
+from tdcompress.layers import ConvSpec, FactorizedConv, FisherFactors, InputMoments
+from tdcompress.layers.fisher import whitening_of
+from tdcompress.layers.kinds import weight_of
 from tdcompress.layers.request import Request
+from tdcompress.layers.whitening import takes_over_mean
 from tdcompress.methods import get_method
 from tdcompress.planning.options import DENSE, Option, options_of
 
@@ -25,21 +27,26 @@ class LayerCurve:
     Attributes:
         conv: the layer, as a plain one.
         methods: what it may become, and what each method is told.
-        moments: of its inputs, for the error of its features; None for that of its weight.
+        moments: of its inputs, for the error of its features; with the gradients of its outputs, for the predicted
+            loss; None for the error of its weight.
         tried: the share of its parameters that trials keep; None for no trials.
         seed: of random starts.
+        followers: what is known of the layers that share its weight, for the predicted loss.
     """
 
     conv: nn.Module
     methods: Mapping[str, Options]
-    moments: InputMoments | None
+    moments: InputMoments | FisherFactors | None
     tried: float | None
     seed: int
+    followers: tuple[FisherFactors, ...] = ()
 
 
 def curve_of(wanted: LayerCurve) -> tuple[list[Option], list[tuple[Option, FactorizedConv]]]:
     """The options of a layer, and those of them that are to be tried in its place with their compressions.
 
+    By the predicted loss an option's error is ½ tr(G W A Wᵀ) times the share of ‖Rᵀ W L‖² that it loses, where R and L
+    are roots of G and of A as channels times positions, see `whitening`.
     Those are solved by few sweeps: what the rest would take off their errors is much the same for all layers.
     """
     spec = ConvSpec.of(wanted.conv)
@@ -51,6 +58,12 @@ def curve_of(wanted: LayerCurve) -> tuple[list[Option], list[tuple[Option, Facto
         solver = kind.quick(wanted.methods[option.method])
         request = Request(options=solver, rank=option.rank, axes=option.axes, whiten=whitening, seed=wanted.seed)
         layers.append((option, kind.factorized(wanted.conv, request)))
+    if isinstance(wanted.moments, FisherFactors):
+        whole = sum(
+            one.loss_of_all(weight_of(wanted.conv), centred=takes_over_mean(one.spec))
+            for one in (wanted.moments, *wanted.followers)
+        )
+        options = [replace(option, error=whole * option.error**2) for option in options]
     return options, layers
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from tdcompress.batches import evaluating
+from tdcompress.fisher import fisher_factors
 from tdcompress.gathering import input_moments
-from tdcompress.layers import FactorizedConv, InputMoments
+from tdcompress.layers import FactorizedConv, FisherFactors, InputMoments
+from tdcompress.layers.fisher import factor_bytes
 from tdcompress.layers.kinds import cpu_sizes, reads_features
 from tdcompress.layers.moments import moment_bytes
 from tdcompress.planning.curves import LayerCurve, curve_of
 from tdcompress.planning.options import Option
-from tdcompress.planning.problem import PlanningProblem
+from tdcompress.planning.problem import PREDICTED, PlanningProblem
 from tdcompress.planning.trials import Trials, few_of, loss_of
 from tdcompress.shapes import Axes, Rank
 from tdcompress.surgery.plain import Policy, plain
@@ -28,6 +31,9 @@ from tdcompress.work import in_order, one_by_one
 _KEPT = 128 << 20
 # Bytes of the layers of one pass: each further pass runs the model over the data once more.
 _MOMENTS = 512 << 20
+_DRAWS = 1  # of labels, for every prediction of the data
+
+Moments = InputMoments | FisherFactors
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,18 @@ class Estimates:
         changes: those options of every layer that were tried, and how much the output changes with each; none without
             data.
         moments: of the layers' inputs, if all of them are small enough to be kept.
+        squared: whether errors are squares already, as the predicted loss is.
     """
 
     curves: dict[str, list[Option]]
     changes: dict[str, list[tuple[Option, float]]]
     moments: dict[str, InputMoments]
+    squared: bool
 
     def loss(self, name: str, curve: Sequence[Option]) -> Callable[[float], float]:
         """What an error of a layer counts: its square, or the change of the output that trials have shown.
+
+        The predicted loss counts as it is, and trials show it as the square of an error.
 
         Args:
             name: of the layer.
@@ -55,11 +65,16 @@ class Estimates:
         """
         error_of = {_identity(option): option.error for option in curve}
         trials = [(error_of[_identity(option)], change) for option, change in self.changes[name]]
-        return loss_of(trials) if trials else _squared
+        if not self.squared:
+            return loss_of(trials) if trials else _squared
+        if not trials:
+            return _as_it_is
+        shown = loss_of([(math.sqrt(error), change) for error, change in trials])
+        return lambda error: shown(math.sqrt(error))
 
 
 def estimated(problem: PlanningProblem, executor: Executor | None, step: Callable[[str], None]) -> Estimates:
-    """The curves of all layers; with data every layer is tried at two of its options.
+    """The curves of all layers; with trials every layer is tried at two of its options.
 
     Args:
         problem: what the plan is about.
@@ -72,38 +87,58 @@ def estimated(problem: PlanningProblem, executor: Executor | None, step: Callabl
     kept: dict[str, InputMoments] = {}
     keeps = sum(map(moment_bytes, problem.specs.values())) <= _KEPT
     for names in _passes(problem, list(problem.convs) if trials is None else trials.order):
-        moments: dict[str, InputMoments] = {}
-        if problem.is_whitened and problem.inputs is not None:
-            moments = input_moments(problem.model, problem.inputs, names, progress=False)
+        moments = _moments(problem, names)
         if keeps:
-            kept.update(moments)
+            kept.update(_of_inputs(moments))
         results = one_by_one(
             curve_of,
-            {name: _task(problem, name, moments.pop(name, None), trials is not None) for name in names},
+            {name: _task(problem, name, moments, trials is not None) for name in names},
             executor=executor,
             sizes=cpu_sizes({name: problem.convs[name] for name in names}),
         )
+        del moments  # every layer's are those of its task alone
         with closing(results):  # layers that are tried, as large as the model's, are gone before the next is solved
             for name, (options, tried) in in_order(results, names):
                 curves[name], changes[name] = options, []
                 if trials is not None:
                     changes[name] = _changes(problem, trials, name, tried)
                 step(name)
-    return Estimates({name: curves[name] for name in problem.convs if name in curves}, changes, kept)
+    by_layer = {name: curves[name] for name in problem.convs if name in curves}
+    return Estimates(by_layer, changes, kept, squared=problem.request.metric == PREDICTED)
+
+
+def _moments(problem: PlanningProblem, names: Sequence[str]) -> Mapping[str, Moments]:
+    """What is known of the layers' inputs, and for the predicted loss of what the output makes of them."""
+    if problem.inputs is None or not problem.is_whitened:
+        return {}
+    if problem.request.metric != PREDICTED:
+        return input_moments(problem.model, problem.inputs, names, progress=False)
+    every = [one for name in names for one in (name, *problem.tied[name])]
+    logits, seed = problem.request.logits, problem.request.seed
+    return fisher_factors(
+        problem.model, problem.inputs, every, draws=_DRAWS, logits=logits, seed=seed, joint=False, progress=False
+    )
+
+
+def _of_inputs(moments: Mapping[str, Moments]) -> dict[str, InputMoments]:
+    """Those of inputs alone; of a transposed layer the factors have the patches of the gradients."""
+    inputs = {name: one.patches if isinstance(one, FisherFactors) else one for name, one in moments.items()}
+    return {name: one for name, one in inputs.items() if one.spec == moments[name].spec}
 
 
 def _trials(problem: PlanningProblem) -> Trials | None:
-    if problem.inputs is None:
+    if problem.inputs is None or not problem.request.tries:
         return None
     with evaluating(problem.model):
         few = few_of(problem.model, problem.inputs, len(problem.convs))
     return Trials(problem.model, problem.convs, few)
 
 
-def _task(problem: PlanningProblem, name: str, moments: InputMoments | None, tried: bool) -> LayerCurve:
+def _task(problem: PlanningProblem, name: str, moments: Mapping[str, Moments], tried: bool) -> LayerCurve:
     request = problem.request
     share = request.share if tried else None
-    return LayerCurve(problem.convs[name], request.options, moments, share, request.seed)
+    followers = [one for one in (moments.get(other) for other in problem.tied[name]) if isinstance(one, FisherFactors)]
+    return LayerCurve(problem.convs[name], request.options, moments.get(name), share, request.seed, tuple(followers))
 
 
 def _changes(
@@ -121,6 +156,10 @@ def _squared(error: float) -> float:
     return error**2
 
 
+def _as_it_is(error: float) -> float:
+    return error
+
+
 def _followers(problem: PlanningProblem, name: str, layer: FactorizedConv) -> dict[str, nn.Module]:
     """What stands in the places of the layers that share the weight of one that is tried."""
     model = problem.model
@@ -135,9 +174,10 @@ def _passes(problem: PlanningProblem, order: Sequence[str]) -> Iterator[list[str
     """The layers whose moments fit into memory together, and with them their curves."""
     names: list[str] = []
     size = 0
+    bytes_of = factor_bytes if problem.request.metric == PREDICTED else moment_bytes
     for name in order:
         needed = problem.is_whitened and reads_features(problem.convs[name])
-        more = moment_bytes(problem.specs[name]) if needed else 0
+        more = bytes_of(problem.specs[name]) if needed else 0
         if names and size + more > _MOMENTS:
             yield names
             names, size = [], 0

@@ -11,12 +11,13 @@ from tdcompress.layers.request import Request
 from tdcompress.methods import get_method
 from tdcompress.metrics import approximation_errors, get_metrics, weight_errors
 from tdcompress.planning.options import Option, with_metric
-from tdcompress.planning.problem import PlanningProblem
+from tdcompress.planning.problem import PREDICTED, PlanningProblem
 from tdcompress.surgery import decompose
 
 # Curves have ‖W − Ŵ‖ / ‖W‖, the first of these. For inputs x with E xxᵀ = LLᵀ the features lose E‖(W − Ŵ)x‖², which is
-# ‖WL − ŴL‖²: as the curve of the whitened kernel WL it is the second.
-_READ_OFF = ("relative_weights", "relative_features")
+# ‖WL − ŴL‖²: as the curve of the whitened kernel WL it is the second. With what the output makes of the features it is
+# the third.
+_READ_OFF = ("relative_weights", "relative_features", PREDICTED)
 
 
 Measure = Callable[[PlanningProblem, str, Option], float]  # the error of a layer's option
@@ -47,7 +48,7 @@ def _on_data(problem: PlanningProblem, name: str, option: Option) -> float:
         seed=request.seed,
         progress=False,
     )
-    return approximation_errors(model, trial, [request.metric], inputs)[name][request.metric]
+    return approximation_errors(model, trial, [request.metric], inputs, logits=request.logits)[name][request.metric]
 
 
 def _on_weights(problem: PlanningProblem, name: str, option: Option) -> float:

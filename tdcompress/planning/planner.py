@@ -11,6 +11,7 @@ from torch import nn
 from tdcompress.batches import Data
 from tdcompress.layers import InputMoments
 from tdcompress.methods import Methods
+from tdcompress.outputs import Logits
 from tdcompress.planning.choice import chosen, verified
 from tdcompress.planning.costs import costings
 from tdcompress.planning.estimates import estimated
@@ -35,6 +36,8 @@ def plan(
     metric: Metric = "relative_weights",
     example_inputs: Any = None,
     data: Data | None = None,
+    trials: bool | None = None,
+    logits: Logits = None,
     seed: int = 0,
     executor: Executor | None = None,
     progress: Progress = None,
@@ -58,13 +61,17 @@ def plan(
         objective: what the ratio is of: `"parameters"` of the weights; `"macs"`, multiply-adds; `"latency"`,
             milliseconds, measured on this machine, where a layer that would be slower than dense stays dense.
         metric: the error: `"relative_weights"`; `"relative_features"`, which needs data and is read off the curves of
-            whitened kernels; another registered metric, or a function of a layer's weight and its approximation, for
-            which layers are decomposed at a few ranks.
+            whitened kernels; `"predicted_loss"`, which needs data too, is read off kernels that are whitened on both
+            sides, and counts as it is, in nats, so that nothing has to be tried; another registered metric, or a
+            function of a layer's weight and its approximation, for which layers are decomposed at a few ranks.
         example_inputs: what to call the model with, as for `report`; for multiply-adds and latency. Without it a first
             batch of the data is taken.
-        data: batches of inputs without labels, as for `calibrate`. The output's change under two trial compressions of
-            each layer then says how much its error by the metric matters; for these the first inputs do, up to 256, and
-            of deep networks fewer.
+        data: batches of inputs without labels, as for `calibrate`. Unless the metric foresees it, the output's change
+            under two trial compressions of each layer says how much its error by the metric matters; for these the
+            first inputs do, up to 256, and of deep networks fewer.
+        trials: whether layers are compressed in the model to see what their errors matter; by default with data, but
+            not for the predicted loss, which says so itself.
+        logits: for the predicted loss, what the output is, see `approximation_errors`.
         seed: what random starts are drawn from.
         executor: where curves are computed side by side, as for `decompose`.
         progress: as for `decompose`.
@@ -96,6 +103,8 @@ def plan(
         metric=metric,
         example_inputs=example_inputs,
         data=data,
+        trials=trials,
+        logits=logits,
         seed=seed,
     )
     return planned(model, request, executor, progress)[0]

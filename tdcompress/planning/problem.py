@@ -14,8 +14,10 @@ from tdcompress.batches import Data, evaluating, quickest, repeatable
 from tdcompress.decompositions import Options
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec
+from tdcompress.layers.kinds import reads_features
 from tdcompress.methods import Methods, get_method, options_by_method
 from tdcompress.metrics import METRICS
+from tdcompress.outputs import Logits
 from tdcompress.planning.result import UNITS
 from tdcompress.ranks import kept_share
 from tdcompress.report.measuring import as_call, layer_calls
@@ -25,6 +27,7 @@ from tdcompress.surgery.plain import Policy, check_wrapper, plain
 from tdcompress.surgery.ties import cut_ties, tied_groups
 from tdcompress.watching import Call, watching
 
+PREDICTED = "predicted_loss"
 Objective = Literal["parameters", "macs", "latency"]
 Metric = str | Callable[[Tensor, Tensor], Any]
 
@@ -46,10 +49,14 @@ class PlanRequest:
     metric: Metric
     example_inputs: Any
     data: Data | None
+    trials: bool | None
+    logits: Logits
     seed: int
 
     def __post_init__(self) -> None:
         kept_share(self.ratio)
+        if self.trials and self.data is None:
+            raise CompressionError("trials=True needs inputs; pass data=, an iterable of batches.")
         if self.objective not in UNITS:
             raise unknown("objective", self.objective, UNITS)
         _ = self.options
@@ -63,6 +70,13 @@ class PlanRequest:
     def options(self) -> dict[str, Options]:
         """What layers may become, and what each method is told."""
         return options_by_method(self.methods)
+
+    @property
+    def tries(self) -> bool:
+        """Whether layers are compressed in the model to see what their errors matter."""
+        if self.trials is None:
+            return self.data is not None and self.metric != PREDICTED
+        return self.trials
 
     @property
     def metric_name(self) -> str:
@@ -107,8 +121,8 @@ class PlanningProblem:
 
     @property
     def is_whitened(self) -> bool:
-        """Whether errors are those of features, which curves of whitened kernels have."""
-        return self.request.metric == "relative_features"
+        """Whether errors are those of features or predictions, which curves of whitened kernels have."""
+        return self.request.metric in ("relative_features", PREDICTED)
 
 
 def problem_of(model: nn.Module, request: PlanRequest) -> PlanningProblem:
@@ -159,6 +173,11 @@ def _plain_layers(
                 check_wrapper(model, name)
             for error in cut_ties(model, group).values():
                 raise error
+            if request.metric == PREDICTED and not all(reads_features(one) for _, one in group):
+                raise CompressionError(
+                    "its inputs are numbers of rows, which have no moments for metric='predicted_loss'; skip it, or "
+                    "plan by another metric."
+                )
             conv = plain(module, Policy())
             if not any(kind.takes(ConvSpec.of(conv)) for kind in kinds.values()):
                 raise CompressionError(f"none of {', '.join(kinds)} takes a {type(conv).__name__}.")

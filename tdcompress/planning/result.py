@@ -15,7 +15,7 @@ from torch import nn
 from tdcompress.decompositions import Options
 from tdcompress.deferred import Figure
 from tdcompress.errors import CompressionError, naming, unknown
-from tdcompress.layers import ConvSpec, FactorizedConv, InputMoments
+from tdcompress.layers import ConvSpec, FactorizedConv, FisherFactors, InputMoments
 from tdcompress.layers.kinds import kind_of
 from tdcompress.layers.request import Request
 from tdcompress.methods import get_method
@@ -110,7 +110,7 @@ class Plan:
         self,
         model: nn.Module,
         *,
-        whiten: Mapping[str, InputMoments] | None = None,
+        whiten: Mapping[str, InputMoments | FisherFactors] | None = None,
         inplace: bool = False,
         executor: Executor | None = None,
         progress: Progress = None,

@@ -10,7 +10,7 @@ from torch import nn
 
 from tdcompress.decompositions import Solver
 from tdcompress.errors import CompressionError
-from tdcompress.layers import ConvSpec, InputMoments
+from tdcompress.layers import ConvSpec, FisherFactors, InputMoments
 from tdcompress.layers.kinds import reads_features
 from tdcompress.layers.request import Request
 from tdcompress.layers.search import check_reachable
@@ -38,7 +38,7 @@ def decompose(
     parametrized: Parametrized = "refuse",
     allow_subclasses: bool = False,
     axes: Axes | None = None,
-    whiten: Mapping[str, InputMoments] | None = None,
+    whiten: Mapping[str, InputMoments | FisherFactors] | None = None,
     skip: LayerSelector | None = None,
     on_refusal: OnRefusal = "raise",
     executor: Executor | None = None,
@@ -78,8 +78,8 @@ def decompose(
         axes: the arrangement of the spatial axes that a rank is meant for, as in a factorized layer's `axes`; by
             default the method's own.
         whiten: moments of the layers' inputs by name, from `input_moments`: the features, not the weights, are then
-            approximated best, and the bias takes over the mean of what is lost. Embeddings have none, and are not
-            whitened, nor is what is tied to them.
+            approximated best, and the bias takes over the mean of what is lost. Or from `fisher_factors`: then the
+            predictions are. Embeddings have none, and are not whitened, nor is what is tied to them.
         skip: layers to leave as they are, of those that `layer` means. A name or glob means a module with all that is
             in it, so `"head"` and `"encoder.0"` do; it must exist. Or a list of those, or a predicate.
         on_refusal: what to do with a layer that cannot be replaced: `"raise"`, or `"skip"` to leave it, and those that
@@ -171,7 +171,9 @@ def refusals(
     return {name: str(errors[name]) for name, _ in candidates if name in errors}
 
 
-def _of_layer(whiten: Mapping[str, InputMoments] | None, name: str, conv: nn.Module) -> InputMoments | None:
+def _of_layer(
+    whiten: Mapping[str, InputMoments | FisherFactors] | None, name: str, conv: nn.Module
+) -> InputMoments | FisherFactors | None:
     if whiten is None or not reads_features(conv):
         return None
     if name not in whiten:

@@ -19,6 +19,8 @@ def request(**changes):
         "metric": "relative_weights",
         "example_inputs": None,
         "data": None,
+        "trials": None,
+        "logits": None,
         "seed": 0,
     }
     return PlanRequest(**{**usual, **changes})
