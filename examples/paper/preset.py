@@ -111,8 +111,10 @@ class Preset:
 
     def solver_of(self, method: str) -> td.CPOptions | str | None:
         """What a method is solved with; see `random_starts`."""
-        random = self.random_starts and self.solver is None and method == "cp"
-        return td.CPOptions(starts=("random",)) if random else self.solver
+        if method != "cp" or self.solver is not None:
+            return self.solver
+        starts = "random" if self.random_starts else "orthogonal"
+        return td.CPOptions(starts=(starts,), spatial="separable")
 
     def layer_names(self) -> tuple[str, ...]:
         """The layers in full, in the network's order: globs are looked up in it.

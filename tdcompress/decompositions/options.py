@@ -128,8 +128,9 @@ class CPOptions(TensorlyOptions, SweepOptions):
         penalty: weight of the terms' squared lengths in what is minimized, ‖tensor − Σ terms‖² + penalty · Σ ‖term‖².
             It keeps terms from growing long and cancelling each other; more of it makes the factors sturdier under
             low precision and quantization, at some error.
-        spatial: `"separable"` for a factor along every spatial axis, `"joint"` for one along all of them
-            together; used where a convolution is decomposed.
+        spatial: used where a convolution is decomposed: `"separable"` for a factor along every spatial axis,
+            `"joint"` for one along all of them together, `"best"` for whichever of the two loses less under a ratio; a
+            rank is then meant for the former.
         max_work: multiplications at the most in all sweeps from a start, of which at least ten are made; None for no
             limit. The default cuts short only what would take minutes: 300 sweeps of a 512 × 512 × 3 × 3 kernel at
             rank 500 stay below.
@@ -140,7 +141,7 @@ class CPOptions(TensorlyOptions, SweepOptions):
     tol: float = 4e-5
     starts: tuple[Start, ...] = ("orthogonal",)
     penalty: float = 1e-4
-    spatial: Literal["separable", "joint"] = "separable"
+    spatial: Literal["separable", "joint", "best"] = "separable"
     max_work: float | None = 1e12
 
     only_ours = ("max_iter", "tol", "starts", "penalty", "max_work")
@@ -150,8 +151,8 @@ class CPOptions(TensorlyOptions, SweepOptions):
         if not self.starts or set(self.starts) - {"orthogonal", "random"}:
             raise CompressionError(f"starts must name 'orthogonal' or 'random', once or more, got {self.starts!r}.")
         check_penalized(self.penalty, self.max_work)
-        if self.spatial not in ("separable", "joint"):
-            raise CompressionError(f"spatial must be 'separable' or 'joint', got {self.spatial!r}.")
+        if self.spatial not in ("separable", "joint", "best"):
+            raise CompressionError(f"spatial must be 'separable', 'joint' or 'best', got {self.spatial!r}.")
 
     def sweeps(self, shape: Sequence[int], rank: int) -> int:
         """Sweeps at the most of a tensor: two products with all of it each, and for every mode a system to solve."""

@@ -22,6 +22,7 @@ from tdcompress.ranks import cp_curve, cp_parameters, cp_ranks, cp_rule
 from tdcompress.shapes import Axes, Point, Rank
 
 _QUICK_SWEEPS, _QUICK_WORK = 60, 1e11  # of layers that are only tried
+_TRIAL_SWEEPS = 10  # that tell the better arrangement; below three times as many both are solved for at once
 # What the singular vectors of a product of three kernels lose in double precision: at most 47 times its resolution in
 # 40 000 random draws.
 _ROUNDING = 100 * torch.finfo(torch.float64).eps
@@ -46,15 +47,23 @@ class CPConv(FactorizedConv[CPDecomposition, CPOptions]):
 
     @staticmethod
     def arrangements(kernel_axes: tuple[int, ...], options: CPOptions) -> list[Axes]:
-        """A stage for every axis, or with `CPOptions(spatial="joint")` one for all of them."""
-        if options.spatial == "joint" and kernel_axes:
-            return [(kernel_axes,)]
-        return [tuple((axis,) for axis in kernel_axes)]
+        """A stage for every axis, one for all of them, or both, as `CPOptions.spatial` says."""
+        separable: Axes = tuple((axis,) for axis in kernel_axes)
+        joint: Axes = (kernel_axes,) if kernel_axes else ()
+        ways = {"separable": [separable], "joint": [joint], "best": [separable, joint]}
+        return list(dict.fromkeys(ways[options.spatial]))
 
     @staticmethod
     def deterministic(options: CPOptions) -> bool:
         """Unless a start is random, as tensorly's always is."""
         return options.backend == "own" and "random" not in options.starts
+
+    @staticmethod
+    def trial(options: CPOptions) -> CPOptions | None:
+        """A few sweeps."""
+        if options.backend == "tensorly" or options.max_iter < 3 * _TRIAL_SWEEPS:
+            return None
+        return replace(options, max_iter=_TRIAL_SWEEPS)
 
     @staticmethod
     def quick(options: CPOptions) -> CPOptions:

@@ -140,6 +140,14 @@ class Method(ABC, Generic[Factors, MethodOptions]):
         """What the solver is told for a layer that `plan` only tries, where it is slow otherwise."""
         return options
 
+    @staticmethod
+    def trial(options: MethodOptions) -> MethodOptions | None:
+        """What the solver is told to see which of several arrangements and ranks are worth solving for; None: all are.
+
+        After the trial those are solved for that are near the best.
+        """
+        return None
+
     # --- ranks ------------------------------------------------------------------------------------------
 
     @staticmethod

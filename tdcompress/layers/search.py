@@ -15,8 +15,9 @@ from tdcompress.layers.request import Candidate, Request
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.whitening import Whitening
 from tdcompress.ranks import parameter_budget
-from tdcompress.shapes import Rank
+from tdcompress.shapes import Axes, Rank
 
+_CLOSE = 1e-2  # after a trial: what loses more than this share above the least is not solved for
 _ROUNDING = 1e-6  # errors that differ by no more than this share are the same; which is less differs by machine
 
 
@@ -39,27 +40,55 @@ def best_candidate(
     Raises:
         CompressionError: an arrangement, rank or rule that cannot be, or no rank is proposed.
     """
-    generator, tried = request.generator(), []
+    generator = request.generator()
+
+    def solved(pairs: Sequence[tuple[Axes, Rank]], options: MethodOptions) -> list[Candidate[Factors]]:
+        candidates = []
+        for axes, rank in pairs:
+            kernels = kind.seen(weight, spec, axes, whitening)
+            candidates.append(Candidate(axes, rank, *kind.solve_groups(kernels, rank, options, generator)))
+        return candidates
+
+    pairs = _pairs_to_try(kind, spec, weight, request, whitening)
+    if not pairs:  # the smallest rank would fit, but the method offers none
+        raise CompressionError(
+            f"{kind.method} proposes no rank for ratio={request.ratio}; ask for a lower one, or a rank."
+        )
+    trial = kind.trial(request.options) if len(pairs) > 1 else None
+    if trial is not None:
+        pairs = [(one.axes, one.rank) for one in _within(_CLOSE, solved(pairs, trial))]
+    alike = _within(_ROUNDING, solved(pairs, request.options))
+    return min(alike, key=lambda one: kind.parameters_at(kind.modes_of(spec, one.axes), one.rank))
+
+
+def _within(share: float, tried: Sequence[Candidate[Factors]]) -> list[Candidate[Factors]]:
+    """Those whose error is above the least by no more than this share of it."""
+    least = min(one.solution.relative_error for one in tried)
+    return [one for one in tried if one.solution.relative_error <= least + share * (least + _ROUNDING)]
+
+
+def _pairs_to_try(
+    kind: type[Method[Factors, MethodOptions]],
+    spec: ConvSpec,
+    weight: Tensor,
+    request: Request[MethodOptions],
+    whitening: Whitening | None,
+) -> list[tuple[Axes, Rank]]:
+    """Arrangements with ranks; none if no rank is small enough."""
     arrangements = kind.ways_to_try(spec, request.axes, request.options)
     if not arrangements and request.rank is None:
         assert request.ratio is not None
         budget = parameter_budget(spec.numel, request.ratio) // spec.groups
-        for axes, rank in kind.proposals(spec, weight, budget, request.options):
-            kernels = kind.seen(weight, spec, axes, whitening)
-            tried.append(Candidate(axes, rank, *kind.solve_groups(kernels, rank, request.options, generator)))
+        proposed = kind.proposals(spec, weight, budget, request.options)
+        if proposed:
+            return list(proposed)
     arrangements = arrangements or kind.ways(spec, request.options)
     # A rank that was given is meant for the method's own arrangement.
-    for axes in () if tried else arrangements if request.rank is None else arrangements[:1]:
-        kernels = kind.seen(weight, spec, axes, whitening)
-        for rank in _ranks_to_try(kind, spec, kernels, request):
-            tried.append(Candidate(axes, rank, *kind.solve_groups(kernels, rank, request.options, generator)))
-    if not tried:  # the smallest rank would fit, but the method offers none
-        raise CompressionError(
-            f"{kind.method} proposes no rank for ratio={request.ratio}; ask for a lower one, or a rank."
-        )
-    least = min(candidate.solution.relative_error for candidate in tried)
-    alike = [one for one in tried if one.solution.relative_error <= least + _ROUNDING * (least + _ROUNDING)]
-    return min(alike, key=lambda one: kind.parameters_at(kind.modes_of(spec, one.axes), one.rank))
+    return [
+        (axes, rank)
+        for axes in (arrangements if request.rank is None else arrangements[:1])
+        for rank in _ranks_to_try(kind, spec, kind.seen(weight, spec, axes, whitening), request)
+    ]
 
 
 def _ranks_to_try(

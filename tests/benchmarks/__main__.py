@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from tdcompress.ranks import cp_ranks, tucker_rule
+from tests.benchmarks.arrangements import arrangement_table, arrangements
 from tests.benchmarks.blocks import blocks_tables
 from tests.benchmarks.costs import Cost, cost, plain, reach
 from tests.benchmarks.forward import forward_tables
@@ -39,6 +40,7 @@ from tests.benchmarks.tables import (
     reference_table,
     resnet_table,
     summary_table,
+    table,
     variants_table,
 )
 from tests.benchmarks.variants import VARIANTS, variants
@@ -90,6 +92,13 @@ def options(quick: bool) -> str:
     return variants_table(list(tqdm(measured, "options", sum(map(len, VARIANTS.values())))))
 
 
+def ways(quick: bool) -> str:
+    """CP with a stage for every axis or one for all."""
+    layers = LAYERS[:1] if quick else LAYERS
+    cases = list(tqdm(arrangements(layers), "CP's arrangements", len(layers) * len(RATIOS)))
+    return "\n".join(table(*arrangement_table(cases)))
+
+
 def large(quick: bool) -> str:
     """One large kernel."""
     return costs_table(headline(quick))
@@ -136,6 +145,7 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
     "blocks": blocks,
     "resnet": resnet,
     "options": options,
+    "arrangements": ways,
     "patience": patience,
     "large": large,
     "growth": grown,

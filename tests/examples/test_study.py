@@ -246,8 +246,9 @@ class TestPresets:
             replace(PRESETS["gpt-text"], ranks="paper")
 
     def test_a_study_begins_cp_at_random_in_each_run_or_where_the_library_does(self):
-        assert PRESETS["digits"].solver_of("cp") == td.CPOptions(starts=("random",))
-        assert PRESETS["digits-resnet"].solver_of("cp") is None
+        assert PRESETS["digits"].solver_of("cp") == td.CPOptions(starts=("random",), spatial="separable")
+        assert PRESETS["digits-resnet"].solver_of("cp") == td.CPOptions(spatial="separable")
+        assert PRESETS["digits-resnet"].solver_of("tucker") is None
 
     @pytest.mark.parametrize("name", ["resnet18-fmnist", "resnet50-fmnist"])
     def test_all_convolutions_of_a_network_are_in_its_study(self, name):

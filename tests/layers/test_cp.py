@@ -13,6 +13,7 @@ from tests.layers.strategies import an_input, factorize, layers, parameters_of, 
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 JOINT = td.CPOptions(spatial="joint")
+BEST = td.CPOptions(spatial="best")
 EXACT = 1e-10
 
 
@@ -120,3 +121,54 @@ def test_the_rule_counts_the_joint_mode_as_one():
         conv, ratio=0.9, rank="tensorly-torch", solver=td.CPOptions(spatial="joint", max_iter=1)
     )
     assert joint.rank == round(0.1 * conv.weight.numel() / (64 + 64 + 49))
+
+
+def either(conv, **how):
+    """The layer with a stage for every axis, and that with one for all."""
+    return [td.CPConv.from_conv(conv, solver=td.CPOptions(spatial=form), **how) for form in ("separable", "joint")]
+
+
+@pytest.mark.parametrize(
+    ("conv", "ratio", "stages"), [(nn.Conv2d(32, 24, 3), 0.1, 3), (nn.ConvTranspose2d(6, 8, 7, groups=2), 0.8, 4)]
+)
+def test_under_a_ratio_the_form_that_loses_less_is_taken_whichever_it_is(conv, ratio, stages):
+    best, forms = td.CPConv.from_conv(conv, ratio=ratio, solver=BEST), either(conv, ratio=ratio)
+    nearer = min(forms, key=lambda layer: layer.solution.relative_error)
+    assert len(best) == len(nearer) == stages
+    assert (best.axes, best.ranks) == (nearer.axes, nearer.ranks)
+    assert torch.equal(best.weight, nearer.weight)
+
+
+def test_where_a_trial_would_be_as_long_as_the_rest_both_forms_are_solved_for():
+    conv, options = nn.Conv2d(16, 16, 3), td.CPOptions(spatial="best", max_iter=4)
+    best = td.CPConv.from_conv(conv, ratio=0.3, solver=options)
+    errors = [
+        td.CPConv.from_conv(conv, ratio=0.3, solver=td.CPOptions(spatial=form, max_iter=4)).solution.relative_error
+        for form in ("separable", "joint")
+    ]
+    assert best.solution.relative_error == min(errors)
+
+
+def test_a_rank_and_a_rule_are_meant_for_a_factor_along_every_axis():
+    conv = nn.Conv2d(32, 24, 3)
+    ruled = td.CPConv.from_conv(conv, ratio=0.5, rank="tensorly-torch", solver=BEST)
+    assert ruled.axes == td.CPConv.from_conv(conv, rank=9, solver=BEST).axes == ((0,), (1,))
+    assert td.CPConv.from_conv(conv, rank=9, axes=((0, 1),), solver=BEST).axes == ((0, 1),)
+    assert td.CPConv.arrangements((), BEST) == [()]
+    assert td.CPConv.arrangements((1,), BEST) == [((1,),)]
+
+
+def test_whitening_decides_by_the_features_and_a_plan_knows_both_forms():
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(16, 24, 3), torch.randn(32, 16, 8, 8).cumsum(2)
+    moments = td.InputMoments(td.ConvSpec.of(conv))
+    moments.update(x)
+    best, forms = (
+        td.CPConv.from_conv(conv, ratio=0.5, solver=BEST, whiten=moments),
+        either(conv, ratio=0.5, whiten=moments),
+    )
+    with torch.no_grad():
+        lost = [(layer(x) - conv(x)).norm() for layer in (best, *forms)]
+    assert lost[0] <= min(lost[1:]) * 1.001
+    plan = td.plan(nn.Sequential(conv), 0.5, methods={"cp": BEST})
+    assert {option.axes for option in plan.layers[0].options if option.method == "cp"} == {((0,), (1,)), ((0, 1),)}
