@@ -22,6 +22,7 @@ from tdcompress.decompositions.reshape import Reshape, Reshaping, balanced_facto
 from tdcompress.decompositions.reshaped_options import BLROptions, KroneckerOptions, Shapes, TTMOptions
 from tdcompress.decompositions.solution import Decomposition, Solution
 from tdcompress.decompositions.svd import SVDecomposition, svd
+from tdcompress.decompositions.tensor_ring import TRDecomposition, TROptions, tensor_ring, tensor_ring_limits
 from tdcompress.decompositions.tensor_train import TTDecomposition, tensor_train, tensor_train_limits
 from tdcompress.decompositions.ttm import TTMDecomposition, ttm, ttm_limits
 from tdcompress.decompositions.tucker import TuckerDecomposition, tucker, tucker_limits
@@ -46,6 +47,8 @@ __all__ = [
     "Shapes",
     "Solution",
     "Solver",
+    "TRDecomposition",
+    "TROptions",
     "TTDecomposition",
     "TTMDecomposition",
     "TTMOptions",
@@ -66,6 +69,8 @@ __all__ = [
     "kronecker_limit",
     "monarch_reshape",
     "svd",
+    "tensor_ring",
+    "tensor_ring_limits",
     "tensor_train",
     "tensor_train_limits",
     "ttm",

@@ -14,6 +14,7 @@ from tdcompress.layers.moments import InputMoments
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.svd import SVDConv
 from tdcompress.layers.tensor_train import TTConv
+from tdcompress.layers.tr import TRConv
 from tdcompress.layers.transposed import TransposedLinear
 from tdcompress.layers.ttm import TTMConv
 from tdcompress.layers.tucker import TuckerConv
@@ -31,6 +32,7 @@ __all__ = [
     "KroneckerConv",
     "LayerKind",
     "SVDConv",
+    "TRConv",
     "TTConv",
     "TTMConv",
     "TransposedLinear",

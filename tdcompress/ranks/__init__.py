@@ -19,6 +19,7 @@ from tdcompress.ranks.kronecker import (
 )
 from tdcompress.ranks.reshaped import ReshapedRank
 from tdcompress.ranks.svd import svd_curve, svd_parameters, svd_ranks
+from tdcompress.ranks.tensor_ring import tr_curve, tr_parameters, tr_ranks, train_ranks
 from tdcompress.ranks.tensor_train import tt_curve, tt_parameters, tt_ranks, tt_rule
 from tdcompress.ranks.ttm import ttm_curve, ttm_multiply_adds, ttm_parameters, ttm_ranks
 from tdcompress.ranks.tucker import tucker_curve, tucker_parameters, tucker_ranks, tucker_rule
@@ -50,6 +51,10 @@ __all__ = [
     "svd_curve",
     "svd_parameters",
     "svd_ranks",
+    "tr_curve",
+    "tr_parameters",
+    "tr_ranks",
+    "train_ranks",
     "tt_curve",
     "tt_parameters",
     "tt_ranks",

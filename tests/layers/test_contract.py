@@ -138,6 +138,11 @@ def useful(method, modes, rank, place):
         return rank[0] <= rank[1] * spatial and rank[1] <= rank[0] * spatial
     if method == "ht":
         return all(r * r <= math.prod(rank) for r in rank)
+    if method == "tr":
+        sizes, full = (modes[1], *modes[2:], modes[0]), METHODS[method].full_rank(modes)
+        ring = zip(rank, sizes, (*rank[1:], rank[0]), strict=True)
+        exact = rank[0] > 1 and rank[1:] == full[1:]  # one slice is
+        return not exact and all(left <= size * right and right <= size * left for left, size, right in ring)
     if method == "btd":
         blocks, *sizes = rank  # of which the sizes are as they were asked for
         return place == 0 and (blocks - 1) * min(sizes) < math.prod(modes) // max(*modes[:2], spatial)

@@ -1,0 +1,135 @@
+"""Tensor ring: 1×1 in, a tensor train's spatial stages over every slice alike, 1×1 out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from tdcompress.decompositions import TRDecomposition, TROptions, tensor_ring, tensor_ring_limits
+from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.reshapes import Regrouping
+from tdcompress.layers.spec import ConvSpec, stage_name
+from tdcompress.layers.whitening import Whitening
+from tdcompress.ranks import tr_curve, tr_parameters, tr_ranks, train_ranks
+from tdcompress.ranks.tensor_train import chain_of
+from tdcompress.shapes import Axes, Point, Rank
+
+_QUICK_SWEEPS, _QUICK_WORK = 60, 1e11  # of layers that are only tried
+
+
+class TRConv(FactorizedConv[TRDecomposition, TROptions]):
+    """A convolution as a ring over (in, *spatial, out); `rank` = (slices, the channels of one between the stages).
+
+    All slices go through the same spatial stages: they are folded into the samples there, and unfolded again
+    (`Regroup`). With one slice nothing is folded, and it is a tensor train.
+
+    >>> layer = TRConv.from_conv(torch.nn.Conv2d(16, 32, 3, padding=1), rank=(3, 4, 5, 4))
+    >>> [tuple(stage.weight.shape) for stage in layer.weighted]
+    [(12, 16, 1, 1), (5, 4, 3, 1), (4, 5, 1, 3), (32, 12, 1, 1)]
+    >>> layer(torch.zeros(2, 16, 8, 8)).shape
+    torch.Size([2, 32, 8, 8])
+    """
+
+    method = "tr"
+    options = TROptions
+
+    @staticmethod
+    def arrangements(kernel_axes: tuple[int, ...], options: TROptions) -> list[Axes]:
+        """Every order of the spatial axes, as for the tensor train."""
+        orders = [kernel_axes] if options.orders == "given" else permutations(kernel_axes)
+        return [tuple((axis,) for axis in order) for order in orders]
+
+    @classmethod
+    def ways_to_try(cls, spec: ConvSpec, axes: Axes | None, options: TROptions) -> Sequence[Axes]:
+        """The one that was given; none for a ratio, for which `proposals` tells rings and trains apart."""
+        return [] if axes is None else super().ways_to_try(spec, axes, options)
+
+    @classmethod
+    def proposals(cls, spec: ConvSpec, weight: Tensor, budget: int, options: TROptions) -> Sequence[tuple[Axes, Rank]]:
+        """The ring in the first order of the axes, which hardly matters for it, and the train in all of them."""
+        first, *others = cls.ways(spec, options)
+        found = [(first, rank) for rank in tr_ranks(cls.seen(weight, spec, first, None), budget, options)]
+        return found + [
+            (axes, rank) for axes in others for rank in train_ranks(cls.seen(weight, spec, axes, None), budget)
+        ]
+
+    @classmethod
+    def points(
+        cls,
+        spec: ConvSpec,
+        weight: Tensor,
+        whitening: Whitening | None,
+        budgets: Callable[[int], Sequence[int]],
+        options: TROptions,
+    ) -> Iterator[tuple[Axes, Rank, float]]:
+        """Of the first order of the axes alone."""
+        yield from super().points(spec, weight, whitening, budgets, replace(options, orders="given"))
+
+    @staticmethod
+    def deterministic(options: TROptions) -> bool:
+        """Unless a start is random."""
+        return "random" not in options.starts
+
+    @staticmethod
+    def quick(options: TROptions) -> TROptions:
+        """A few sweeps from the first start, for the last size of bonds alone."""
+        work = _QUICK_WORK if options.max_work is None else min(_QUICK_WORK, options.max_work)
+        sweeps = min(_QUICK_SWEEPS, options.max_iter)
+        return replace(options, max_iter=sweeps, max_work=work, starts=options.starts[:1], bonds=options.bonds[-1:])
+
+    @staticmethod
+    def full_rank(modes: Sequence[int]) -> Rank:
+        """As many slices as are of use, and the bonds of an exact tensor train."""
+        return tensor_ring_limits(chain_of(modes))
+
+    @staticmethod
+    def parameters_at(modes: Sequence[int], rank: Rank) -> int:
+        """The sum of the cores."""
+        return tr_parameters(modes, rank)
+
+    @staticmethod
+    def choose_ranks(kernels: Tensor, budget: int, options: TROptions) -> Sequence[Rank]:
+        """The ring that promises to lose least, and the train that does."""
+        return tr_ranks(kernels, budget, options)
+
+    @classmethod
+    def curve(cls, kernels: Tensor, budgets: Sequence[int], options: TROptions) -> Sequence[Point]:
+        """What the ring is foreseen to lose, or the bound on the train."""
+        return tr_curve(kernels, budgets, options)
+
+    @staticmethod
+    def solve(kernel: Tensor, rank: Rank, options: TROptions, generator: torch.Generator) -> TRDecomposition:
+        """Alternating least squares over (in, *spatial, out)."""
+        return tensor_ring(kernel.movedim(0, -1), rank, solver=options, generator=generator)
+
+    @staticmethod
+    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec | Regrouping]:
+        """Pointwise, one dense convolution along every axis in turn on slices folded into the samples, pointwise."""
+        slices, *bonds = rank
+        groups, spatial = spec.groups, len(spec.kernel_size)
+        first, last = groups * slices * bonds[0], groups * slices * bonds[-1]
+        stages: dict[str, ConvSpec | Regrouping] = {
+            "input": spec.stage(spec.in_channels, first, spec.pointwise_axes, groups=groups)
+        }
+        if slices > 1:
+            stages["fold"] = Regrouping((groups, slices, bonds[0]), (1, 0, 2), leave=1, spatial=spatial)
+        for group, before, after in zip(axes, bonds[:-1], bonds[1:], strict=True):
+            stages[stage_name(group)] = spec.stage(groups * before, groups * after, group, groups=groups)
+        if slices > 1:
+            stages["unfold"] = Regrouping((slices, groups, bonds[-1]), (1, 0, 2), arrive=1, spatial=spatial)
+        stages["output"] = spec.stage(last, spec.out_channels, (), groups=groups)
+        return stages
+
+    @staticmethod
+    def stage_weights(decomposition: TRDecomposition) -> Sequence[Tensor]:
+        """Every core with its outputs first, as a convolution's weight has them."""
+        first, *middle, last = decomposition.cores
+        return [
+            first.transpose(1, 2).flatten(0, 1),
+            *(core.permute(2, 0, 1) for core in middle),
+            last.permute(1, 2, 0).flatten(1),
+        ]
