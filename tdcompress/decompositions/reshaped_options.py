@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tdcompress.decompositions.options import SweepOptions, TensorlyOptions
+from tdcompress.decompositions.options import Backend, SweepOptions, TensorlyOptions  # noqa: F401 (hints of inherited fields)
 from tdcompress.decompositions.reshape import Factors, Reshape
 from tdcompress.errors import CompressionError
 
