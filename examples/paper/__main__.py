@@ -19,9 +19,11 @@ import pandas as pd
 import torch
 
 import tdcompress
+from examples.paper.models import seeded
 from examples.paper.options import parser
 from examples.paper.preset import Preset
 from examples.paper.presets import PRESETS
+from examples.paper.subsets import report, subset
 from examples.paper.tables import (
     MEASURES,
     as_markdown,
@@ -85,7 +87,7 @@ def _study(options: argparse.Namespace) -> None:
             frame = _run(study, output / STORE, executor, options)
     finally:
         _note(output, preset, options, network=seconds, trials=time.perf_counter() - start)
-    _report(preset, output, frame, study.baseline(output / STORE))
+    _report(preset, output, frame, study)
 
 
 def _run(study: Study, store: Path, executor: Any, options: argparse.Namespace) -> pd.DataFrame:
@@ -109,7 +111,7 @@ def _note(output: Path, preset: Preset, options: argparse.Namespace, **spent: fl
     file.write_text(json.dumps(notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _report(preset: Preset, output: Path, frame: pd.DataFrame, baseline: dict[str, float]) -> None:
+def _report(preset: Preset, output: Path, frame: pd.DataFrame, study: Study) -> None:
     """Print the table and the sentence, and draw the figures."""
     export(frame, output / TABLE)
     rows, words = rows_of(frame), in_words(frame, preset.published)
@@ -127,10 +129,11 @@ def _report(preset: Preset, output: Path, frame: pd.DataFrame, baseline: dict[st
         frame,
         performances_of(frame, f"test_{main}"),
         reference=_reference(preset),
-        baseline=baseline[f"test_{main}"],
+        baseline=study.baseline(output / STORE)[f"test_{main}"],
         label=f"test {MEASURES[main]}",
         scale=100 if main == "error" else 1,
     )
+    files += report(output, frame, study.model, preset.layers)
     names = ", ".join(file.name for file in files)
     print(f"In {output}: {TABLE} ({len(frame)} trials), tau.md, {names}.")
     spent = json.loads((output / SETTINGS).read_text(encoding="utf-8"))["seconds"]
@@ -175,7 +178,10 @@ def _chosen(options: argparse.Namespace) -> Preset:
         recipe = replace(recipe, **{name: value for name, value in tuning.items() if value is not None})
         recipe = replace(recipe, autocast=recipe.autocast or options.autocast)
     preset = replace(preset, fine_tuning=recipe, **changes)
-    return replace(preset, layers=preset.layer_names())
+    layers = preset.layer_names()
+    if options.subset is not None:
+        layers = subset(seeded(preset.parts.build, preset.seed), layers, options.subset)
+    return replace(preset, layers=layers)
 
 
 def _check_device(name: str) -> None:

@@ -15,6 +15,7 @@ def parser() -> argparse.ArgumentParser:
     add = found.add_argument
     add("preset", nargs="?", default="digits-resnet", choices=PRESETS, help="which study; digits-resnet by default")
     add("--layers", nargs="+", metavar="NAME", help="names or globs, as in named_modules()")
+    add("--subset", metavar="NAME", help="some of them, such as conv1, downsample, stride-two, first or large")
     add("--methods", nargs="+", metavar="NAME", help="registered ones, such as cp, tucker, tt and svd")
     add("--ratios", nargs="+", type=float, metavar="X", help="shares of a layer's parameters to remove")
     add("--runs", type=int, metavar="N", help="repetitions, each with its own seed")

@@ -10,22 +10,13 @@ from typing import Any
 from examples.paper.preset import Preset
 from examples.paper.recipes import RECIPES
 from examples.paper.reference import Published
+from examples.paper.subsets import PAPER
 from examples.paper.train import SETTINGS
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 _CONVOLUTIONS = ("conv2", "conv3", "conv4", "conv5", "conv6")
 _ALL = ("*conv*", "*downsample*")
-_BLOCKS = (
-    "layer1.1.conv2",
-    "layer2.0.conv1",
-    "layer2.1.conv1",
-    "layer3.0.conv2",
-    "layer3.0.downsample.0",
-    "layer3.1.conv1",
-    "layer4.1.conv1",
-    "layer4.1.conv2",
-)
 _NEAREST_RESNET = Published("ResNet-18", "CIFAR-10", same_network=False)
 _NOT_THE_PAPER = "Shortened, so not the paper's setting: "
 
@@ -50,8 +41,8 @@ _GARIPOV_FMNIST = _paper(
     images=1000,
 )
 _GARIPOV_CIFAR10 = _paper("garipov-cifar10", _CONVOLUTIONS, Published("GaripovNet", "CIFAR-10"))
-_RESNET18_CIFAR10 = _paper("resnet18-cifar10", _BLOCKS, Published("ResNet-18", "CIFAR-10"))
-_RESNET18_FMNIST_BLOCKS = _paper("resnet18-fmnist", _BLOCKS, _NEAREST_RESNET)
+_RESNET18_CIFAR10 = _paper("resnet18-cifar10", PAPER, Published("ResNet-18", "CIFAR-10"))
+_RESNET18_FMNIST_BLOCKS = _paper("resnet18-fmnist", PAPER, _NEAREST_RESNET)
 _RESNET18_FMNIST = Preset(
     "resnet18-fmnist",
     "resnet18-fmnist",

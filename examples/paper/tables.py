@@ -15,11 +15,8 @@ from tdcompress.study.groupings import STATES, Grouping, Tau, errors_of, groupin
 MEASURES = {"error": "classification error", "cross_entropy": "cross-entropy", "bits_per_byte": "bits per byte"}
 _PLURALS = {"error": "classification errors", "bits_per_byte": "bits per byte"}  # of those that sentences are about
 _LEVELS = {0.5, 0.75, 0.9}  # those of the paper's figures 2 and 3
-_PUBLISHED = {
-    "all": ("all", "50-90%"),
-    "layers": ("layers", "50-90%"),
-    "methods": ("methods", "50-90%"),
-}  # how the paper's table calls a grouping: its columns `across` and `compression`
+# How the paper's table calls a grouping: its columns `across` and `compression`.
+_PUBLISHED = {name: (name, "50-90%") for name in ("all", "layers", "methods")}
 _FINE_TUNED = {"test_error": False, "finetuned_test_error": True}  # the performances that the paper has
 
 
@@ -59,7 +56,7 @@ def as_markdown(rows: Sequence[Tau], published: Published | None) -> str:
     """The same as Markdown tables."""
     lines = []
     for title, header, body in _blocks(rows, published):
-        lines += [f"**{title}**", "", *_table(header, body), ""]
+        lines += [f"**{title}**", "", *markdown_table(header, body), ""]
     return "\n".join(lines)
 
 
@@ -79,7 +76,7 @@ def differences(frame: pd.DataFrame, published: Published | None) -> str:
         cells = ["after" if _FINE_TUNED[row.performance] else "before", row.grouping.title, spoken(row.error)]
         cells += [f"{theirs[0]:.3f}", f"{row.correlation.mean:.3f}", f"{row.correlation.mean - theirs[0]:+.3f}"]
         body.append(cells + [_less(frame, row, unit, theirs[0]) for unit in ("trials", "layers")])
-    return "\n".join(_table(header, body, left=3)) if body else ""
+    return "\n".join(markdown_table(header, body, left=3)) if body else ""
 
 
 def in_words(frame: pd.DataFrame, published: Published | None) -> str:
@@ -132,7 +129,7 @@ def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
             body.append(cells)
     header = ["across", "approximation error", *states, "rise", *(f"95 %, over {unit}" for unit in units)]
     title = f"**τ-a with the test {MEASURES[measure]}, and its rise from {before} to {after}**"
-    return [title, "", *_table(header, body, left=2), ""]
+    return [title, "", *markdown_table(header, body, left=2), ""]
 
 
 def _less(frame: pd.DataFrame, row: Tau, unit: str, theirs: float) -> str:
@@ -245,6 +242,7 @@ def _listed(errors: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _table(header: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+    """The lines of a table, of which the first `left` columns are texts and the others numbers."""
     rule = ["---"] * left + ["---:"] * (len(header) - left)
     return [f"| {' | '.join(cell.strip() for cell in row)} |" for row in (header, rule, *body)]

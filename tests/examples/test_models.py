@@ -155,7 +155,8 @@ def test_a_failing_factory_leaves_the_global_generator_alone():
 
 
 @pytest.mark.parametrize(
-    "module", ["augmentation", "blocks", "data", "evaluation", "models", "recipes", "reference", "train", "gpt"]
+    "module",
+    ["augmentation", "blocks", "data", "evaluation", "models", "recipes", "reference", "subsets", "train", "gpt"],
 )
 def test_docstring_examples(module):
     results = doctest.testmod(importlib.import_module(f"examples.paper.{module}"))
