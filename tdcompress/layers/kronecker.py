@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from tdcompress.decompositions import KroneckerDecomposition, KroneckerOptions, Reshape, kronecker
-from tdcompress.decompositions.forms import Form, TTMForm
 from tdcompress.decompositions.kronecker import kronecker_limit
-from tdcompress.layers.exchange import check_shape
-from tdcompress.layers.reshaped import (
-    ReshapedConv,
-    as_reshape_of,
-    over_columns,
-    reshape_of,
-)
-from tdcompress.layers.reshapes import Regrouping
-from tdcompress.layers.spec import ConvSpec
-from tdcompress.layers.stack import chain_cores, chain_stages, chain_weights
+from tdcompress.layers.chained import ChainedConv
+from tdcompress.layers.reshaped import over_columns, reshape_of
 from tdcompress.ranks import ReshapedRank, kronecker_candidates, kronecker_parameters, kronecker_shapes
 from tdcompress.ranks.reshaped import Spectra
-from tdcompress.ranks.ttm import is_cheaper_from_last
-from tdcompress.shapes import Axes, Rank
+from tdcompress.shapes import Rank
 
 
-class KroneckerConv(ReshapedConv):
+class KroneckerConv(ChainedConv):
     """A linear layer or a 1×1 convolution as Σ_r A_r ⊗ B_r; `rank` = the number of terms.
 
     The inputs are read as a grid. One stage multiplies along one of its axes, with all B_r at once, the next one along
@@ -91,31 +81,6 @@ class KroneckerConv(ReshapedConv):
         return replace(decomposition, left=left, right=right)
 
     @staticmethod
-    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec | Regrouping]:
-        """One along each axis of the grid."""
-        reshape = as_reshape_of(axes)
-        return chain_stages(spec, reshape, rank, from_last=is_cheaper_from_last(reshape, rank))
-
-    @staticmethod
-    def stage_weights(decomposition: KroneckerDecomposition) -> Sequence[Tensor]:
-        """The factors, those of all terms side by side."""
-        cores = (decomposition.left.movedim(0, -1)[None], decomposition.right[..., None])
-        from_last = is_cheaper_from_last(decomposition.reshape, (decomposition.rank,))
-        return chain_weights(cores, from_last=from_last)
-
-    # --- as a TTMatrix ------------------------------------------------------------------------------------
-
-    def form(self, kernels: Sequence[Tensor]) -> TTMForm:
-        """Two cores, with the terms between them."""
-        reshape = as_reshape_of(self.axes)
-        from_last = is_cheaper_from_last(reshape, self.ranks)
-        return TTMForm(chain_cores(kernels, reshape, self.ranks, from_last=from_last))
-
-    @classmethod
-    def of_form(cls, form: Form, spec: ConvSpec, axes: Axes) -> tuple[Rank, Sequence[Tensor]]:
-        """As it is, ranks that cannot be filled cut."""
-        assert isinstance(form, TTMForm)
-        check_shape(form, spec.kernel_shape[:2], "(out, in)")
-        cores = form.feasible().cores
-        rank = tuple(core.shape[-1] for core in cores[:-1])
-        return rank, chain_weights(cores, from_last=is_cheaper_from_last(as_reshape_of(axes), rank))
+    def cores_of(decomposition: KroneckerDecomposition) -> Sequence[Tensor]:
+        """Two, with the terms between them."""
+        return decomposition.left.movedim(0, -1)[None], decomposition.right[..., None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,23 +10,16 @@ from torch import Tensor
 
 from tdcompress.decompositions import Reshape, TTMDecomposition, TTMOptions, ttm, ttm_limits
 from tdcompress.decompositions.forms import Form, TTMForm
-from tdcompress.layers.exchange import check_shape
-from tdcompress.layers.reshaped import (
-    ReshapedConv,
-    as_reshape_of,
-    over_columns,
-    reshape_of,
-)
-from tdcompress.layers.reshapes import Regrouping
+from tdcompress.layers.chained import ChainedConv
+from tdcompress.layers.reshaped import over_columns, reshape_of
 from tdcompress.layers.spec import ConvSpec
-from tdcompress.layers.stack import chain_cores, chain_stages, chain_weights
 from tdcompress.ranks import ReshapedRank, ttm_parameters
 from tdcompress.ranks.reshaped import Spectra
-from tdcompress.ranks.ttm import is_cheaper_from_last, ttm_bound, ttm_candidates, ttm_least
-from tdcompress.shapes import Axes, Rank
+from tdcompress.ranks.ttm import ttm_bound, ttm_candidates, ttm_least
+from tdcompress.shapes import Rank
 
 
-class TTMConv(ReshapedConv):
+class TTMConv(ChainedConv):
     """A linear layer or a 1×1 convolution as a chain of cores over a grid of its inputs and one of its outputs.
 
     `rank` = the inner ranks. The stages go from the last core to the first, or the other way round if that takes fewer
@@ -90,35 +83,11 @@ class TTMConv(ReshapedConv):
         return replace(decomposition, cores=tuple(over_columns(core, root, 2) for core, root in pairs))
 
     @staticmethod
-    def stages(spec: ConvSpec, rank: Rank, axes: Axes) -> Mapping[str, ConvSpec | Regrouping]:
-        """One a core."""
-        reshape = as_reshape_of(axes)
-        return chain_stages(spec, reshape, rank, from_last=is_cheaper_from_last(reshape, rank))
-
-    @staticmethod
-    def stage_weights(decomposition: TTMDecomposition) -> Sequence[Tensor]:
-        """The cores as matrices."""
-        from_last = is_cheaper_from_last(decomposition.reshape, decomposition.rank)
-        return chain_weights(decomposition.cores, from_last=from_last)
-
-    # --- as a TTMatrix ------------------------------------------------------------------------------------
+    def cores_of(decomposition: TTMDecomposition) -> Sequence[Tensor]:
+        """As they are."""
+        return decomposition.cores
 
     @classmethod
     def forms(cls, spec: ConvSpec) -> tuple[type[Form], ...]:
         """A `TTMatrix` of a matrix."""
         return (TTMForm,) if cls.takes(spec) else ()
-
-    def form(self, kernels: Sequence[Tensor]) -> TTMForm:
-        """Its cores."""
-        reshape = as_reshape_of(self.axes)
-        from_last = is_cheaper_from_last(reshape, self.ranks)
-        return TTMForm(chain_cores(kernels, reshape, self.ranks, from_last=from_last))
-
-    @classmethod
-    def of_form(cls, form: Form, spec: ConvSpec, axes: Axes) -> tuple[Rank, Sequence[Tensor]]:
-        """As it is, ranks that cannot be filled cut."""
-        assert isinstance(form, TTMForm)
-        check_shape(form, spec.kernel_shape[:2], "(out, in)")
-        cores = form.feasible().cores
-        rank = tuple(core.shape[-1] for core in cores[:-1])
-        return rank, chain_weights(cores, from_last=is_cheaper_from_last(as_reshape_of(axes), rank))
