@@ -6,7 +6,8 @@ they can be told apart in grey and by the colour-blind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -46,6 +47,10 @@ class Reference:
 
     label: str
     of: Callable[[Tau], float | None]
+
+    def has_any(self, rows: Iterable[Tau]) -> bool:
+        """Whether there is something to explain in a legend."""
+        return any(self.of(row) is not None for row in rows)
 
 
 def draw_all(
@@ -122,7 +127,7 @@ def by_ratio(
         axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes[0].set_ylabel(f"Kendall's τ-a with the {label}")
     handles = list(axes[0].get_legend_handles_labels()[0])
-    if reference is not None:
+    if reference is not None and reference.has_any(rows):
         handles.append(Line2D([], [], color="0.4", linestyle=":", alpha=0.8, label=reference.label))
     figure.legend(handles=handles, loc="outside right center", frameon=False)
     return figure
@@ -172,7 +177,7 @@ def bars(
     name_bars(axes, errors)
     for axis in axes[-columns:]:
         axis.set_xlabel(f"Kendall's τ-a with the {label}")
-    if reference is not None:
+    if reference is not None and reference.has_any(itertools.chain(*groups)):
         theirs_handle = Line2D([], [], color="black", marker="D", markerfacecolor="white", linestyle="none")
         theirs_handle.set_label(reference.label)
         figure.legend(handles=[theirs_handle], loc="outside lower center", frameon=False)

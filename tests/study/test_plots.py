@@ -51,6 +51,19 @@ def test_a_table_of_somebody_else_s(tmp_path):
         errors_of(frame)
 
 
+def test_a_reference_is_explained_only_where_it_is_drawn():
+    frame = synthetic(fine_tuned=False)
+    shown = performances_of(frame, "test_error")
+    rows = taus(frame, shown)
+    every = [row for row in rows if row.grouping.name == "all"]
+    levels = [row for row in rows if len(row.grouping.ratios) == 1]
+    unknown = plots.Reference("elsewhere", lambda row: None)
+    for reference, count in ((FAINT, 1), (unknown, 0)):
+        for figure in (plots.bars([every], shown, reference), plots.by_ratio(levels, shown, reference)):
+            said = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+            assert said.count("elsewhere") == count
+
+
 def test_bars_have_the_width_of_tau():
     frame = synthetic()
     shown = performances_of(frame, "test_error")
