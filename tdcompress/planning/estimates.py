@@ -102,6 +102,7 @@ def estimated(problem: PlanningProblem, executor: Executor | None, step: Callabl
                 curves[name], changes[name] = options, []
                 if trials is not None:
                     changes[name] = _changes(problem, trials, name, tried)
+                del tried
                 step(name)
     by_layer = {name: curves[name] for name in problem.convs if name in curves}
     return Estimates(by_layer, changes, kept, squared=problem.request.metric == PREDICTED)
