@@ -21,11 +21,16 @@ _NEAREST_RESNET = Published("ResNet-18", "CIFAR-10", same_network=False)
 _NOT_THE_PAPER = "Shortened, so not the paper's setting: "
 
 
+def _of(setting: str, layers: tuple[str, ...], published: Published | None, **changes: Any) -> Preset:
+    """A study of a setting's network, trained and fine-tuned as the setting is by default."""
+    parts = SETTINGS[setting]
+    defaults = {"training": parts.recipe, "fine_tuning": parts.fine_tuning}
+    return Preset(setting, setting, layers, published, **{**defaults, **changes})
+
+
 def _paper(setting: str, layers: tuple[str, ...], published: Published, **changes: Any) -> Preset:
     """A setting at the paper's grid, ranks and hyperparameters, with feature errors over all training images."""
-    parts = SETTINGS[setting]
-    fixed = {"ranks": "paper", "training": parts.recipe, "fine_tuning": parts.fine_tuning}
-    return Preset(setting, setting, layers, published, **{**fixed, "images": None, **changes})
+    return _of(setting, layers, published, **{"ranks": "paper", "images": None, **changes})
 
 
 def _short(preset: Preset, what: str, **changes: Any) -> Preset:
@@ -43,53 +48,35 @@ _GARIPOV_FMNIST = _paper(
 _GARIPOV_CIFAR10 = _paper("garipov-cifar10", _CONVOLUTIONS, Published("GaripovNet", "CIFAR-10"))
 _RESNET18_CIFAR10 = _paper("resnet18-cifar10", PAPER, Published("ResNet-18", "CIFAR-10"))
 _RESNET18_FMNIST_BLOCKS = _paper("resnet18-fmnist", PAPER, _NEAREST_RESNET)
-_RESNET18_FMNIST = Preset(
-    "resnet18-fmnist",
-    "resnet18-fmnist",
-    _ALL,
-    published=_NEAREST_RESNET,
-    training=SETTINGS["resnet18-fmnist"].recipe,
-    fine_tuning=SETTINGS["resnet18-fmnist"].fine_tuning,
-    ratios=(0.1, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99),
-    runs=1,
-    images=500,
-    evaluated=5000,
-    validated=False,
-    random_starts=False,
-)
-_RESNET50_FMNIST = replace(
-    _RESNET18_FMNIST,
-    name="resnet50-fmnist",
-    setting="resnet50-fmnist",
-    training=SETTINGS["resnet50-fmnist"].recipe,
-    fine_tuning=SETTINGS["resnet50-fmnist"].fine_tuning,
-)
-_GPT_TEXT = Preset(
-    name="gpt-text",
-    setting="gpt-text",
-    layers=("transformer.h.*",),
-    published=None,
-    training=SETTINGS["gpt-text"].recipe,
+_RATIOS_TO_99 = (0.1, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99)
+_ALL_CONVOLUTIONS = {
+    "ratios": _RATIOS_TO_99,
+    "runs": 1,
+    "images": 500,
+    "evaluated": 5000,
+    "validated": False,
+    "random_starts": False,
+}
+_GPT_TEXT = _of(
+    "gpt-text",
+    ("transformer.h.*",),
+    None,
+    fine_tuning=None,
     methods=("svd", "kronecker", "ttm", "blr"),
-    ratios=_RESNET18_FMNIST.ratios,
+    ratios=_RATIOS_TO_99,
     runs=1,
     images=64,
     evaluated=256,
     validated=False,
 )
-_DIGITS_RESNET = Preset(
-    name="digits-resnet",
-    setting="digits-resnet",
-    layers=("layer*",),
-    published=_NEAREST_RESNET,
-    training=SETTINGS["digits-resnet"].recipe,
-    checkpoint=CHECKPOINTS / "digits_resnet.safetensors",
-    methods=("cp", "tucker", "tt", "svd"),
-    ratios=(0.5, 0.75, 0.9, 0.95),
-    runs=1,
-    threads=1,
-    random_starts=False,
-)
+_DIGITS_RESNET = {
+    "fine_tuning": None,
+    "methods": ("cp", "tucker", "tt", "svd"),
+    "ratios": (0.5, 0.75, 0.9, 0.95),
+    "runs": 1,
+    "threads": 1,
+    "random_starts": False,
+}
 
 _SHORT_GARIPOV = {
     "ratios": (0.5, 0.75, 0.9),
@@ -120,28 +107,25 @@ _RESNET18_CUTS = (
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(
-            name="digits",
-            setting="digits",
-            layers=("conv2", "conv3", "conv4"),
-            published=Published("GaripovNet", "F-MNIST", same_network=False),
-            training=SETTINGS["digits"].recipe,
-            fine_tuning=SETTINGS["digits"].fine_tuning,
+        _of(
+            "digits",
+            ("conv2", "conv3", "conv4"),
+            Published("GaripovNet", "F-MNIST", same_network=False),
             threads=1,  # more would wait for each other: there is too little to do for two
         ),
-        _DIGITS_RESNET,
-        replace(
-            _DIGITS_RESNET,
-            name="digits-resnet-sgd",
-            setting="digits-resnet-sgd",
-            training=SETTINGS["digits-resnet-sgd"].recipe,
-            checkpoint=None,
+        _of(
+            "digits-resnet",
+            ("layer*",),
+            _NEAREST_RESNET,
+            checkpoint=CHECKPOINTS / "digits_resnet.safetensors",
+            **_DIGITS_RESNET,
         ),
+        _of("digits-resnet-sgd", ("layer*",), _NEAREST_RESNET, **_DIGITS_RESNET),
         _GARIPOV_FMNIST,
         _GARIPOV_CIFAR10,
         _RESNET18_CIFAR10,
-        _RESNET18_FMNIST,
-        _RESNET50_FMNIST,
+        _of("resnet18-fmnist", _ALL, _NEAREST_RESNET, **_ALL_CONVOLUTIONS),
+        _of("resnet50-fmnist", _ALL, _NEAREST_RESNET, **_ALL_CONVOLUTIONS),
         _GPT_TEXT,
         _short(_GARIPOV_FMNIST, _GARIPOV_CUTS, **_SHORT_GARIPOV),
         _short(_GARIPOV_CIFAR10, _LESS_TRAINED + _GARIPOV_CUTS, **_SHORT_GARIPOV),
