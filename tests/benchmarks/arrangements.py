@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def arrangement_table(cases: Sequence[Case]) -> tuple[list[str], list[list[str]]
         errors = [f"{case.errors[way]:.4f}" for way in WAYS]
         seconds = [f"{case.seconds[way]:.2f} s" for way in WAYS]
         cells.append([case.layer, f"{case.kept:.0%}", *errors, case.chosen, *seconds])
-    means = [math.exp(sum(math.log(case.errors[way]) for case in cases) / len(cases)) for way in WAYS]
+    means = [statistics.geometric_mean(case.errors[way] for case in cases) for way in WAYS]
     totals = [sum(case.seconds[way] for case in cases) for way in WAYS]
     cells.append(["geometric mean, sum", "", *(f"{one:.4f}" for one in means), "", *(f"{one:.1f} s" for one in totals)])
     return titles, cells

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
-import torch
 from torch import nn
 
 import tdcompress as td
 from tdcompress.decompositions import BTDOptions, CPOptions, Options
-from tests.benchmarks.forward import BATCH, LAYERS, LAYOUTS, RATIOS, THREADS, Forward, run_of, timed, wall
+from tests.benchmarks.forward import BATCH, RATIOS, THREADS, Forward, on_the_cpu
 from tests.benchmarks.methods import BESIDE, all_approximations, means
 from tests.benchmarks.tables import Table
 
@@ -30,22 +28,11 @@ WAYS: dict[str, tuple[str, Options | None]] = {
 def blocks_tables(quick: bool) -> Iterator[Table]:
     """Errors, and times."""
     yield means(list(all_approximations(WAYS, [round(1 - ratio, 4) for ratio in RATIOS], quick)))
-    yield times(list(forwards(quick)))
-
-
-def forwards(quick: bool) -> Iterator[Forward]:
-    """Both memory formats, as the section `forward` measures them; the time depends on the ranks alone."""
-    torch.set_num_threads(THREADS)
-    for (channels, size), ratio in list(itertools.product(LAYERS, RATIOS))[: 1 if quick else None]:
-        models = stacks(channels, ratio)
-        for layout, memory_format in LAYOUTS.items():
-            x = torch.randn(BATCH, channels, size, size).to(memory_format=memory_format)
-            runs = {name: run_of(model.to(memory_format=memory_format), x) for name, model in models.items()}
-            yield Forward(channels, size, round(1 - ratio, 4), layout, timed(runs, wall, 3 if quick else ROUNDS))
+    yield times(list(on_the_cpu(quick, stacks, ROUNDS)))
 
 
 def stacks(channels: int, ratio: float) -> dict[str, nn.Module]:
-    """CP as it is by default, and blocks of every size, at the ranks that the ratio buys."""
+    """CP as it is by default, and blocks of every size, at the ranks that the ratio buys: on these the time depends."""
     dense = nn.Conv2d(channels, channels, 3, padding=1)
     models: dict[str, nn.Module] = {
         "cp": td.CPConv.from_conv(dense, ratio=ratio, solver=CPOptions(max_iter=0)),

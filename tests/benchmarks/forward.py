@@ -57,7 +57,7 @@ class Forward:
 
 def forward_tables(quick: bool) -> Iterator[Table]:
     """The tables of the section: the CPU, and a GPU where there is one."""
-    rows = list(on_the_cpu(quick))
+    rows = list(on_the_cpu(quick, candidates))
     yield f"**CPU**: median milliseconds, batch {BATCH}, {THREADS} threads.", *_times(rows)
     yield f"**CPU**: {WHAT}", *_speedups(rows)
     if torch.cuda.is_available():
@@ -67,15 +67,17 @@ def forward_tables(quick: bool) -> Iterator[Table]:
         yield f"**{device}**: {WHAT}", *_speedups(rows)
 
 
-def on_the_cpu(quick: bool) -> Iterator[Forward]:
-    """Both memory formats, two threads."""
+def on_the_cpu(
+    quick: bool, candidates: Callable[[int, float], Mapping[str, nn.Module]], rounds: int = ROUNDS
+) -> Iterator[Forward]:
+    """Both memory formats, two threads; the candidates by channels and ratio."""
     torch.set_num_threads(THREADS)
     for (channels, size), ratio in _cases(quick):
         models = candidates(channels, ratio)
         for layout, memory_format in LAYOUTS.items():
             x = torch.randn(BATCH, channels, size, size).to(memory_format=memory_format)
             runs = {name: run_of(model.to(memory_format=memory_format), x) for name, model in models.items()}
-            yield Forward(channels, size, round(1 - ratio, 4), layout, timed(runs, wall, 3 if quick else ROUNDS))
+            yield Forward(channels, size, round(1 - ratio, 4), layout, timed(runs, wall, 3 if quick else rounds))
 
 
 def on_a_gpu(quick: bool) -> Iterator[Forward]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import tdcompress as td
 from tdcompress.decompositions import Options
 from tdcompress.methods import METHODS, taking
 from tests.benchmarks.sections import LAYERS, RATIOS, conv_of, trained_kernels
-from tests.benchmarks.tables import Table, geometric_mean
+from tests.benchmarks.tables import Table
 
 BESIDE = "cp, joint"  # what the others are compared with
 SHARES = tuple(sorted((round(1 - ratio, 4) for ratio in RATIOS), reverse=True))
@@ -91,7 +92,7 @@ def means(rows: list[Approximation]) -> Table:
 def _over(rows: list[Approximation], beside: Mapping[tuple[str, float], float | None]) -> str:
     errors = [(row.error, beside[row.layer, row.kept]) for row in rows]
     ratios = [mine / theirs for mine, theirs in errors if mine is not None and theirs is not None]
-    return f"{geometric_mean(ratios):.4f}" if len(ratios) == len(rows) else "-"
+    return f"{statistics.geometric_mean(ratios):.4f}" if len(ratios) == len(rows) else "-"
 
 
 def cases(rows: list[Approximation]) -> Table:

@@ -44,7 +44,7 @@ def summary_table(rows: Sequence[Row]) -> str:
         [
             method,
             peer,
-            f"{geometric_mean(row.error_ratio for row in group):.4f}",
+            f"{statistics.geometric_mean(row.error_ratio for row in group):.4f}",
             f"{max(row.error_ratio for row in group):.4f}",
             f"{sum(row.theirs.seconds for row in group):.1f} s",
             f"{sum(row.ours.seconds for row in group):.1f} s",
@@ -87,7 +87,7 @@ def reference_table(references: Sequence[Reference]) -> str:
         ]
         for one in references
     ]
-    error = geometric_mean(one.ours / min(one.plain) for one in references)
+    error = statistics.geometric_mean(one.ours / min(one.plain) for one in references)
     seconds = sum(one.seconds for one in references) / sum(one.plain_seconds for one in references)
     titles = ["layer", "rank", "plain ALS, 3 000 sweeps", "ours"]
     lines = table([*titles, "our error / the best of theirs", "our time / one of theirs"], cells)
@@ -136,8 +136,3 @@ def table(titles: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table in Markdown."""
     rows = [titles, ["---"] * len(titles), *cells]
     return ["| " + " | ".join(row) + " |" for row in rows]
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """The geometric mean of a few or more numbers above 0."""
-    return statistics.geometric_mean(list(values))

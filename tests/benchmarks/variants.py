@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,5 +71,4 @@ def variants(layers: Sequence[str] = LAYERS) -> Iterator[Variant]:
             seconds = time.process_time() - began
             defaults = defaults or errors
             ratios = [error / default for error, default in zip(errors, defaults, strict=True)]
-            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-            yield Variant(method, name, mean, max(ratios), seconds)
+            yield Variant(method, name, statistics.geometric_mean(ratios), max(ratios), seconds)
