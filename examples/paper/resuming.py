@@ -63,6 +63,25 @@ class State:
     seconds: float = 0.0
 
 
+def save_whole(tensors: Mapping[str, Tensor], file: str | Path, notes: Mapping[str, str]) -> None:
+    """Write a safetensors file in one step: whoever kills the process meanwhile leaves what was there before.
+
+    Args:
+        tensors: by name, on any device and in any memory format.
+        file: where; its folder is made if it is missing.
+        notes: kept in the file's header.
+    """
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}")  # of one name, so that a kill leaves one at most
+    try:
+        kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(kept, beside, metadata=dict(notes))
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 class Keeper:
     """Keeps a training in a safetensors file, which is replaced in one step.
 
@@ -81,23 +100,14 @@ class Keeper:
         return time.monotonic() - self._last >= self._every
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
-        """Write everything; whoever kills the process meanwhile leaves the file before."""
+        """Write everything, with `save_whole`."""
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in state.best_weights.items()}
         tensors |= {f"optimizer.{name}": value for name, value in _flat(optimizer.state_dict()["state"])}
         tensors["drawing"] = state.drawing
-        kept = {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
-        }
         numbers = {name: getattr(state, name) for name in ("best", "steps", "loss", "seen", "seconds")}
         notes = {"about": self._about, "epochs": [asdict(epoch) for epoch in state.epochs], **numbers}
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._file.with_name(f".{self._file.name}")  # of one name, so that a kill leaves one at most
-        try:
-            save_file(kept, beside, metadata={_NOTES: json.dumps(notes)})
-            os.replace(beside, self._file)
-        finally:
-            beside.unlink(missing_ok=True)
+        save_whole(tensors, self._file, {_NOTES: json.dumps(notes)})
         self._last = time.monotonic()
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:

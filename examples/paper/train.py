@@ -15,11 +15,11 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from examples.paper import data
 from examples.paper.models import DigitsNet, GaripovNet, digits_resnet, resnet18, resnet50, seeded
+from examples.paper.resuming import save_whole
 from examples.paper.text import text
 from examples.paper.training import RECIPES, Recipe, evaluate, train
 from tdcompress.errors import CompressionError
@@ -75,16 +75,14 @@ SETTINGS = {
 
 
 def save_checkpoint(model: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Writes the network's weights and buffers, with notes, as a safetensors file.
+    """Writes the network's weights and buffers, with notes, as a safetensors file, in one step.
 
     Args:
         model: the network.
         path: the file; its folder is made if it is missing.
         metadata: notes kept in the file's header.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, path, metadata=dict(metadata))
+    save_whole(model.state_dict(), path, metadata)
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from examples.paper import resuming, training
 from examples.paper.data import digits
 from examples.paper.models import DigitsNet, digits_resnet, seeded
 from examples.paper.recipes import RECIPES
-from examples.paper.train import kept_beside, load_checkpoint, main, weights_digest
+from examples.paper.train import kept_beside, load_checkpoint, main, save_checkpoint, weights_digest
 from examples.paper.training import train
 from tdcompress.errors import CompressionError
 
@@ -105,6 +105,23 @@ def test_a_killed_command_goes_on_and_ends_alike(tmp_path):
     assert weights_digest(first) == weights_digest(second)
     assert notes[0]["test_cross_entropy"] == notes[1]["test_cross_entropy"]
     assert {file.name for file in tmp_path.iterdir()} == {"whole.safetensors", "killed.safetensors"}
+
+
+def test_a_kill_while_the_weights_are_written_leaves_those_before(tmp_path, monkeypatch):
+    first, second, found = (seeded(DigitsNet, seed) for seed in (0, 1, 2))
+    file = tmp_path / "model.safetensors"
+    save_checkpoint(first, file, {"run": "first"})
+
+    def dies(tensors, path, metadata):
+        path.write_bytes(b"half of it")
+        raise KilledError
+
+    monkeypatch.setattr(resuming, "save_file", dies)
+    with pytest.raises(KilledError):
+        save_checkpoint(second, file, {"run": "second"})
+    assert load_checkpoint(found, file) == {"run": "first"}
+    assert weights_digest(found) == weights_digest(first)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_the_digest_is_that_of_weights_and_buffers():
