@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import leading_subspace, mode_dot, solve_nearby, unfold
-from tdcompress.decompositions.extrapolation import Run
+from tdcompress.decompositions.extrapolation import Run, most_promising
 from tdcompress.decompositions.options import CPOptions, Start
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
 
-_TRIAL = 30  # sweeps after which the best of several starts is known
 _BASES = 1.2  # singular vectors of a core for every term
 _WORTH = 0.6  # of a tensor's elements: a larger core is not worth a sweep of its own
 _LARGE = 1 << 18  # elements of a tensor whose sweeps are products of matrices first of all
@@ -45,11 +44,7 @@ def als(
     most = options.sweeps(tensor.shape, rank)
     core, bases = _core(ordered, rank)
     runs = [Run(Sweep(core, penalty), start(kind, core, rank, generator)) for kind in options.starts]
-    if len(runs) > 1:
-        for run in runs:
-            run.advance(min(_TRIAL, most), 0.0)
-        runs.sort(key=lambda run: float(run.loss))
-    best = runs[0]
+    best = most_promising(runs, most)
     swept = best.sweeps
     if bases:
         best.advance(max(0, most - min(_LAST, most // 4) - swept), options.tol)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 _MOMENTUM_LIMIT = 0.97
 _SWEEPS_BETWEEN_CHECKS = 10  # of the error
+_TRIAL = 30  # sweeps after which the best of several starts is known
 _NOISE = 16  # a rise of the squared error by so many roundings of ‖terms‖² is one of rounding
 
 
@@ -97,3 +98,12 @@ class Run:
         self.current = [rows.double() for rows in self.current]
         self._point = [rows.double() for rows in self._point]
         self.loss = torch.full_like(self.loss, math.inf)
+
+
+def most_promising(runs: Sequence[Run], sweeps: int) -> Run:
+    """The best of runs from several starts after a few sweeps, or after `sweeps` if these are fewer."""
+    if len(runs) == 1:
+        return runs[0]
+    for run in runs:
+        run.advance(min(_TRIAL, sweeps), 0.0)
+    return min(runs, key=lambda run: float(run.loss))

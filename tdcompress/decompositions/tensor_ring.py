@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import check_rank, check_tensor, power_of_two, relative_error
-from tdcompress.decompositions.extrapolation import Run
+from tdcompress.decompositions.extrapolation import Run, most_promising
 from tdcompress.decompositions.options import (
     Solver,
     Start,
@@ -28,8 +28,6 @@ from tdcompress.decompositions.tensor_train import tensor_train, tensor_train_li
 from tdcompress.errors import CompressionError
 from tdcompress.shapes import Rank
 from tdcompress.threads import threads_for
-
-_TRIAL = 30  # sweeps after which the best of several starts is known
 
 
 @dataclass(frozen=True)
@@ -195,11 +193,7 @@ def _swept(tensor: Tensor, rank: Rank, options: TROptions, generator: torch.Gene
     """The ring that the sweeps end at, from the best of the starts."""
     sweep, most = RingSweep(tensor, options.penalty), options.sweeps_of(tensor.shape, rank)
     runs = [Run(sweep, ring_start(kind, tensor, rank, generator)) for kind in options.starts]
-    if len(runs) > 1:
-        for run in runs:
-            run.advance(min(_TRIAL, most), 0.0)
-        runs.sort(key=lambda run: float(run.loss))
-    best = runs[0]
+    best = most_promising(runs, most)
     converged = best.advance(most - best.sweeps, options.tol)
     ring = TRDecomposition(ring_cores([factor.to(tensor) for factor in best.current]), Solution(0.0))
     error = relative_error(tensor, ring.to_dense())
