@@ -22,8 +22,9 @@ from torch import Tensor
 
 from tdcompress.decompositions.algebra import leading_subspace, mode_dot, solve_nearby, unfold
 from tdcompress.decompositions.extrapolation import Run, most_promising
-from tdcompress.decompositions.options import CPOptions, Start
+from tdcompress.decompositions.options import CPOptions
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
+from tdcompress.decompositions.sweeping import Start
 
 _BASES = 1.2  # singular vectors of a core for every term
 _WORTH = 0.6  # of a tensor's elements: a larger core is not worth a sweep of its own

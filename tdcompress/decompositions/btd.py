@@ -18,15 +18,9 @@ from tdcompress.decompositions.block_sweeps import (
     work_of_cores,
 )
 from tdcompress.decompositions.extrapolation import Run
-from tdcompress.decompositions.options import (
-    Solver,
-    SweepOptions,
-    TuckerOptions,
-    check_count,
-    check_penalized,
-    sweeps_within,
-)
+from tdcompress.decompositions.options import Solver, SweepOptions, TuckerOptions, check_count
 from tdcompress.decompositions.solution import Solution
+from tdcompress.decompositions.sweeping import check_penalized, sweeps_within
 from tdcompress.decompositions.tucker import tucker, tucker_limits
 from tdcompress.errors import CompressionError
 from tdcompress.threads import threads_for

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal, get_args
 
 from typing_extensions import Self
 
+from tdcompress.decompositions.sweeping import Start, check_penalized, check_starts, sweeps_within
 from tdcompress.errors import CompressionError
 
-Start = Literal["orthogonal", "random"]
 Backend = Literal["own", "tensorly"]
 
 
@@ -99,22 +99,6 @@ class SweepOptions(Options):
             raise CompressionError(f"tol must be a number from 0, got {self.tol!r}.")
 
 
-_LEAST = 10  # sweeps that are made however much work they are
-
-
-def sweeps_within(max_iter: int, max_work: float | None, work: float) -> int:
-    """Sweeps at the most where one takes `work` multiplications."""
-    return max_iter if max_work is None else min(max_iter, max(_LEAST, int(max_work / work)))
-
-
-def check_penalized(penalty: float, max_work: float | None) -> None:
-    """Refuse a penalty or a bound on the work that means nothing."""
-    if not 0 <= penalty < math.inf:
-        raise CompressionError(f"penalty must be a number from 0, got {penalty!r}.")
-    if max_work is not None and not max_work > 0:
-        raise CompressionError(f"max_work must be a number above 0 or None, got {max_work!r}.")
-
-
 @dataclass(frozen=True)
 class CPOptions(TensorlyOptions, SweepOptions):
     """How CP is solved.
@@ -148,8 +132,7 @@ class CPOptions(TensorlyOptions, SweepOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.starts or set(self.starts) - {"orthogonal", "random"}:
-            raise CompressionError(f"starts must name 'orthogonal' or 'random', once or more, got {self.starts!r}.")
+        check_starts(self.starts)
         check_penalized(self.penalty, self.max_work)
         if self.spatial not in ("separable", "joint", "best"):
             raise CompressionError(f"spatial must be 'separable', 'joint' or 'best', got {self.spatial!r}.")

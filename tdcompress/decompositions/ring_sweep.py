@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import eigh, gram, leading_subspace, mode_dot, solve_nearby, unfold, unravelled
-from tdcompress.decompositions.options import Start
+from tdcompress.decompositions.sweeping import Start
 from tdcompress.shapes import Rank
 
 _DAMPING = 1e-6  # of the mean squared length, where the rows over a bond are made orthonormal

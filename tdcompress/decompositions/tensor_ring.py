@@ -6,24 +6,17 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import check_rank, check_tensor, power_of_two, relative_error
 from tdcompress.decompositions.extrapolation import Run, most_promising
-from tdcompress.decompositions.options import (
-    Solver,
-    Start,
-    SweepOptions,
-    TTOptions,
-    check_count,
-    check_penalized,
-    sweeps_within,
-)
+from tdcompress.decompositions.options import Solver, SweepOptions, TTOptions, check_count
 from tdcompress.decompositions.ring_sweep import RingSweep, ring_cores, ring_start
 from tdcompress.decompositions.solution import Solution
+from tdcompress.decompositions.sweeping import Start, check_penalized, check_starts, sweeps_within
 from tdcompress.decompositions.tensor_train import tensor_train, tensor_train_limits
 from tdcompress.errors import CompressionError
 from tdcompress.shapes import Rank
@@ -60,8 +53,7 @@ class TROptions(SweepOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.starts or set(self.starts) - set(get_args(Start)):
-            raise CompressionError(f"starts must name 'orthogonal' or 'random', once or more, got {self.starts!r}.")
+        check_starts(self.starts)
         check_penalized(self.penalty, self.max_work)
         if not self.bonds:
             raise CompressionError("bonds must name one size of bonds or more, got none.")

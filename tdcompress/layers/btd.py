@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import BTDecomposition, BTDOptions, btd, btd_limits
+from tdcompress.decompositions.sweeping import quick_limits
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.ranks import btd_best_ranks, btd_curve, btd_parameters
 from tdcompress.shapes import Axes, Point, Rank
-
-_QUICK_SWEEPS, _QUICK_WORK = 60, 1e11  # of layers that are only tried
 
 
 class BTDConv(FactorizedConv[BTDecomposition, BTDOptions]):
@@ -41,8 +40,8 @@ class BTDConv(FactorizedConv[BTDecomposition, BTDOptions]):
     @staticmethod
     def quick(options: BTDOptions) -> BTDOptions:
         """A few sweeps for the first size alone."""
-        work = _QUICK_WORK if options.max_work is None else min(_QUICK_WORK, options.max_work)
-        return replace(options, max_iter=min(_QUICK_SWEEPS, options.max_iter), max_work=work, sizes=options.sizes[:1])
+        sweeps, work = quick_limits(options.max_iter, options.max_work)
+        return replace(options, max_iter=sweeps, max_work=work, sizes=options.sizes[:1])
 
     @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:

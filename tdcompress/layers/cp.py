@@ -13,6 +13,7 @@ from torch import Tensor
 from tdcompress.decompositions import CPDecomposition, CPOptions, cp, cp_limit
 from tdcompress.decompositions.algebra import relative_error
 from tdcompress.decompositions.forms import CPForm, Form
+from tdcompress.decompositions.sweeping import quick_limits
 from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape
@@ -21,7 +22,6 @@ from tdcompress.layers.spec import ConvSpec, stage_name
 from tdcompress.ranks import cp_curve, cp_parameters, cp_ranks, cp_rule
 from tdcompress.shapes import Axes, Point, Rank
 
-_QUICK_SWEEPS, _QUICK_WORK = 60, 1e11  # of layers that are only tried
 _TRIAL_SWEEPS = 10  # that tell the better arrangement; below three times as many both are solved for at once
 # What the singular vectors of a product of three kernels lose in double precision: at most 47 times its resolution in
 # 40 000 random draws.
@@ -70,8 +70,8 @@ class CPConv(FactorizedConv[CPDecomposition, CPOptions]):
         """Fewer sweeps than by default, and less work."""
         if options.backend == "tensorly":
             return options
-        most = _QUICK_WORK if options.max_work is None else min(options.max_work, _QUICK_WORK)
-        return replace(options, max_iter=min(options.max_iter, _QUICK_SWEEPS), max_work=most)
+        sweeps, work = quick_limits(options.max_iter, options.max_work)
+        return replace(options, max_iter=sweeps, max_work=work)
 
     @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import TRDecomposition, TROptions, tensor_ring, tensor_ring_limits
+from tdcompress.decompositions.sweeping import quick_limits
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec, stage_name
@@ -17,8 +18,6 @@ from tdcompress.layers.whitening import Whitening
 from tdcompress.ranks import tr_curve, tr_parameters, tr_ranks, train_ranks
 from tdcompress.ranks.tensor_train import chain_of
 from tdcompress.shapes import Axes, Point, Rank
-
-_QUICK_SWEEPS, _QUICK_WORK = 60, 1e11  # of layers that are only tried
 
 
 class TRConv(FactorizedConv[TRDecomposition, TROptions]):
@@ -77,8 +76,7 @@ class TRConv(FactorizedConv[TRDecomposition, TROptions]):
     @staticmethod
     def quick(options: TROptions) -> TROptions:
         """A few sweeps from the first start, for the last size of bonds alone."""
-        work = _QUICK_WORK if options.max_work is None else min(_QUICK_WORK, options.max_work)
-        sweeps = min(_QUICK_SWEEPS, options.max_iter)
+        sweeps, work = quick_limits(options.max_iter, options.max_work)
         return replace(options, max_iter=sweeps, max_work=work, starts=options.starts[:1], bonds=options.bonds[-1:])
 
     @staticmethod

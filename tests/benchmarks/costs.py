@@ -14,7 +14,8 @@ import torch
 
 from tdcompress.decompositions.als import Sweep, start
 from tdcompress.decompositions.extrapolation import Run
-from tdcompress.decompositions.options import CPOptions, Start
+from tdcompress.decompositions.options import CPOptions
+from tdcompress.decompositions.sweeping import Start
 from tests.benchmarks.sections import decaying_kernel, true_error
 from tests.benchmarks.solvers import OURS, PEERS, measure
 
