@@ -122,12 +122,7 @@ class TTForm:
     name: ClassVar[str] = "TTTensor"
 
     def __post_init__(self) -> None:
-        _check(self.name, self.cores, 3)
-        before, after = ([core.shape[side] for core in self.cores] for side in (0, 2))
-        if [1, *after] != [*before, 1]:
-            raise CompressionError(
-                f"the cores of a TTTensor fit each other and end in ranks of 1, got {_shapes(self.cores)}."
-            )
+        _check_chain(self.name, self.cores, 3)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -169,12 +164,7 @@ class TTMForm:
     name: ClassVar[str] = "TTMatrix"
 
     def __post_init__(self) -> None:
-        _check(self.name, self.cores, 4)
-        before, after = ([core.shape[side] for core in self.cores] for side in (0, 3))
-        if [1, *after] != [*before, 1]:
-            raise CompressionError(
-                f"the cores of a TTMatrix fit each other and end in ranks of 1, got {_shapes(self.cores)}."
-            )
+        _check_chain(self.name, self.cores, 4)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -233,6 +223,12 @@ def _check(name: str, tensors: Sequence[Tensor], order: int) -> None:
     kinds = {tensor.dtype for tensor in tensors}
     if not all(kind.is_floating_point for kind in kinds):
         raise CompressionError(f"the {name} must be of real floating-point numbers, got {', '.join(map(str, kinds))}.")
+
+
+def _check_chain(name: str, cores: Sequence[Tensor], order: int) -> None:
+    _check(name, cores, order)
+    if [1, *(core.shape[-1] for core in cores)] != [*(core.shape[0] for core in cores), 1]:
+        raise CompressionError(f"the cores of a {name} fit each other and end in ranks of 1, got {_shapes(cores)}.")
 
 
 def _shapes(tensors: Sequence[Tensor]) -> str:
