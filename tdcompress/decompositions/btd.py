@@ -17,6 +17,7 @@ from tdcompress.decompositions.block_sweeps import (
     orthogonal_blocks,
     work_of_cores,
 )
+from tdcompress.decompositions.cp import cp_limit
 from tdcompress.decompositions.extrapolation import Run
 from tdcompress.decompositions.options import Solver, SweepOptions, TuckerOptions, check_count
 from tdcompress.decompositions.solution import Solution
@@ -110,7 +111,7 @@ def btd_limits(shape: Sequence[int]) -> tuple[int, int, int]:
     """
     joined = (*shape[:2], math.prod(shape[2:]))
     first, second = tucker_limits(joined, (0, 1))
-    return math.prod(joined) // max(joined), first, second
+    return cp_limit(joined), first, second
 
 
 def btd(tensor: Tensor, rank: Sequence[int], *, solver: Solver = None) -> BTDecomposition:

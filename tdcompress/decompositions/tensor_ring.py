@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import check_rank, check_tensor, power_of_two, relative_error
+from tdcompress.decompositions.cp import cp_limit
 from tdcompress.decompositions.extrapolation import Run, most_promising
 from tdcompress.decompositions.options import Solver, SweepOptions, TTOptions, check_count
 from tdcompress.decompositions.ring_sweep import RingSweep, ring_cores, ring_start
@@ -109,8 +110,7 @@ def tensor_ring_limits(shape: Sequence[int]) -> Rank:
     inner = tensor_train_limits(shape)
     if len(shape) == 2:
         return (1, *inner)
-    whole = (shape[0], math.prod(shape[1:-1]), shape[-1])
-    terms = math.prod(whole) // max(whole)
+    terms = cp_limit((shape[0], math.prod(shape[1:-1]), shape[-1]))
     return (min(terms, shape[0] * inner[0], shape[-1] * inner[-1]), *inner)
 
 
