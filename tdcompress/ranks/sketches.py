@@ -45,6 +45,7 @@ class SketchedSpectra:
         self._given = kernels.detach()
         self.shape = (kernels.shape[1], kernels.shape[2])
         self._unfoldings: dict[Reshape, np.ndarray] = {}
+        self._blocks: dict[Reshape, np.ndarray] = {}
         self._products: dict[tuple[int, int, bool, int], Tensor] = {}
         self._energies: dict[tuple[int, bool], Tensor] = {}
 
@@ -70,8 +71,10 @@ class SketchedSpectra:
 
     def blocks(self, reshape: Reshape) -> np.ndarray:
         """[r]: about the share that is lost if r singular values are kept of each block; the first core counts them."""
-        side, inside = min(reshape.rows[1], reshape.columns[1]), self._squares_of_blocks(reshape)
-        return _tail(side, inside, float(self._energies_of_blocks(reshape).square().sum()))
+        if reshape not in self._blocks:
+            side, inside = min(reshape.rows[1], reshape.columns[1]), self._squares_of_blocks(reshape)
+            self._blocks[reshape] = _tail(side, inside, float(self._energies_of_blocks(reshape).square().sum()))
+        return self._blocks[reshape]
 
     def _squares_of_unfolding(self, split: Reshape) -> float:
         """Σ λ²: of the axes of both cores the largest is multiplied first, which leaves least for the next."""
@@ -95,9 +98,8 @@ class SketchedSpectra:
     def _energies_of_blocks(self, reshape: Reshape) -> Tensor:
         key = (reshape.rows[1], not reshape.strided_rows)
         if key not in self._energies:
-            self._energies[key] = _unflattened(self._kernels.square(), 1, *key).sum(
-                -1
-            )  # (groups, blocks down, columns)
+            squares = _unflattened(self._kernels.square(), 1, *key)
+            self._energies[key] = squares.sum(-1)  # (groups, blocks down, columns)
         return _unflattened(self._energies[key], 2, reshape.columns[1], not reshape.strided_columns).sum(-1)
 
     def _product(self, side: int, factor: int, fast: bool, probes: int) -> Tensor:
