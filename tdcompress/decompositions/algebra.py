@@ -56,6 +56,14 @@ def mode_dot(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
     return torch.tensordot(matrix, tensor, dims=([1], [mode])).movedim(0, mode)
 
 
+def chained(cores: Sequence[Tensor]) -> Tensor:  # (r_0, …, r_1), (r_1, …, r_2), … -> (r_0, …, r_N)
+    """Cores multiplied out along the bonds between them."""
+    product = cores[0]
+    for core in cores[1:]:
+        product = torch.tensordot(product, core, dims=1)
+    return product
+
+
 def working(tensor: Tensor) -> Tensor:
     """`tensor` in the precision to work in: float64, but of a large one no second copy of twice the size is made."""
     if tensor.numel() <= _BLOCK:

@@ -14,7 +14,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import eigh, gram, leading_subspace, mode_dot, solve_nearby, unfold, unravelled
+from tdcompress.decompositions.algebra import (
+    chained,
+    eigh,
+    gram,
+    leading_subspace,
+    mode_dot,
+    solve_nearby,
+    unfold,
+    unravelled,
+)
 from tdcompress.decompositions.sweeping import Start
 from tdcompress.shapes import Rank
 
@@ -119,7 +128,7 @@ class RingSweep:
         """The swept factors, balanced, their relative error, and Σ ‖slice‖² over ‖tensor‖²."""
         first, *cores, last = factors
         closing, size = len(first), self.tensor.shape[0]
-        chain = _chain(cores)
+        chain = chained(cores).flatten(1, -2)  # (r_1, K, r_N)
         partial = (last.flatten(0, 1) @ self.by_last).view(closing, last.shape[1], size, -1)
         partial = partial.transpose(2, 3).flatten(1, 2)  # (r_0, r_N · K, in)
         product = chain.transpose(1, 2).flatten(1) @ partial
@@ -175,14 +184,6 @@ class RingSweep:
         models = [(rows.double() * (one @ rows).double()).sum() for one in normal]
         distance = self.square - 2 * (wanted.double() * rows.double()).sum() + models[0]
         return cores, (distance.clamp(min=0) / self.square).sqrt(), models[1] / self.square
-
-
-def _chain(cores: Sequence[Tensor]) -> Tensor:
-    """The cores in the middle multiplied out, (r_1, K, r_N)."""
-    chain = cores[0]
-    for core in cores[1:]:
-        chain = torch.tensordot(chain, core, dims=1)
-    return chain.flatten(1, -2)
 
 
 def _grams(rows: Tensor) -> Tensor:

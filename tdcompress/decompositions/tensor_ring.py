@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import check_rank, check_tensor, power_of_two, relative_error
+from tdcompress.decompositions.algebra import chained, check_rank, check_tensor, power_of_two, relative_error
 from tdcompress.decompositions.cp import cp_limit
 from tdcompress.decompositions.extrapolation import Run, most_promising
 from tdcompress.decompositions.options import Solver, SweepOptions, TTOptions, check_count
@@ -91,10 +91,8 @@ class TRDecomposition:
 
     def to_dense(self) -> Tensor:
         """The tensor that the cores stand for."""
-        first, chain, *rest = self.cores
-        for core in rest:
-            chain = torch.tensordot(chain, core, dims=1)
-        return torch.tensordot(first, chain, dims=([2, 0], [0, -1]))
+        first, *others = self.cores
+        return torch.tensordot(first, chained(others), dims=([2, 0], [0, -1]))
 
 
 def tensor_ring_limits(shape: Sequence[int]) -> Rank:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tdcompress.decompositions import bridge
 from tdcompress.decompositions.algebra import (
+    chained,
     check_rank,
     check_tensor,
     leading_subspace,
@@ -161,7 +162,4 @@ def _error(total: float, last: Tensor) -> float:
 
 
 def _multiply(cores: Sequence[Tensor]) -> Tensor:
-    product = cores[0]
-    for core in cores[1:]:
-        product = torch.tensordot(product, core, dims=1)
-    return product.squeeze(0).squeeze(-1)
+    return chained(cores).squeeze(0).squeeze(-1)

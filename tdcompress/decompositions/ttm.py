@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from tdcompress.decompositions.algebra import chained
 from tdcompress.decompositions.options import Solver, TTOptions
 from tdcompress.decompositions.reshape import Reshape, Reshaping, as_reshape, check_matrix
 from tdcompress.decompositions.reshaped_options import TTMOptions
@@ -36,10 +36,7 @@ class TTMDecomposition:
 
     def to_dense(self) -> Tensor:
         """The matrix that the cores stand for."""
-        product = self.cores[0]
-        for core in self.cores[1:]:
-            product = torch.tensordot(product, core, dims=1)
-        return self.reshape.to_matrix(product.squeeze(0).squeeze(-1))
+        return self.reshape.to_matrix(chained(self.cores).squeeze(0).squeeze(-1))
 
 
 def ttm_limits(reshape: Reshape) -> tuple[int, ...]:
@@ -75,6 +72,7 @@ def ttm(
     Raises:
         CompressionError: no finite floating-point matrix, or the rank or the reshape do not fit it.
 
+    >>> import torch
     >>> found = ttm(torch.ones(12, 30), (1, 1), ((2, 2, 3), (5, 3, 2)))
     >>> [tuple(core.shape) for core in found.cores]
     [(1, 2, 5, 1), (1, 2, 3, 1), (1, 3, 2, 1)]

@@ -61,7 +61,7 @@ class Spectra:
         split = as_split(reshape)
         if split in self._unfoldings or self.is_quick(split):
             return float(self.unfolding(split)[rank])
-        matrices = split.to_tensor(self.kernels).flatten(3, 4).flatten(1, 2)
+        matrices = _unfolded(split, self.kernels)
         matrices = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
         kept = sum(squared_norm(truncating_subspace(one, rank).to(one).mT @ one) for one in matrices)
         return max(0.0, 1 - kept / (squared_norm(self.kernels) or 1.0))
@@ -84,7 +84,11 @@ def spectrum_tail(split: Reshape, kernels: Tensor) -> np.ndarray:
         split: a reshape into two cores.
         kernels: shape (groups, rows, columns).
     """
-    return _tail(squared_singular_values(split.to_tensor(kernels).flatten(3, 4).flatten(1, 2)))
+    return _tail(squared_singular_values(_unfolded(split, kernels)))
+
+
+def _unfolded(split: Reshape, kernels: Tensor) -> Tensor:  # (groups, rows, columns) -> (groups, *split.sizes)
+    return split.to_tensor(kernels).flatten(3, 4).flatten(1, 2)
 
 
 def _tail(squares: Tensor) -> np.ndarray:  # (matrices, smaller side) -> (smaller side + 1,)
