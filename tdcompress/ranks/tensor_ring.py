@@ -21,7 +21,7 @@ _TRIAL = 30  # sweeps that are made to compare sizes of bonds
 _NARROW = 16  # channels of the smaller side, from which on a ring has room for what CP does
 _POINTS = 8  # rings of narrow kernels that are solved for,
 _SWEEPS = 100  # by so many sweeps
-_GROUPS = 4  # of a convolution that are solved for to foresee or compare errors
+_GROUPS = 4  # of a convolution, and up to seven, that are solved for to foresee or compare errors
 _OVER_CP = 0.25  # a ring loses 1 + so much · share² times what CP does: less structure where terms are many
 
 
