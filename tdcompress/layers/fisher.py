@@ -11,11 +11,16 @@ from torch import Tensor, nn
 from tdcompress.decompositions.algebra import add_self_product
 from tdcompress.errors import CompressionError
 from tdcompress.layers.kinds import bias_of, weight_of
-from tdcompress.layers.moments import InputMoments, check_finite, moment_bytes, precision
+from tdcompress.layers.moments import (
+    InputMoments,
+    check_finite,
+    check_size,
+    moment_bytes,
+    precision,
+    second_moment_bytes,
+)
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.whitening import Whitening, takes_over_mean
-
-_BYTES = 4 << 30  # that the second moment of the gradients may have
 
 
 class FisherFactors:
@@ -55,12 +60,7 @@ class FisherFactors:
         self.spec, self.rows = spec, 0
         self.patches = InputMoments(_adjoint(spec) if spec.transposed else spec, joint=joint)
         size = (spec.in_channels if spec.transposed else spec.out_channels) // spec.groups
-        nbytes = spec.groups * size**2 * precision(size).itemsize
-        if nbytes > _BYTES:
-            raise CompressionError(
-                f"the second moment of the gradients would have {spec.groups} × {size}² numbers, "
-                f"{1e-9 * nbytes:.3g} GB; leave this layer out, or measure output_divergence."
-            )
+        check_size(spec.groups, size, "the gradients", "leave this layer out, or measure output_divergence")
         self._pixels = torch.zeros(spec.groups, size, size, dtype=precision(size), device="cpu")
         self._count = 0  # of pixels
 
@@ -205,8 +205,7 @@ def whitening_of(moments: InputMoments | FisherFactors | Whitening, spec: ConvSp
 
 def factor_bytes(spec: ConvSpec) -> int:
     """What the factors of a layer take, without the second moment of whole patches; an embedding has none."""
-    out = spec.out_channels // spec.groups
-    return moment_bytes(spec) + spec.groups * out**2 * precision(out).itemsize
+    return moment_bytes(spec) + second_moment_bytes(spec.groups, spec.out_channels // spec.groups)
 
 
 def _adjoint(spec: ConvSpec) -> ConvSpec:

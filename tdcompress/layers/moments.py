@@ -15,7 +15,7 @@ from tdcompress.layers.whitening import Whitening
 
 _PRODUCTS = 1 << 28  # for the moment over kernel positions, of one batch; no more patches count for it
 _WIDE = 2048  # channels, or entries of a patch, above which a moment is summed in float32
-_JOINT_BYTES = 4 << 30  # that the moment of whole patches may have
+_BYTES = 4 << 30  # that the second moment of whole patches, or of gradients, may have
 
 
 class InputMoments:
@@ -52,12 +52,8 @@ class InputMoments:
         size = inputs * self._positions
         # Of a transposed layer's inputs the channels are all that there is to know.
         joint = joint and size > inputs
-        nbytes = spec.groups * size**2 * precision(size).itemsize
-        if joint and nbytes > _JOINT_BYTES:
-            raise CompressionError(
-                f"the second moment of whole patches would have {spec.groups} × {size}² numbers, "
-                f"{1e-9 * nbytes:.3g} GB; leave joint=False, or this layer out."
-            )
+        if joint:
+            check_size(spec.groups, size, "whole patches", "leave joint=False, or this layer out")
         self._shift: Tensor | None = None  # (channels,), near the mean
         self._sum = torch.zeros(spec.groups, inputs, self._positions, dtype=torch.float64, device="cpu")
         self._channels = torch.zeros(spec.groups, inputs, inputs, dtype=precision(inputs), device="cpu")
@@ -208,7 +204,25 @@ def moment_bytes(spec: ConvSpec) -> int:
         return 0
     inputs = spec.in_channels // spec.groups
     positions = 1 if spec.transposed else math.prod(spec.kernel_size)
-    return spec.groups * inputs**2 * precision(inputs).itemsize + 8 * (positions**2 + spec.in_channels * positions)
+    return second_moment_bytes(spec.groups, inputs) + 8 * (positions**2 + spec.in_channels * positions)
+
+
+def second_moment_bytes(groups: int, size: int) -> int:
+    """What `groups` second moments over `size` channels, or entries of a patch, take."""
+    return groups * size**2 * precision(size).itemsize
+
+
+def check_size(groups: int, size: int, what: str, advice: str) -> None:
+    """Refuse second moments that would be too large.
+
+    Raises:
+        CompressionError: they would.
+    """
+    nbytes = second_moment_bytes(groups, size)
+    if nbytes > _BYTES:
+        raise CompressionError(
+            f"the second moment of {what} would have {groups} × {size}² numbers, {1e-9 * nbytes:.3g} GB; {advice}."
+        )
 
 
 def precision(size: int) -> torch.dtype:
