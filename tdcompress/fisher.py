@@ -89,11 +89,11 @@ def fisher_factors(
     layers = {name: module for name, module in selected if name in factors_of}
     watched = _Watched(model, layers, factors_of, logits, draws, torch.Generator().manual_seed(seed))
     inputs = batches(data)
+    total = len(inputs) if isinstance(inputs, Sized) else 0
     with evaluating(model), _frozen(model):
         if same_every_pass(inputs):
             inputs = quickest(inputs, model)
         most = 0
-        total = len(inputs) if isinstance(inputs, Sized) else 0
         with following(progress, total, "output factors") as step:
             for batch in inputs:
                 most = most or watched.affordable(batch)

@@ -169,6 +169,11 @@ class TestPredictedLoss:
         ]
         assert found == pytest.approx([found[0]] * 4, rel=0.1)
 
+    def test_progress_knows_how_many_batches_there_are(self):
+        calls = []
+        fisher_factors(classifier(), list(drawn(6, 3, 9, 9).split(3)), progress=lambda *call: calls.append(call))
+        assert calls == [(1, 2, "output factors"), (2, 2, "output factors")]
+
     def test_leaves_the_model_as_it_was(self):
         model = classifier().train()
         model[0].weight.requires_grad_(False)
