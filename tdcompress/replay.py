@@ -50,7 +50,10 @@ class Replay:
     def run(self, number: int, batch: Any, substitutes: Mapping[nn.Module, nn.Module] | None = None) -> Any:
         """The model's output for a batch, with other modules in some places, none of them before the last `advance`."""
         self._substitutes, self._coming, self._frames = substitutes or {}, self._kept[number][::-1], [[]]
-        return forward(self.model, batch)
+        try:
+            return forward(self.model, batch)
+        finally:
+            self._substitutes = {}  # which are as large as what they stand for
 
     def advance(self, number: int, batch: Any, place: nn.Module, goal: Tensor) -> None:
         """Have what is computed before a module, up to its first call.

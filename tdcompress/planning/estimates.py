@@ -99,9 +99,8 @@ def estimated(problem: PlanningProblem, executor: Executor | None, step: Callabl
         del moments  # every layer's are those of its task alone
         with closing(results):  # layers that are tried, as large as the model's, are gone before the next is solved
             for name, (options, tried) in in_order(results, names):
-                curves[name], changes[name] = options, []
-                if trials is not None:
-                    changes[name] = _changes(problem, trials, name, tried)
+                curves[name] = options
+                changes[name] = [] if trials is None else _changes(problem, trials, name, tried)
                 del tried
                 step(name)
     by_layer = {name: curves[name] for name in problem.convs if name in curves}

@@ -1,6 +1,7 @@
 """Trials of single layers: what they measure, against whole forwards of a changed copy, and what they leave alone."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 import tdcompress as td
 from tdcompress.batches import forward, output_of
+from tdcompress.planning.curves import curve_of
 from tdcompress.planning.trials import Trials, few_of
 
 
@@ -153,6 +155,22 @@ def test_few_inputs_are_taken_for_deep_networks_and_tokens_count():
 
     assert len(few_of(Tokens(12, 5), tokens, layers=60)[0]["x"]) == 4
     assert few_of(model, [], layers=3) == []
+
+
+def test_what_was_tried_is_gone_before_the_next_layer_is_solved(monkeypatch, one_thread):
+    tried, alive = [], []
+
+    def watched(wanted):
+        alive.append(sum(layer() is not None for layer in tried))
+        options, layers = curve_of(wanted)
+        tried.extend(weakref.ref(layer) for _, layer in layers)
+        return options, layers
+
+    monkeypatch.setattr("tdcompress.planning.estimates.curve_of", watched)
+    model, inputs = branching()
+    td.plan(model, 0.5, layers=["first", "twice", "side"], methods=("svd",), data=inputs)
+    assert len(tried) > 2
+    assert alive == [0, 0, 0]
 
 
 def test_no_data_is_refused():
