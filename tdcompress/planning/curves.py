@@ -47,7 +47,8 @@ def curve_of(wanted: LayerCurve) -> tuple[list[Option], list[tuple[Option, Facto
 
     By the predicted loss an option's error is ½ tr(G W A Wᵀ) times the share of ‖Rᵀ W L‖² that it loses, where R and L
     are roots of G and of A as channels times positions, see `whitening`.
-    Those are solved by few sweeps: what the rest would take off their errors is much the same for all layers.
+
+    What is tried is solved by few sweeps: what the rest would take off its error is much the same for all layers.
     """
     spec = ConvSpec.of(wanted.conv)
     whitening = None if wanted.moments is None else whitening_of(wanted.moments, spec)

@@ -43,7 +43,7 @@ class Estimates:
     Attributes:
         curves: the options of every layer, in the order of the problem's layers.
         changes: those options of every layer that were tried, and how much the output changes with each; none without
-            data.
+            trials.
         moments: of the layers' inputs, if all of them are small enough to be kept.
         squared: whether errors are squares already, as the predicted loss is.
     """
