@@ -71,9 +71,7 @@ def approximation_errors(
     True
     """
     matched = dict(pairs(original, compressed))
-    chosen = get_metrics(
-        [metrics] if isinstance(metrics, str) else default_metrics(data is not None) if metrics is None else metrics
-    )
+    chosen = get_metrics(default_metrics(data is not None) if metrics is None else metrics)
     on_features = [metric for metric in chosen if metric.on == "features"]
     measured = [metric for metric in chosen if metric.on == "outputs" and not metric.foreseen]
     foreseen = [metric for metric in chosen if metric.foreseen]

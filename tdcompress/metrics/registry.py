@@ -91,12 +91,13 @@ def default_metrics(with_data: bool) -> list[str]:
     return [name for name, one in METRICS.items() if one.on == "weights" or (with_data and one.on == "features")]
 
 
-def get_metrics(names: Sequence[str]) -> list[Metric]:
-    """The metrics of these names, in their order.
+def get_metrics(names: str | Sequence[str]) -> list[Metric]:
+    """The metrics of these names, in their order; a single name is a list of one.
 
     Raises:
         CompressionError: a name is not registered; the known ones are listed.
     """
+    names = [names] if isinstance(names, str) else names
     for name in names:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)

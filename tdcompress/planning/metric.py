@@ -30,7 +30,7 @@ def with_errors(problem: PlanningProblem, curves: Mapping[str, list[Option]]) ->
         return dict(curves)
     measure: Measure = _by_function
     if isinstance(metric, str):
-        measure = _on_data if get_metrics([metric])[0].needs_data else _on_weights
+        measure = _on_data if get_metrics(metric)[0].needs_data else _on_weights
     return {name: with_metric(curve, partial(measure, problem, name)) for name, curve in curves.items()}
 
 
@@ -53,7 +53,7 @@ def _on_data(problem: PlanningProblem, name: str, option: Option) -> float:
 
 def _on_weights(problem: PlanningProblem, name: str, option: Option) -> float:
     assert isinstance(problem.request.metric, str)
-    (metric,) = get_metrics([problem.request.metric])
+    (metric,) = get_metrics(problem.request.metric)
     return weight_errors(problem.convs[name], _factorized(problem, name, option), [metric])[metric.name]
 
 

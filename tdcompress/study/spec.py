@@ -101,9 +101,7 @@ class Spec:
 
     def chosen_metrics(self) -> list[Metric]:
         """The metrics, in the order of the table's columns."""
-        if self.metrics is not None:
-            return get_metrics([self.metrics] if isinstance(self.metrics, str) else self.metrics)
-        return get_metrics(default_metrics(self.data is not None))
+        return get_metrics(default_metrics(self.data is not None) if self.metrics is None else self.metrics)
 
     def rank_of(self, layer: str, method: str, ratio: float) -> int | tuple[int, ...] | str | None:
         """The rank or rule of a trial; None where the ratio decides."""
