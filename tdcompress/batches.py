@@ -91,6 +91,18 @@ def first_samples(batch: Any, most: int) -> tuple[Any, int]:
     return batch, 1
 
 
+def first_of(inputs: Iterable[Any], most: int) -> list[Any]:
+    """The first batches, up to so many samples of all of them together; none after those is asked for."""
+    few = []
+    for batch in inputs:
+        piece, count = first_samples(batch, most)
+        few.append(piece)
+        most -= count
+        if most <= 0:
+            break
+    return few
+
+
 def pieces(batch: Any, most: int) -> Iterator[Any]:
     """A batch in parts of at most so many samples; whole, if it is a dict whose tensors do not agree on how many."""
     if isinstance(batch, Tensor) and batch.ndim:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import evaluating, first_samples, forward, output_of
+from tdcompress.batches import evaluating, first_of, first_samples, forward, output_of
 from tdcompress.calibration.batch_norm import Estimate, Pooled, Reference, is_estimated
 from tdcompress.errors import CompressionError
 from tdcompress.outputs import Output, divergence
@@ -40,15 +40,8 @@ def few_of(model: nn.Module, inputs: Iterable[Any], layers: int) -> list[Any]:
         output = output_of(forward(model, start))
     rows = output.numel() / count / output.shape[-1 if output.ndim == 3 else min(1, output.ndim - 1)]
     wanted = min(max(_ROWS // max(1, layers), 32), _SAMPLES)
-    missing = min(max(math.ceil(wanted / max(1.0, rows)), _FEWEST), _SAMPLES)
-    few = []
-    for batch in inputs:
-        piece, count = first_samples(batch, missing)
-        few.append(piece)
-        missing -= count
-        if missing <= 0:
-            break
-    return few
+    most = min(max(math.ceil(wanted / max(1.0, rows)), _FEWEST), _SAMPLES)
+    return first_of(inputs, most)
 
 
 class Trials:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import batches, evaluating, first_samples, forward, pieces
+from tdcompress.batches import batches, evaluating, first_of, first_samples, forward, pieces
 from tdcompress.errors import CompressionError
 from tdcompress.fisher import fisher_factors
 from tdcompress.layers.fisher import FisherFactors
@@ -72,20 +73,12 @@ class OutputErrors:
 
 def _few(model: nn.Module, data: Iterable[Any] | Tensor, logits: Logits) -> list[Any]:
     """The first samples, a few at a time."""
-    few: list[Any] = []
-    missing = 0
-    for batch in batches(data):
-        for piece in pieces(batch, _AT_A_TIME):
-            if not few:
-                start, count = first_samples(piece, 1)
-                with torch.no_grad():
-                    rows = len(read_output(forward(model, start), logits)) / count
-                missing = max(_FEWEST, min(_SAMPLES, math.ceil(_ROWS / rows)))
-            part, count = first_samples(piece, missing)
-            few.append(part)
-            missing -= count
-            if missing <= 0:
-                return few
-    if not few:
-        raise CompressionError("the data is empty; errors of outputs need at least one batch of inputs.")
-    return few
+    parts = (piece for batch in batches(data) for piece in pieces(batch, _AT_A_TIME))
+    try:
+        first = next(parts)
+    except StopIteration:
+        raise CompressionError("the data is empty; errors of outputs need at least one batch of inputs.") from None
+    start, count = first_samples(first, 1)
+    with torch.no_grad():
+        rows = len(read_output(forward(model, start), logits)) / count
+    return first_of(chain([first], parts), max(_FEWEST, min(_SAMPLES, math.ceil(_ROWS / rows))))
