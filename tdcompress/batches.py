@@ -121,6 +121,14 @@ def pieces(batch: Any, most: int) -> Iterator[Any]:
         yield batch
 
 
+def logits_of(result: Any) -> Tensor | None:
+    """The tensor that is called `logits` in what a model returns, by attribute or key; None if there is none."""
+    named = getattr(result, "logits", None)
+    if not isinstance(named, Tensor) and isinstance(result, Mapping):
+        named = result.get("logits")
+    return named if isinstance(named, Tensor) else None
+
+
 def output_of(result: Any) -> Tensor:
     """The tensor in what a model returns: itself, `logits`, or the first entry.
 
@@ -129,10 +137,9 @@ def output_of(result: Any) -> Tensor:
     """
     if isinstance(result, Tensor):
         return result
-    if isinstance(getattr(result, "logits", None), Tensor):
-        return result.logits
-    if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
-        return result["logits"]
+    logits = logits_of(result)
+    if logits is not None:
+        return logits
     values = list(result.values()) if isinstance(result, Mapping) else result
     if isinstance(values, Sequence) and values and isinstance(values[0], Tensor):
         return values[0]

@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tdcompress.batches import output_of
+from tdcompress.batches import logits_of, output_of
 from tdcompress.errors import CompressionError
 
 Logits = bool | int | None  # whether an output is logits, or the axis of the classes; None to tell by its shape
@@ -62,17 +61,13 @@ def read_output(result: Any, logits: Logits = None) -> Output:
     return Output(moved.reshape(-1, moved.shape[-1]), True)
 
 
-def _named(result: Any) -> bool:
-    return isinstance(getattr(result, "logits", None), Tensor) or (isinstance(result, Mapping) and "logits" in result)
-
-
 def class_axis(result: Any, logits: Logits = None) -> int | Literal[False]:
     """The axis of the classes in the tensor that `batches.output_of` finds in an output; False for values.
 
     Raises:
         CompressionError: see `read_output`.
     """
-    output, named = output_of(result), _named(result)
+    output, named = output_of(result), logits_of(result) is not None
     shape = tuple(output.shape)
     if not output.is_floating_point():
         raise CompressionError(f"the model's output is of {output.dtype}; metrics on outputs need floating point.")
