@@ -10,7 +10,8 @@ import pandas as pd
 
 import tdcompress as td
 from examples.paper.reference import Published
-from tdcompress.study.groupings import STATES, Grouping, Tau, errors_of, groupings, performances_of, taus
+from tdcompress.study.groupings import Grouping, Tau, errors_of, groupings, performances_of, taus
+from tdcompress.study.states import states, strategies
 
 MEASURES = {"error": "classification error", "cross_entropy": "cross-entropy", "bits_per_byte": "bits per byte"}
 _PLURALS = {"error": "classification errors", "bits_per_byte": "bits per byte"}  # of those that sentences are about
@@ -109,17 +110,19 @@ def _main(frame: pd.DataFrame) -> str:
 
 
 def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
-    states = performances_of(frame, f"test_{measure}")
-    if len(states) < 2:
+    shown = performances_of(frame, f"test_{measure}")
+    for name in strategies(frame.columns):  # which have no order that a rise could be along
+        shown.pop(f"after {name}")
+    if len(shown) < 2:
         return []
-    (before, first), *_, (after, last) = states.items()
+    (before, first), *_, (after, last) = shown.items()
     units = ("trials", "layers") if frame["layer"].nunique() > 1 else ("trials",)
     body = []
     for grouping in (grouping for grouping in groupings(frame) if grouping.name in _PUBLISHED):
         part = grouping.of(frame)
         for error in errors_of(frame):
             cells = [grouping.title, spoken(error)]
-            for column in states.values():
+            for column in shown.values():
                 found = td.correlate(part, error, column, grouping.across, bootstrap=td.Bootstrap("trials"))
                 cells.append(f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]")
             rises = [  # τ is symmetric
@@ -127,14 +130,14 @@ def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
             ]
             cells += [f"{rises[0].difference:+.2f}", *(f"{rise.low:+.2f} .. {rise.high:+.2f}" for rise in rises)]
             body.append(cells)
-    header = ["across", "approximation error", *states, "rise", *(f"95 %, over {unit}" for unit in units)]
+    header = ["across", "approximation error", *shown, "rise", *(f"95 %, over {unit}" for unit in units)]
     title = f"**τ-a with the test {MEASURES[measure]}, and its rise from {before} to {after}**"
     return [title, "", *markdown_table(header, body, left=2), ""]
 
 
 def _less(frame: pd.DataFrame, row: Tau, unit: str, theirs: float) -> str:
     """The interval of ours less a number; empty where there is but one layer to draw from."""
-    part = row.grouping.of(frame)
+    part = row.grouping.of(frame, row.performance)
     if unit == "layers" and part["layer"].nunique() < 2:
         return ""
     found = td.correlate(part, row.error, row.performance, row.grouping.across, bootstrap=td.Bootstrap(unit))
@@ -147,7 +150,7 @@ def _blocks(rows: Sequence[Tau], published: Published | None) -> Iterator[tuple[
     """Title, header and cells of one table a state of the network."""
     runs = max((len(row.correlation.per_run) for row in rows), default=0)
     over = f"mean ± std over {runs} runs" if runs > 1 else "one run"
-    for state, prefix in STATES.items():
+    for state, prefix in states(row.performance for row in rows).items():
         columns = {f"{prefix}test_{measure}": spoken for measure, spoken in MEASURES.items()}
         shown = [row for row in rows if row.performance in columns]
         title = f"Kendall's τ-a with the test performance {state}, {over}"
@@ -197,7 +200,7 @@ def _sentences(frame: pd.DataFrame, rows: Sequence[Tau], published: Published | 
 
 def _not_settled(frame: pd.DataFrame, top: Tau, others: Sequence[str]) -> dict[str, list[str]]:
     """Which errors a paired bootstrap cannot tell from the best one, by what was drawn: trials, and whole layers."""
-    part = top.grouping.of(frame)
+    part = top.grouping.of(frame, top.performance)
     units = ("trials", "layers") if part["layer"].nunique() > 1 else ("trials",)
     found: dict[str, list[str]] = {}
     for unit in units:

@@ -28,6 +28,9 @@ class Trial:
         seed: of random starts and of fine-tuning.
         key: a hash of all that the result depends on. Runs that cannot differ have one key, and are measured once.
         decomposition: a hash of what the factors depend on; trials that agree here share them.
+        strategy: the name of what fine-tunes it; None without fine-tuning, or where that has no name.
+        whole: a hash that is the same for trials that differ in the strategy alone, which are one row of the table;
+            the key itself where strategies have no names.
     """
 
     layer: str
@@ -39,9 +42,12 @@ class Trial:
     seed: int
     key: str
     decomposition: str
+    strategy: str | None
+    whole: str
 
     def __str__(self) -> str:
-        return f"{self.layer} {self.method} {self.ratio:.0%} run {self.run}"
+        named = "" if self.strategy is None else f" {self.strategy}"
+        return f"{self.layer} {self.method} {self.ratio:.0%} run {self.run}{named}"
 
 
 def trials(study: Spec, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
@@ -51,7 +57,7 @@ def trials(study: Spec, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
         study: what is asked.
         common: its `fields_of`.
     """
-    by_method = study.options()
+    by_method, strategies = study.options(), _strategies(study)
     for layer, methods in study.grid().items():
         for method in methods:
             options = by_method[method]
@@ -65,8 +71,11 @@ def trials(study: Spec, common: dict[str, dict[str, Any]]) -> Iterator[Trial]:
                     seed = study.seed + run
                     factors = digest({**what, "seed": None if fixed else seed})
                     tuned = None if study.finetune is None else seed
-                    key = digest({**common["measures"], "factors": factors, "finetune": tuned})
-                    yield Trial(layer, method, ratio, run, rank, options, seed, key, factors)
+                    measured = {**common["measures"], "factors": factors, "finetune": tuned}
+                    for strategy, identity in strategies.items():
+                        key = digest({**measured, **identity})
+                        whole = key if strategy is None else digest({**measured, "strategy": True})
+                        yield Trial(layer, method, ratio, run, rank, options, seed, key, factors, strategy, whole)
 
 
 def fields_of(study: Spec) -> dict[str, dict[str, Any]]:
@@ -81,6 +90,18 @@ def fields_of(study: Spec) -> dict[str, dict[str, Any]]:
     if study.calibrate is not None:  # only then, so that the trials of stores from before are still found
         measures["calibrate"] = True
     return {"factors": _factors(study), "measures": measures}
+
+
+def _strategies(study: Spec) -> dict[str | None, dict[str, Any]]:
+    """The names of the strategies, and what tells the results of each apart; a nameless one without fine-tuning."""
+    found: dict[str | None, dict[str, Any]] = {}
+    strategies = study.strategies()
+    for name in strategies or (None,):
+        version = getattr(strategies.get(name), "version", None)
+        found[name] = {} if name is None else {"strategy": name}  # {} so that old stores' trials are still found
+        if version is not None:
+            found[name]["strategy_version"] = str(version)
+    return found
 
 
 def baseline_key(study: Spec) -> str:

@@ -9,10 +9,9 @@ from tdcompress.correlation import Correlation, correlate
 from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import METRICS
-from tdcompress.study.measure import CALIBRATED, FINETUNED
+from tdcompress.study.states import states
 
 HIGH = 0.5  # ratios from here on are those of the paper's figures 2 and 3
-STATES = {"before fine-tuning": "", "after calibration": CALIBRATED, "after fine-tuning": FINETUNED}
 _KEYS = ("layer", "method", "ratio")
 
 
@@ -41,9 +40,18 @@ class Grouping:
         ends = dict.fromkeys(f"{100 * ratio:.0f}" for ratio in (self.ratios[0], self.ratios[-1]))
         return f"{'–'.join(ends)} %"
 
-    def of(self, table: DataFrame) -> DataFrame:
-        """The rows of a table that are looked at."""
-        return table[table["ratio"].isin(self.ratios)]
+    @property
+    def held(self) -> list[str]:
+        """The columns that are the same within a group."""
+        return ["run", *(key for key in _KEYS if key not in self.across)]
+
+    def of(self, table: DataFrame, performance: str | None = None) -> DataFrame:
+        """The rows of a table that are looked at: all, or in groups of two and more those with a performance."""
+        rows = table[table["ratio"].isin(self.ratios)]
+        if performance is None or rows[performance].notna().all():
+            return rows
+        rows = rows[rows[performance].notna()]
+        return rows[rows.groupby(self.held)["ratio"].transform("size") > 1]
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def performances_of(table: DataFrame, column: str) -> dict[str, str]:
     >>> performances_of(pandas.DataFrame(columns=["test_error", "finetuned_test_error"]), "test_error")
     {'before fine-tuning': 'test_error', 'after fine-tuning': 'finetuned_test_error'}
     """
-    named = {title: f"{prefix}{column}" for title, prefix in STATES.items()}
+    named = {title: f"{prefix}{column}" for title, prefix in states(table.columns).items()}
     return {title: name for title, name in named.items() if name in table}
 
 
@@ -97,8 +105,7 @@ def groupings(table: DataFrame) -> Iterator[Grouping]:
         *(Grouping(f"{ratio:.0%}", _KEYS[:2], (ratio,)) for ratio in there),
     ]
     for grouping in wanted:
-        held = ["run", *(key for key in _KEYS if key not in grouping.across)]
-        sizes = grouping.of(table).groupby(held).size()
+        sizes = grouping.of(table).groupby(grouping.held).size()
         if len(sizes) and sizes.min() > 1:
             yield grouping
 
@@ -107,6 +114,8 @@ def taus(
     table: DataFrame, performances: Mapping[str, str] | Sequence[str], errors: Sequence[str] | None = None
 ) -> list[Tau]:
     """Every τ-a of the figures: groupings × errors × performances.
+
+    Trials whose performance could not be measured, such as a fine-tuning that failed, do not count for it.
 
     Args:
         table: one row a trial, as `Study.run` gives it.
@@ -127,8 +136,9 @@ def taus(
     """
     columns = list(performances.values()) if isinstance(performances, Mapping) else list(performances)
     return [
-        Tau(grouping, error, column, correlate(grouping.of(table), error, column, grouping.across))
+        Tau(grouping, error, column, correlate(grouping.of(table, column), error, column, grouping.across))
         for grouping in groupings(table)
         for error in errors or errors_of(table)
         for column in columns
+        if len(grouping.of(table, column))
     ]

@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
@@ -23,12 +22,11 @@ from tdcompress.outputs import Logits
 from tdcompress.study.features import Features
 from tdcompress.study.grid import Trial
 from tdcompress.study.outputs import OutputErrors
-from tdcompress.study.spec import Spec
+from tdcompress.study.spec import FineTune, Spec
+from tdcompress.study.states import CALIBRATED, checked, finetuned
 from tdcompress.surgery import decompose
 
-CALIBRATED, FINETUNED = "calibrated_", "finetuned_"  # before the names of performances
 _CANNOT_BE_SENT = (pickle.PicklingError, TypeError, AttributeError, RuntimeError)
-_RESERVED = ("layer", "method", "ratio", "run", "rank", "kept", "sweeps", "seconds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +35,7 @@ class Job:
 
     model: nn.Module
     evaluate: Callable[[nn.Module], Mapping[str, float]]
-    finetune: Callable[[nn.Module, int], nn.Module] | None
+    finetune: dict[str | None, FineTune]
     calibrate: Callable[[nn.Module], nn.Module] | None
     data: Any
     metrics: tuple[Metric, ...]
@@ -52,7 +50,7 @@ class Job:
         return cls(
             study.model,
             study.evaluate,
-            study.finetune,
+            study.strategies(),
             study.calibrate,
             study.data,
             tuple(study.chosen_metrics()),
@@ -149,10 +147,10 @@ class Measurer:
                 if shared is None:
                     shared = self._compressed(trial, share)
                 row = dict(shared.row)
-                if self._job.finetune is not None:
+                if self._job.finetune:
                     row |= self._finetuned(trial, shared)
             except Exception:  # a failed trial is a result
-                return Outcome(None, traceback.format_exc())
+                return Outcome(None, traceback.format_exc(), shared if share else None)
             return Outcome({**row, "seconds": time.perf_counter() - began}, None, shared if share else None)
 
     def _compressed(self, trial: Trial, share: bool) -> Compressed:
@@ -171,7 +169,7 @@ class Measurer:
         layer = model.get_submodule(trial.layer)
         assert isinstance(layer, FactorizedConv)
         # Packed before `evaluate` sees it, so that what it may do to the model reaches no other trial.
-        needed = share or job.calibrate is not None or job.finetune is not None
+        needed = share or job.calibrate is not None or bool(job.finetune)
         packed = pickle.dumps(copy.deepcopy(layer).cpu()) if needed else b""
         sweeps = 0 if layer.solution is None else layer.solution.sweeps
         reached = {"rank": "x".join(map(str, layer.ranks)), "kept": 1 - layer.ratio, "sweeps": sweeps}
@@ -206,21 +204,27 @@ class Measurer:
     def _performance(self, model: nn.Module) -> dict[str, float]:
         with torch.no_grad():
             performances = self._job.evaluate(model)
-        return _checked(performances, [metric.name for metric in self._job.metrics])
+        return checked(performances, [metric.name for metric in self._job.metrics])
 
     def _calibrated(self, trial: Trial, packed: bytes) -> dict[str, float]:
         calibrate = self._job.calibrate
         assert calibrate is not None
-        return self._changed("calibrate", CALIBRATED, lambda: calibrate(self._with(trial.layer, packed)))
+        names = "calibrate", CALIBRATED
+        return self._changed(names, lambda: calibrate(self._with(trial.layer, packed)))
 
     def _finetuned(self, trial: Trial, shared: Compressed) -> dict[str, float]:
-        finetune = self._job.finetune
-        assert finetune is not None
-        return self._changed("finetune", FINETUNED, lambda: finetune(self._with(trial.layer, shared.layer), trial.seed))
+        finetune, prefix = self._job.finetune[trial.strategy], finetuned(trial.strategy)
+        names = prefix.replace("finetuned", "finetune", 1).rstrip("_"), prefix
+        return self._changed(names, lambda: finetune(self._with(trial.layer, shared.layer), trial.seed))
 
-    def _changed(self, verb: str, prefix: str, change: Callable[[], nn.Module]) -> dict[str, float]:
-        """The performances of a changed model, and the seconds that changing and evaluating it took."""
-        began = time.perf_counter()
+    def _changed(self, names: tuple[str, str], change: Callable[[], nn.Module]) -> dict[str, float]:
+        """The performances of a changed model, and the seconds that changing and evaluating it took.
+
+        Args:
+            names: of the change, and what stands before the names of performances after it.
+            change: makes the model.
+        """
+        (verb, prefix), began = names, time.perf_counter()
         model = change()
         if not isinstance(model, nn.Module):
             raise CompressionError(f"{verb} must return the model, and returned a {type(model).__name__}.")
@@ -244,16 +248,3 @@ def _can_be_sent(part: Any) -> bool:
     except _CANNOT_BE_SENT:
         return False
     return True
-
-
-def _checked(performances: Any, metrics: list[str]) -> dict[str, float]:
-    """Performances, if that is what they are."""
-    if not isinstance(performances, Mapping) or not performances:
-        raise CompressionError(f"evaluate must return a dict of numbers by name, and returned {performances!r}.")
-    for name, value in performances.items():
-        if not isinstance(name, str) or name in (*_RESERVED, *metrics) or name.startswith((CALIBRATED, FINETUNED)):
-            raise CompressionError(f"evaluate names a performance {name!r}, which is a column of another meaning.")
-        value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-        if not isinstance(value, Real) or not abs(float(value)) < float("inf"):
-            raise CompressionError(f"evaluate must return finite numbers, and returned {name}={value!r}.")
-    return {name: float(value) for name, value in performances.items()}

@@ -15,10 +15,12 @@ from tdcompress.layers.kinds import reads_features
 from tdcompress.methods import Methods, get_method, options_by_method
 from tdcompress.metrics import Metric, default_metrics, get_metrics
 from tdcompress.outputs import Logits
+from tdcompress.study.states import can_name
 from tdcompress.surgery import LayerSelector, select_layers
 from tdcompress.surgery.selection import dense_layers
 
 Ranks = Callable[[str, str, float], "int | Sequence[int] | str | None"]
+FineTune = Callable[[nn.Module, int], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,7 @@ class Spec:
     ratios: Sequence[float]
     runs: int
     evaluate: Callable[[nn.Module], Mapping[str, float]]
-    finetune: Callable[[nn.Module, int], nn.Module] | None = None
+    finetune: FineTune | Mapping[str, FineTune] | None = None
     data: Any = None
     metrics: Sequence[str] | None = None
     ranks: Ranks | str | None = None
@@ -49,11 +51,7 @@ class Spec:
             raise CompressionError(f"model must be an nn.Module, got a {type(self.model).__name__}.")
         self._check_numbers()
         self.grid()
-        optional = [given for given in (self.finetune, self.calibrate) if given is not None]
-        if not all(callable(given) for given in (self.evaluate, *optional)):
-            raise CompressionError(
-                "evaluate and calibrate must be functions of a model, and finetune one of a model and a seed."
-            )
+        self._check_functions()
         metrics = self.chosen_metrics()
         on_data = [metric.name for metric in metrics if metric.needs_data]
         if on_data and self.data is None:
@@ -67,6 +65,14 @@ class Spec:
             )
         if self.data is not None and isinstance(self.data, Iterator):
             raise CompressionError("data can be gone through only once; pass a tensor, a list of batches or a loader.")
+
+    def strategies(self) -> dict[str | None, FineTune]:
+        """What models are fine-tuned by, by name; a single function has the name None."""
+        if self.finetune is None:
+            return {}
+        if isinstance(self.finetune, Mapping):
+            return {name: function for name, function in self.finetune.items()}
+        return {None: self.finetune}
 
     def layer_names(self) -> list[str]:
         """The layers in full."""
@@ -109,6 +115,20 @@ class Spec:
         if rank is None or isinstance(rank, str | int):
             return rank
         return tuple(int(entry) for entry in rank)
+
+    def _check_functions(self) -> None:
+        strategies = self.strategies()
+        if self.finetune is not None and not strategies:
+            raise CompressionError("finetune names no strategy; leave it out, or give at least one.")
+        for name in strategies:
+            if name is not None and not can_name(name):
+                raise CompressionError(f"a strategy is named by a text without brackets, found {name!r}.")
+        calibrate = [] if self.calibrate is None else [self.calibrate]
+        if not all(callable(given) for given in (self.evaluate, *calibrate, *strategies.values())):
+            raise CompressionError(
+                "evaluate and calibrate must be functions of a model, and finetune one of a model and a seed, or a "
+                "dict of such by name."
+            )
 
     def _check_numbers(self) -> None:
         if not self.options() or not len(self.ratios):

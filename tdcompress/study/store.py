@@ -19,11 +19,12 @@ import tdcompress
 from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
 from tdcompress.study.grid import Trial
+from tdcompress.study.locking import advice, driver_lock
+from tdcompress.study.rows import GRID, coordinates, joined
 
 APPLICATION = 0x74646373  # "tdcs", where SQLite keeps what kind of file it is
 VERSION = 1
 _SYNC_SECONDS = 5  # waiting for the disk at every commit would cost 10 000 quick trials a minute
-_GRID = ("layer", "method", "ratio", "run")
 _SCHEMA = (
     # What was asked.
     "create table trials (layer text not null, method text not null, ratio real not null, run integer not null, "
@@ -34,6 +35,11 @@ _SCHEMA = (
     "create table baselines (key text primary key, measured text not null) without rowid",
     f"pragma application_id = {APPLICATION}",
     f"pragma user_version = {VERSION}",
+)
+# Which results are one row: those of several strategies. Files from before there were any get it when they are next
+# written to, and are read without.
+_PARTS = (
+    "create table if not exists parts (key text primary key, whole text not null, strategy text not null) without rowid"
 )
 
 
@@ -62,7 +68,7 @@ class Store:
             raise CompressionError(f"{self.path}: there is no such store; run the study first.")
         with self._explained():
             if not read_only:
-                self._lock = _driver_lock(self.path)
+                self._lock = driver_lock(self.path)
             try:
                 self._connection = self._opened(read_only, patience)
             except BaseException:
@@ -84,9 +90,12 @@ class Store:
 
     def plan(self, trials: Iterable[Trial]) -> None:
         """Note what was asked."""
-        rows = ((trial.layer, trial.method, float(trial.ratio), trial.run, trial.key) for trial in trials)
+        trials = list(trials)
+        rows = [(*coordinates(trial), trial.key) for trial in trials]
+        parts = [(trial.key, trial.whole, trial.strategy) for trial in trials if trial.strategy is not None]
         with self._explained(), self._transaction():
             self._connection.executemany("insert or ignore into trials values (?, ?, ?, ?, ?)", rows)
+            self._connection.executemany("insert or ignore into parts values (?, ?, ?)", parts)
 
     def settled(self, retry_failed: bool = False) -> set[str]:
         """The keys that need no measuring: those of results and, unless they are to be retried, of failures."""
@@ -134,27 +143,39 @@ class Store:
         return [(str(trial), why[trial.key]) for trial in trials if trial.key in why]
 
     def failures(self, trials: Sequence[Trial]) -> DataFrame:
-        """The failed ones among the trials, with their tracebacks."""
+        """The failed ones among the trials, with their strategies, if those have names, and their tracebacks."""
         import pandas as pd
 
         with self._explained():
             why = dict(self._connection.execute("select key, traceback from results where measured is null"))
-        rows = [[*_coordinates(trial), why[trial.key]] for trial in trials if trial.key in why]
-        return pd.DataFrame(rows, columns=[*_GRID, "traceback"])
+        rows = [[*coordinates(trial), trial.strategy, why[trial.key]] for trial in trials if trial.key in why]
+        frame = pd.DataFrame(rows, columns=[*GRID, "strategy", "traceback"])
+        named = any(trial.strategy is not None for trial in trials)
+        return frame if named else frame.drop(columns="strategy")
 
     def frame(self, trials: Sequence[Trial] | None = None) -> DataFrame:
-        """One row a trial that was measured: of these, in their order; by default of all that was ever asked."""
+        """One row a trial that was measured: of these, in their order; by default of all that was ever asked.
+
+        Trials that differ in the strategy alone are one row.
+        """
         import pandas as pd
 
         with self._explained():
-            asked = (
-                self._connection.execute(f"select {', '.join(_GRID)}, key from trials order by rowid")
+            asked: list[tuple[Any, ...]] = (
+                self._connection.execute(f"select {', '.join(GRID)}, key from trials order by rowid").fetchall()
                 if trials is None
-                else ((*_coordinates(trial), trial.key) for trial in trials)
+                else [(*coordinates(trial), trial.key) for trial in trials]
             )
             known = dict(self._connection.execute("select key, measured from results where measured is not null"))
-            rows = [dict(zip(_GRID, at, strict=True)) | json.loads(known[key]) for *at, key in asked if key in known]
-        return pd.DataFrame(rows, columns=None if rows else list(_GRID))
+            parts = self._parts()
+        rows = joined([(key, at, json.loads(known[key])) for *at, key in asked if key in known], parts)
+        return pd.DataFrame(rows, columns=None if rows else list(GRID))
+
+    def _parts(self) -> dict[str, tuple[str, str]]:
+        """Whole and strategy of the keys of results that share a row with others."""
+        there = self._connection.execute("select 1 from sqlite_master where name = 'parts'").fetchone()
+        rows = self._connection.execute("select key, whole, strategy from parts") if there else ()
+        return {key: (whole, strategy) for key, whole, strategy in rows}
 
     def _opened(self, read_only: bool, patience: float) -> sqlite3.Connection:
         target = f"{self.path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}"
@@ -175,6 +196,8 @@ class Store:
                 for statement in _SCHEMA:
                     connection.execute(statement)
                 connection.execute("commit")
+            if not read_only:
+                connection.execute(_PARTS)
         except BaseException:
             connection.close()
             raise
@@ -212,42 +235,12 @@ class Store:
         try:
             yield
         except sqlite3.Error as error:
-            raise CompressionError(f"{self.path}: {error}; {_advice(str(error))}") from error
+            raise CompressionError(f"{self.path}: {error}; {advice(str(error))}") from error
 
 
 def _environment() -> str:
     versions = {"tdcompress": tdcompress.__version__, "torch": torch.__version__, "python": platform.python_version()}
     return json.dumps({**versions, "machine": platform.machine()})
-
-
-def _driver_lock(path: Path) -> sqlite3.Connection:
-    """The lock that only one driver can hold; the operating system frees it when the process is gone."""
-    beside = path.with_name(f"{path.name}-driver")
-    connection = sqlite3.connect(beside, timeout=0, isolation_level=None)
-    try:
-        connection.execute("begin exclusive")
-    except sqlite3.OperationalError as error:
-        connection.close()
-        if "locked" not in str(error):
-            raise
-        raise CompressionError(
-            f"{path}: another driver is running a study into it; wait for it, stop it, or choose another path."
-        ) from None
-    return connection
-
-
-def _advice(error: str) -> str:
-    if "full" in error:
-        return "make room and run the study again: it goes on with what is missing."
-    if "locked" in error:
-        return "another program has locked it; close that and run the study again, nothing is lost."
-    if "readonly" in error or "unable to open" in error:
-        return "see that its folder exists and that both can be written, or choose another path."
-    return "choose another path, or put a copy of the file there."
-
-
-def _coordinates(trial: Trial) -> tuple[str, str, float, int]:
-    return trial.layer, trial.method, float(trial.ratio), trial.run
 
 
 def _dumped(measured: Mapping[str, Any]) -> str:

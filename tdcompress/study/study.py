@@ -27,9 +27,9 @@ class Study(Spec):
     """Decompose one layer at a time, in every way of a grid, and measure what it costs.
 
     A trial decomposes one layer by one method to one ratio, measures the approximation errors and evaluates the
-    model. With `finetune` the decomposed model is fine-tuned and evaluated again; so it is, on its own, with
-    `calibrate`. The grid is the product of layers, methods, ratios and runs, without the layers that a method cannot
-    take; run number r has the seed `seed + r`.
+    model. With `finetune` the decomposed model is fine-tuned and evaluated again, by each strategy on its own; so it
+    is, on its own, with `calibrate`. The grid is the product of layers, methods, ratios and runs, without the layers
+    that a method cannot take; run number r has the seed `seed + r`.
 
     Args:
         model: what is compressed; it is never changed.
@@ -42,7 +42,10 @@ class Study(Spec):
         evaluate: a model to its performances by name, finite numbers; the columns of the table. It is called
             without gradients, and must leave the model as it is.
         finetune: a model of its own and a seed to the fine-tuned model, which may be the same object; the
-            performances after it have `finetuned_` in front of their names.
+            performances after it have `finetuned_` in front of their names. Or several such by name, each of which gets
+            the model as it was decomposed: after the strategy `"adam"` the names begin with `finetuned[adam]_`. A
+            function's attribute `version`, if it has one, tells apart what hashing cannot see of it alone, so that
+            its change leaves the other strategies' results in place.
         data: inputs for errors of features and outputs, as `td.approximation_errors` takes them; they are gone through
             repeatedly. Those of outputs are measured on the first 512 samples, or fewer where a sample has many
             predictions.
@@ -75,7 +78,7 @@ class Study(Spec):
     """
 
     def trials(self) -> list[Trial]:
-        """The grid: all trials, in the order in which they are begun."""
+        """The grid: all trials, in the order in which they are begun; one a strategy where strategies have names."""
         return list(trials(self, fields_of(self)))
 
     def run(
@@ -105,7 +108,8 @@ class Study(Spec):
 
         Returns:
             One row a trial: `layer`, `method`, `ratio`, `run`, the `rank` found and the share of parameters
-            `kept`, the errors, the performances, and the seconds it took. Failed trials are not in it.
+            `kept`, the errors, the performances, and the seconds it took. Failed trials are not in it. Those that
+            differ in the strategy alone are one row, with nothing (NaN) where a strategy failed.
 
         Raises:
             CompressionError: the store cannot be used, `evaluate` fails for the model as it is, or something
@@ -132,7 +136,7 @@ class Study(Spec):
             return opened.frame(self.trials())
 
     def failures(self, store: StorePath = "study.sqlite") -> DataFrame:
-        """The failed trials: `layer`, `method`, `ratio`, `run`, and the `traceback` of each."""
+        """The failed trials: `layer`, `method`, `ratio`, `run`, `strategy` where they have names, and `traceback`."""
         with Store(store, read_only=True) as opened:
             return opened.failures(self.trials())
 
