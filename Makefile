@@ -37,4 +37,4 @@ docs: $(READY)  ## the documentation, into docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) docs/_build results
+	rm -rf $(VENV) docs/_build docs/api results

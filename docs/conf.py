@@ -1,20 +1,32 @@
-"""Sphinx configuration: MyST pages, the API reference from the docstrings, the furo theme."""
+"""Sphinx configuration: MyST pages, a page for every public name from its docstring, the furo theme."""
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
 from docutils import nodes
 
 import tdcompress
+from tdcompress.methods import METHODS
 
 project = "tdcompress"
 author = "the tdcompress authors"
 copyright = "2026, the tdcompress authors"
 release = version = tdcompress.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+templates_path = ["_templates"]
 exclude_patterns = ["_build", "study", "benchmarks"]  # folders of tables and figures that pages include
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
@@ -23,10 +35,43 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # what a method fills in is described once, on the page of its base class
 autodoc_typehints = "signature"
 autodoc_type_aliases = {name: name for name in ("ArrayLike", "LayerSelector", "MetricFunction", "Rank", "Variant")}
 python_maximum_signature_line_length = 88
 add_module_names = False
+
+# A file system that ignores case would keep one page of `Plan` and `plan`.
+autosummary_filename_map = {
+    f"tdcompress.{name}": f"tdcompress.{name}-function"
+    for name in tdcompress.__all__
+    if name.islower() and name.capitalize() in tdcompress.__all__
+}
+autosummary_context = {"stacks": ["FactorizedConv", *(method.__name__ for method in METHODS.values())]}
+
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", None),
+    "torch": ("https://docs.pytorch.org/docs/stable", None),
+    "numpy": ("https://numpy.org/doc/stable", None),
+    "scipy": ("https://docs.scipy.org/doc/scipy", None),
+    "pandas": ("https://pandas.pydata.org/docs", None),
+    "tensorly": ("https://tensorly.org/stable", None),
+}
+intersphinx_timeout = 5  # seconds
+_PRIVATE_MODULES = {  # where classes are defined -> where their documentation has them
+    "torch.nn.modules.module.Module": "torch.nn.Module",
+    "torch.nn.modules.container.Sequential": "torch.nn.Sequential",
+    "torch.nn.modules.linear.Linear": "torch.nn.Linear",
+    "torch.nn.modules.conv.Conv2d": "torch.nn.Conv2d",
+    "torch.optim.optimizer.Optimizer": "torch.optim.Optimizer",
+    "torch._C.Generator": "torch.Generator",
+    "concurrent.futures._base.Executor": "concurrent.futures.Executor",
+    "concurrent.futures.process.ProcessPoolExecutor": "concurrent.futures.ProcessPoolExecutor",
+    "pandas.core.frame.DataFrame": "pandas.DataFrame",
+}
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
 html_title = "tdcompress"
@@ -38,6 +83,8 @@ _ALIAS = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")  # how Sphinx writes an a
 
 def _to_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """The docstrings write code as Markdown does, and `*` and `|` as formulas do."""
+    if what in ("attribute", "property") and lines:
+        lines[:1] = lines[0].replace(": ", ":\n", 1).splitlines()  # napoleon takes what is before a colon for a type
     example = False
     for number, line in enumerate(lines):
         example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
@@ -63,7 +110,21 @@ def _trim_examples(app: Any, document: nodes.document) -> None:
         block.rawsource = text
 
 
+def _public_place(app: Any, env: Any, node: Any, contnode: Any) -> None:
+    """Look a class up where its own documentation has it; intersphinx comes after this."""
+    node["reftarget"] = _PRIVATE_MODULES.get(node["reftarget"], node["reftarget"])
+
+
+def _without_other_sites(record: logging.LogRecord) -> bool:
+    """Where another project's site cannot be reached, names of its classes are no links, and that is all."""
+    if "failed to reach any of the inventories" in str(record.msg):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
+
+
 def setup(app: Any) -> None:
+    logging.getLogger("sphinx.sphinx.ext.intersphinx").addFilter(_without_other_sites)
+    app.connect("missing-reference", _public_place, priority=400)  # before intersphinx, at 500
     app.connect("doctree-read", _trim_examples)
     app.connect("autodoc-process-signature", _name_aliases)
     app.connect("autodoc-process-docstring", _to_restructured_text, priority=400)  # before napoleon, at 500
