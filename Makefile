@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 # Threads that wait by spinning make each other 100 times slower where other programs want the cores too.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: study test lint bench docs clean help
+.PHONY: study test test-full lint bench docs clean help
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
 
 $(READY): pyproject.toml .ci/constraints.txt
 	@echo "Installing tdcompress and what it needs into $(VENV) (once; a few minutes at most)"
@@ -20,8 +20,11 @@ $(READY): pyproject.toml .ci/constraints.txt
 study: $(READY)  ## the paper's question on a small network: decompose, measure, correlate, draw
 	@$(BIN)/python -m examples.paper $(ARGS)
 
-test: $(READY)  ## every test and every documented example
+test: $(READY)  ## the tests and every documented example, in a few minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+test-full: $(READY)  ## the same with every combination, and ten times the drawn examples
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --full $(ARGS)
 
 lint: $(READY)  ## style, types, import directions
 	@$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """Whole models of other people, and one of our own: decompose what can be, train, save, load, export."""
 
+import copy
+import functools
 import os
 import warnings
 
@@ -86,8 +88,13 @@ pytestmark = [
 ]
 
 
-def build(name, seed=0):
+@functools.cache
+def built(name, seed):
     return seeded(MODELS[name], seed).eval()
+
+
+def build(name, seed=0):
+    return copy.deepcopy(built(name, seed))
 
 
 def inputs(name):
@@ -103,27 +110,36 @@ def forward(model, name):
     return output(model(inputs(name)))
 
 
+@functools.cache
+def refusals(name, method):
+    return td.refusals(built(name, 0), method, 0.3, parametrized="bake")
+
+
+@functools.cache
+def compressed(name, method):
+    def can_be(layer, module):
+        return layer not in refusals(name, method)
+
+    solver = td.CPOptions(max_iter=2) if method == "cp" else None
+    return td.decompose(built(name, 0), can_be, method, 0.3, parametrized="bake", solver=solver)
+
+
 def decomposed(name, method="tucker"):
     """Every convolution that can be, and every linear layer if the method takes them."""
-    model = build(name)
-    refused = td.refusals(model, method, 0.3, parametrized="bake")
-    return td.decompose(model, lambda layer, module: layer not in refused, method, 0.3, parametrized="bake")
+    return copy.deepcopy(compressed(name, method))
 
 
 @pytest.mark.parametrize("method", ["tucker", "svd", "cp", "tt"])
 def test_every_layer_that_can_be_is_decomposed_and_the_rest_refused_by_name(name, method):
     model = build(name)
-    refused = td.refusals(model, method, 0.3, parametrized="bake")
+    refused = refusals(name, method)
     layers = [
         layer
         for layer, module in model.named_modules()
         if isinstance(module, nn.modules.conv._ConvNd) or (method == "svd" and isinstance(module, nn.Linear))
     ]
     assert set(refused) < set(layers)
-    small = td.decompose(
-        model, lambda layer, module: layer not in refused, method, 0.3, parametrized="bake",
-        solver=td.CPOptions(max_iter=2) if method == "cp" else None,
-    )  # fmt: skip
+    small = decomposed(name, method)
     for layer in layers:
         assert isinstance(small.get_submodule(layer), td.FactorizedConv) == (layer not in refused)
     assert forward(small, name).shape == forward(model, name).shape

@@ -1,6 +1,7 @@
 """Transformers of other people: Conv1D, embeddings, tied heads; decompose, train, save, load, generate, export."""
 
 import copy
+import functools
 import os
 import warnings
 
@@ -68,8 +69,13 @@ pytestmark = [
 ]
 
 
-def build(name, seed=0):
+@functools.cache
+def built(name, seed):
     return seeded(MODELS[name], seed).eval()
+
+
+def build(name, seed=0):
+    return copy.deepcopy(built(name, seed))
 
 
 def inputs(name):
@@ -84,8 +90,13 @@ def logits(model, name):
     return model(**inputs(name)).logits
 
 
-def decomposed(name, ratio=0.3):
-    return td.decompose(build(name), "*", "svd", ratio)
+@functools.cache
+def compressed(name):
+    return td.decompose(built(name, 0), "*", "svd", 0.3)
+
+
+def decomposed(name):
+    return copy.deepcopy(compressed(name))
 
 
 def dense_layers(model):

@@ -150,6 +150,7 @@ class TestFailures:
             with pytest.raises(ZeroDivisionError):
                 solved(has_a_bug, self.TASKS, executor=executor)
 
+    @pytest.mark.kills
     def test_a_worker_that_dies_is_reported_and_the_model_is_as_it_was(self, monkeypatch):
         model = a_model()
         before = copy.deepcopy(model.state_dict())

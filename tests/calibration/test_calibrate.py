@@ -183,7 +183,9 @@ def test_a_frozen_norm_and_one_without_statistics_stay_as_they_are():
     assert not torch.equal(td.calibrate(small.eval(), data)[4].running_mean, small[4].running_mean)
     assert torch.equal(td.calibrate(small, data, batch_norm=False)[4].running_mean, small[4].running_mean)
     small[4] = nn.BatchNorm2d(16, track_running_stats=False).eval()
-    td.calibrate(small, data)
+    found = td.calibrate(small, data)
+    assert found[4].running_mean is None
+    assert same(state(found), state(small))
 
 
 def test_the_bias_takes_over_the_mean_of_what_was_lost():

@@ -5,13 +5,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError, CPOptions, TuckerOptions
 from tdcompress.decompositions import BTDOptions, block_sweeps, btd, btd_limits, cp, svd, tucker
 from tdcompress.decompositions.block_sweeps import BlockSweep, orthogonal_blocks
 from tdcompress.decompositions.extrapolation import Run
+from tests.drawing import cases
 
 SHAPES = [(6, 4, 3), (8, 6, 3, 3), (6, 5), (5, 1, 3, 3), (1, 4, 3), (1, 1, 1), (4, 5, 2, 2, 2), (3, 2, 25)]
 
@@ -34,7 +35,7 @@ def test_the_limits_are_exact_together_and_each_alone(shape):
         assert found.rank == rank
 
 
-@settings(max_examples=60, deadline=None)
+@cases(60)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_the_result_is_its_blocks_and_no_worse_than_its_start(data, seed):
     shape = data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=4))

@@ -3,7 +3,7 @@
 import pytest
 import tensorly
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError
@@ -11,6 +11,7 @@ from tdcompress.decompositions import CPOptions, TuckerOptions, cp, cp_limit
 from tdcompress.decompositions.algebra import mode_dot
 from tdcompress.decompositions.als import Sweep, start
 from tdcompress.decompositions.extrapolation import Run
+from tests.drawing import cases
 
 SHAPES = [(6, 5, 3, 3), (4, 7, 3), (5, 1, 3, 3), (8, 3), (3, 4, 2, 3, 2), (1, 1, 1)]
 
@@ -150,14 +151,25 @@ def test_the_orthogonal_start_is_the_best_sum_of_rotated_slices():
     assert torch.allclose(torch.from_numpy(tensorly.cp_to_tensor((None, [f.mT.numpy() for f in full]))), tensor)
 
 
-def test_the_best_of_several_starts_goes_on():
-    tensor = random((16, 12, 3, 3))
-    errors = {
-        kinds: cp(tensor, 20, solver=CPOptions(starts=kinds)).solution.relative_error
-        for kinds in [("orthogonal",), ("random",), ("orthogonal", "random")]
-    }
-    assert errors["orthogonal", "random"] <= max(errors.values())
-    assert cp(tensor, 20).solution.relative_error == errors[("orthogonal",)]
+@pytest.mark.parametrize(("shape", "rank", "best"), [((16, 12, 3, 3), 20, "orthogonal"), ((8, 7, 3, 3), 12, "random")])
+def test_the_best_of_several_starts_goes_on(shape, rank, best):
+    tensor = random(shape)
+
+    def error(*starts, max_iter=20):
+        return cp(
+            tensor, rank, solver=CPOptions(starts=starts, max_iter=max_iter, tol=0, penalty=0)
+        ).solution.relative_error
+
+    alone = {kind: error(kind) for kind in ("orthogonal", "random")}
+    assert min(alone, key=alone.get) == best
+    for starts in (("orthogonal", "random"), ("random", "orthogonal")):
+        assert error(*starts) == alone[best] < max(alone.values())
+        assert error(*starts, max_iter=60) == error(best, max_iter=60)
+
+
+def test_the_orthogonal_start_is_the_default():
+    tensor, given = random((16, 12, 3, 3)), CPOptions(starts=("orthogonal",))
+    assert cp(tensor, 20).solution.relative_error == cp(tensor, 20, solver=given).solution.relative_error
 
 
 @pytest.mark.parametrize(
@@ -184,13 +196,12 @@ def test_awkward_kernels_are_ordinary_input(kernel):
     assert 0 <= found.solution.relative_error < 1
 
 
-@settings(max_examples=25, deadline=None)
-@given(shape=st.lists(st.integers(1, 5), min_size=2, max_size=4), seed=st.integers(0, 99))
-def test_any_small_tensor_at_any_rank(shape, seed):
-    tensor = random(shape, seed)
-    errors = [cp(tensor, rank).solution.relative_error for rank in range(1, cp_limit(shape) + 1)]
-    assert all(0 <= error <= 1 + 1e-9 for error in errors)
-    assert errors[-1] < 1e-12
+@cases(250)
+@given(data=st.data(), shape=st.lists(st.integers(1, 5), min_size=2, max_size=4), seed=st.integers(0, 99))
+def test_any_small_tensor_at_any_rank(data, shape, seed):
+    tensor, limit = random(shape, seed), cp_limit(shape)
+    assert cp(tensor, limit).solution.relative_error < 1e-12
+    assert 0 <= cp(tensor, data.draw(st.integers(1, limit))).solution.relative_error <= 1 + 1e-9
 
 
 def test_same_generator_same_bits():

@@ -5,12 +5,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError
 from tdcompress.decompositions import HTOptions, hierarchical_tucker, hierarchical_tucker_limits, tucker
 from tdcompress.decompositions.algebra import squared_singular_values, unfold
+from tests.drawing import cases
 
 
 def random(shape, seed=0):
@@ -27,7 +28,7 @@ def test_full_ranks_are_exact(shape):
     assert found.rank == hierarchical_tucker_limits(shape)
 
 
-@settings(max_examples=60, deadline=None)
+@cases(60)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_the_error_is_within_the_tails_of_the_three_edges_and_sweeps_never_raise_it(data, seed):
     shape = data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=4))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tensorly.decomposition import tensor_train_matrix
 
@@ -22,6 +22,7 @@ from tdcompress.decompositions import (
     ttm_limits,
 )
 from tdcompress.decompositions.algebra import relative_error
+from tests.drawing import cases
 
 
 def random(rows, columns, seed=0):
@@ -46,7 +47,7 @@ def digits(index, factors, strided):
 
 
 @given(shape=reshapes(cores=(2, 3, 4)))
-@settings(max_examples=50, deadline=None)
+@cases(50)
 def test_a_reshape_puts_every_entry_where_counting_does_and_goes_back(shape):
     matrix = torch.arange(math.prod(shape.shape)).reshape(shape.shape)
     tensor = shape.to_tensor(matrix)
@@ -61,7 +62,7 @@ def test_a_reshape_puts_every_entry_where_counting_does_and_goes_back(shape):
 
 
 @given(number=st.integers(1, 600), parts=st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@cases(60)
 def test_factorizations_are_all_products_once_and_the_balanced_one_has_the_largest_entropy(number, parts):
     found = factorizations(number, parts)
     assert len(set(found)) == len(found)
@@ -94,7 +95,7 @@ def tails(values):  # (…, values) -> one more
 
 
 @given(shape=reshapes(), seed=st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
+@cases(50)
 def test_kronecker_loses_the_tail_of_van_loans_rearrangement_and_nothing_at_the_full_rank(shape, seed):
     matrix = random(*shape.shape, seed)
     expected = tails(torch.linalg.svdvals(rearranged(matrix, shape)))
@@ -118,7 +119,7 @@ def test_kronecker_is_a_sum_of_numpys_products_of_which_strides_are_a_permutatio
 
 
 @given(shape=reshapes(cores=(2, 3, 4)), data=st.data(), seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@cases(60)
 def test_ttm_keeps_the_bound_of_its_unfoldings_and_is_exact_at_the_full_ranks(shape, data, seed):
     matrix = random(*shape.shape, seed)
     tensor = shape.to_tensor(matrix).reshape(shape.sizes)
@@ -144,7 +145,7 @@ def test_ttm_is_what_tensorly_finds_and_with_two_cores_the_sum_of_kronecker_prod
 
 
 @given(shape=reshapes(), seed=st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
+@cases(50)
 def test_blocks_are_the_best_of_their_rank_and_exact_at_the_full_one(shape, seed):
     matrix = random(*shape.shape, seed)
     row = [digits(index, shape.rows, shape.strided_rows)[0] for index in range(matrix.shape[0])]

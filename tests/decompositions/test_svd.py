@@ -4,18 +4,19 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError
 from tdcompress.decompositions import svd
+from tests.drawing import cases
 
 
 def random(shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(max_examples=60, deadline=None)
+@cases(60)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_the_error_is_the_tail_falls_with_the_rank_and_vanishes_at_the_full_one(data, seed):
     shape = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4))

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError, CPOptions, TROptions
 from tdcompress.decompositions import svd, tensor_ring, tensor_ring_limits, tensor_train
 from tdcompress.decompositions.extrapolation import Run
 from tdcompress.decompositions.ring_sweep import RingSweep, ring_cores, ring_start
+from tests.drawing import cases
 
 SHAPES = [(6, 3, 4), (8, 3, 3, 6), (6, 5), (1, 3, 3, 5), (4, 3, 1), (1, 1, 1), (4, 2, 2, 2, 5), (3, 25, 2)]
 
@@ -45,7 +46,7 @@ def test_the_limits_are_exact(shape):
         assert found.rank == rank
 
 
-@settings(max_examples=40, deadline=None)
+@cases(40)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_the_result_is_its_cores_and_no_worse_than_the_train_inside(data, seed):
     shape = data.draw(st.lists(st.integers(1, 4), min_size=3, max_size=4))

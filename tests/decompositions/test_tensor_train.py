@@ -3,12 +3,13 @@
 import pytest
 import tensorly
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError
 from tdcompress.decompositions import TTOptions, tensor_train, tensor_train_limits
 from tdcompress.decompositions.algebra import squared_singular_values
+from tests.drawing import cases
 
 
 def random(shape, seed=0):
@@ -32,7 +33,7 @@ def test_cores_and_error_are_tensorlys():
     assert ours.solution.relative_error == pytest.approx(theirs.solution.relative_error)
 
 
-@settings(max_examples=60, deadline=None)
+@cases(60)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_the_error_is_within_the_tails(data, seed):
     shape = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4))

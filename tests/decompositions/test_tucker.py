@@ -3,12 +3,13 @@
 import pytest
 import tensorly
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError
 from tdcompress.decompositions import TuckerOptions, tucker
 from tdcompress.decompositions.algebra import squared_singular_values, unfold
+from tests.drawing import cases
 
 
 def random(shape, seed=0):
@@ -37,7 +38,7 @@ def test_it_loses_no_more_than_tensorlys_solver():
     assert ours.solution.relative_error <= theirs.solution.relative_error + 1e-6
 
 
-@settings(max_examples=40, deadline=None)
+@cases(40)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_the_error_is_within_the_tails_and_hooi_never_loses_more_than_hosvd(data, seed):
     shape = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4))

@@ -86,6 +86,7 @@ def test_what_holds_no_training_is_refused(tmp_path):
         train(seeded(DigitsNet, seed=0), digits(), ADAM, keep=file)
 
 
+@pytest.mark.kills
 def test_a_killed_command_goes_on_and_ends_alike(tmp_path):
     """The process itself is killed, as soon as there is something to go on from."""
     arguments = ["digits", "--epochs", "4", "--threads", "1", "--quiet", "--output"]

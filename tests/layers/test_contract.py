@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
@@ -16,6 +16,7 @@ from tdcompress.decompositions.options import TensorlyOptions
 from tdcompress.layers.kinds import KINDS, default_kind, kind_of
 from tdcompress.methods import METHODS, taking
 from tdcompress.ranks import kept_share
+from tests.drawing import cases
 from tests.layers.strategies import (
     DTYPES,
     a_spec,
@@ -36,11 +37,6 @@ METHOD_NAMES = sorted(METHODS)
 # PyTorch's word on even kernels with "same" padding, for the dense convolution and its stages alike.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 EXACT = 1e-10
-
-
-def cases(count):
-    """So many examples a method; drawing a layer may take longer than using it."""
-    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def difference(one, other):

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import tdcompress as td
+from tests.drawing import cases
 from tests.layers.strategies import an_input, factorize, layers, parameters_of, ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -21,7 +22,7 @@ def same(one, other):
     return torch.allclose(one, other, rtol=0, atol=EXACT)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@cases(60)
 @given(conv=layers("cp"), data=st.data())
 def test_one_joint_spatial_stage_keeps_the_contract(conv, data):
     spec = td.ConvSpec.of(conv)
@@ -34,7 +35,7 @@ def test_one_joint_spatial_stage_keeps_the_contract(conv, data):
     assert same(layer(x), layer.to_conv()(x))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@cases(120)
 @given(conv=layers("cp"), data=st.data())
 def test_merging_and_splitting_change_nothing_but_the_arrangement(conv, data):
     layer = factorize(conv, "cp", rank=data.draw(ranks(conv, "cp")))

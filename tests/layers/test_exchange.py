@@ -15,8 +15,9 @@ from tdcompress.decompositions.bridge import tensorly_on_torch
 from tdcompress.layers.exchange import Exchange
 from tdcompress.layers.reshaped import as_reshape_of
 from tdcompress.methods import METHODS
+from tests.drawing import cases
 from tests.layers.strategies import a_spec, axes_of, factorize, kinds, layers, ranks
-from tests.layers.test_contract import EXACT, METHOD_NAMES, cases, difference
+from tests.layers.test_contract import EXACT, METHOD_NAMES, difference
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Using padding='same' with even kernel lengths", "ignore:.*makes the layer larger"

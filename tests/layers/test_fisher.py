@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import tdcompress as td
 from tdcompress.methods import METHODS
+from tests.drawing import cases
 from tests.layers.strategies import an_input, fresh, full_rank, kinds, side, specs
 
 pytestmark = [
@@ -32,7 +33,7 @@ def factors_of(layer, inputs, joint=True):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@settings(max_examples=10, deadline=None)
+@cases(10)
 @given(data=st.data())
 def test_at_full_rank_it_changes_nothing(method, data):
     kind = data.draw(st.sampled_from([k for k in kinds(method) if k != "Embedding"]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -11,6 +11,7 @@ import tdcompress as td
 from tdcompress.layers.patches import patches
 from tdcompress.layers.whitening import moment_root
 from tdcompress.methods import METHODS
+from tests.drawing import cases
 from tests.layers.strategies import an_input, axes_of, fresh, full_rank, kinds, side, specs
 
 pytestmark = [
@@ -33,7 +34,7 @@ def correlated(channels, size, count=32, seed=0):
     return F.avg_pool2d(x, 3, stride=1) + 0.5
 
 
-@settings(max_examples=150, deadline=None)
+@cases(150)
 @given(data=st.data())
 def test_patches_are_what_the_kernel_is_laid_over(data):
     kind = data.draw(st.sampled_from(["Linear", "TransposedLinear", "Conv1d", "Conv2d", "Conv3d"]))
@@ -74,7 +75,7 @@ def test_moments_stream_and_are_those_of_all_patches_at_once():
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@settings(max_examples=60, deadline=None)
+@cases(60)
 @given(data=st.data())
 def test_at_full_rank_whitening_changes_nothing(method, data):
     kind = data.draw(st.sampled_from([k for k in kinds(method) if k != "Embedding"]))

@@ -2,17 +2,18 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import tdcompress as td
+from tests.drawing import cases
 from tests.layers.strategies import an_input, factorize, layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@cases(80)
 @given(dense=layers("svd"), data=st.data())
 def test_every_split_keeps_the_contract_and_loses_the_tail_of_its_matrix(dense, data):
     spec = td.ConvSpec.of(dense)

@@ -2,17 +2,18 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import tdcompress as td
+from tests.drawing import cases
 from tests.layers.strategies import an_input, layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@cases(40)
 @given(conv=layers("tt"), data=st.data())
 def test_any_order_of_the_axes_keeps_the_contract(conv, data):
     spec = td.ConvSpec.of(conv)

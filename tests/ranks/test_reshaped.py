@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tdcompress import CompressionError, ranks
@@ -20,6 +20,7 @@ from tdcompress.decompositions import (
     ttm_limits,
 )
 from tdcompress.ranks.reshaped import Spectra
+from tests.drawing import cases
 
 
 def random(rows, columns, seed=0):
@@ -52,7 +53,7 @@ def entries(found):
     reshape=st.sampled_from(["best", "balanced"]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=40, deadline=None)
+@cases(40)
 def test_a_budget_is_kept_and_what_is_promised_is_lost(name, shape, kept, reshape, seed):
     matrix, budget = random(*shape, seed), int(kept * math.prod(shape))
     for choice in CURVES[name](matrix[None], [budget], reshape):

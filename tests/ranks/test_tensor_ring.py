@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tdcompress import TROptions, ranks
 from tdcompress.decompositions import tensor_ring, tensor_ring_limits
 from tdcompress.ranks.tensor_ring import ring_within
+from tests.drawing import cases
 
 CHECKPOINT = Path(__file__).parents[2] / "examples" / "paper" / "checkpoints" / "garipovnet_fmnist.safetensors"
 
@@ -31,7 +32,7 @@ def test_a_ring_keeps_to_the_budget_and_leaves_no_room_for_a_slice(data, modes):
     assert filled or ranks.tr_parameters(modes, (rank[0] + 1, *rank[1:])) > budget
 
 
-@settings(max_examples=40, deadline=None)
+@cases(40)
 @given(data=st.data(), modes=st.lists(st.integers(1, 6), min_size=2, max_size=4))
 def test_the_ring_comes_first_and_the_train_last_all_within_the_budget(data, modes):
     budget = data.draw(st.integers(0, math.prod(modes)))

@@ -5,13 +5,14 @@ from importlib import import_module
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
 
 import tdcompress as td
 from tdcompress.methods import METHODS
+from tests.drawing import cases
 from tests.layers.strategies import an_input, factorize, for_kernels, fresh, layers, ranks
 
 pytestmark = [
@@ -95,7 +96,7 @@ def test_there_and_back(method, inplace, tmp_path):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@cases(150)
 @given(data=st.data())
 def test_any_layer_there_and_back_bit_for_bit(method, data, tmp_path_factory):
     dense = data.draw(layers(method, dtypes=(torch.float64, torch.float32, torch.bfloat16)))

@@ -83,6 +83,7 @@ class OfMine(td.CPConv):
     method = "cp-of-mine"
 
 
+@pytest.mark.kills
 class TestDeath:
     def test_a_trial_that_kills_its_worker_fails_alone(self, store):
         mortal = study(evaluate=partial(deadly, layer="3"), methods=["cp", "tucker"], ratios=(0.5,))
@@ -195,6 +196,7 @@ def test_dask_with_two_workers(dask, tmp_path, folder):
     same(there, study(methods=RANDOM).run(tmp_path / "here.sqlite", progress=False))
 
 
+@pytest.mark.kills
 class TestKilled:
     """The driver and the workers are killed at random moments, and the study is run again until it is complete."""
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -11,6 +11,7 @@ from tdcompress.metrics import get_metrics
 from tdcompress.study import PrefixCache, prefix
 from tdcompress.study.chains import folded, links
 from tdcompress.study.features import Features
+from tests.drawing import cases
 
 
 def chain():
@@ -255,7 +256,7 @@ LINKS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@cases(60)
 @given(st.lists(st.sampled_from(sorted(LINKS)), min_size=1, max_size=6), st.data())
 def test_drawn_chains(names, data):
     repeated = data.draw(st.booleans())
