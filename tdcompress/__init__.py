@@ -7,7 +7,7 @@
 ['absolute_weights', 'relative_weights', 'scaled_weights']
 """
 
-from tdcompress.calibration import calibrate
+from tdcompress.calibration import DistillationOptions, DistillationResult, calibrate, distill, distillation_loss
 from tdcompress.compression import compress
 from tdcompress.correlation import (
     Bootstrap,
@@ -78,6 +78,8 @@ __all__ = [
     "CompressionError",
     "ConvSpec",
     "Correlation",
+    "DistillationOptions",
+    "DistillationResult",
     "FactorizedConv",
     "FisherFactors",
     "GroupedLinear",
@@ -109,6 +111,8 @@ __all__ = [
     "compress",
     "correlate",
     "decompose",
+    "distill",
+    "distillation_loss",
     "fisher_factors",
     "from_factorized_tensor",
     "from_tltorch",

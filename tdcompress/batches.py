@@ -157,7 +157,7 @@ class _ChannelsLast(Iterable[Any]):
     batches: Iterable[Any]
 
     def __iter__(self) -> Iterator[Any]:
-        return map(_channels_last, self.batches)
+        return map(channels_last, self.batches)
 
 
 def quickest(inputs: Iterable[Any], *models: nn.Module) -> Iterable[Any]:
@@ -171,27 +171,33 @@ def quickest(inputs: Iterable[Any], *models: nn.Module) -> Iterable[Any]:
         inputs: batches that can be gone through more than once.
         models: in evaluation mode.
     """
-    first = next(iter(inputs), None)
-    images = first[0] if isinstance(first, Sequence) and first else first
-    if isinstance(inputs, _ChannelsLast) or not isinstance(images, Tensor) or images.ndim not in _FORMATS:
+    if isinstance(inputs, _ChannelsLast):
         return inputs
+    return _ChannelsLast(inputs) if quicker_channels_last(next(iter(inputs), None), *models) else inputs
+
+
+def quicker_channels_last(batch: Any, *models: nn.Module) -> bool:
+    """Whether these models run quicker on such batches channels last, and say the same; see `quickest`."""
+    images = batch[0] if isinstance(batch, Sequence) and batch else batch
+    if not isinstance(images, Tensor) or images.ndim not in _FORMATS:
+        return False
     if images.device.type != "cpu" or not images.is_floating_point():
-        return inputs
-    few, _ = first_samples(first, _TESTED)
+        return False
+    few, _ = first_samples(batch, _TESTED)
     try:
         with torch.no_grad():
-            same = all(
-                _close(output_of(forward(one, few)), output_of(forward(one, _channels_last(few)))) for one in models
+            return all(
+                _close(output_of(forward(one, few)), output_of(forward(one, channels_last(few)))) for one in models
             )
     except Exception:  # whatever the model's own code raises; if it does so in any format, the user will see it
-        return inputs
-    return _ChannelsLast(inputs) if same else inputs
+        return False
 
 
-def _channels_last(batch: Any) -> Any:
+def channels_last(batch: Any) -> Any:
+    """A batch with its images channels last; what is no images stays as it is."""
     if isinstance(batch, Tensor):
         return batch.contiguous(memory_format=_FORMATS[batch.ndim]) if batch.ndim in _FORMATS else batch
-    return [_channels_last(batch[0]), *batch[1:]] if isinstance(batch, Sequence) else batch
+    return [channels_last(batch[0]), *batch[1:]] if isinstance(batch, Sequence) else batch
 
 
 def _close(first: Tensor, second: Tensor) -> bool:

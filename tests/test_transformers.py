@@ -189,6 +189,17 @@ def test_compressed_with_data_it_is_nearer_to_the_original(name):
     assert_tied(small, name)
 
 
+@every_model
+def test_distilled_it_is_nearer_to_the_original_and_ties_stay(name):
+    model, small = build(name), decomposed(name)
+    before = copy.deepcopy(model.state_dict())
+    options = td.DistillationOptions(passes=3, local=None, batch_size=2)
+    found = td.distill(small, [inputs(name)] * 3, model, options=options)
+    assert found.after < found.before
+    assert_tied(found.model, name)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 def test_gpt2_is_made_of_conv1d_and_generates():
     model = build("gpt2")
     small = td.decompose(model, "transformer.h.*", "svd", 0.5)

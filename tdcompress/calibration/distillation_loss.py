@@ -1,0 +1,98 @@
+"""How far what a model says is from what another does, as something to go down on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tdcompress.calibration.distillation_options import check_positive
+from tdcompress.errors import CompressionError
+from tdcompress.outputs import Logits, Output, read_output
+
+
+def distillation_loss(output: Any, target: Any, *, temperature: float = 4.0, logits: Logits = None) -> Tensor:
+    """The loss that `distill` goes down on, for a training loop of your own.
+
+    For logits, the mean over all predictions of T² · KL(softmax(target / T) ‖ softmax(output / T)), in nats (Hinton,
+    Vinyals & Dean 2015, Distilling the Knowledge in a Neural Network; T² keeps the gradients' size). For other values
+    Σ (output − target)² / Σ target², over the whole batch. In float32 at least.
+
+    Args:
+        output: what the trained model returned: a tensor, an output of `transformers`, or what has a tensor first.
+        target: what the original returned for the same inputs; no gradient goes there.
+        temperature: T.
+        logits: what the outputs are, as for `approximation_errors`.
+
+    Returns:
+        A number, with a graph to `output`.
+
+    Raises:
+        CompressionError: the outputs cannot be read, or are not of one shape; the temperature is not above 0.
+
+    Example:
+        >>> target, output = torch.randn(5, 10), torch.randn(5, 10, requires_grad=True)
+        >>> distillation_loss(output, target).backward()
+        >>> output.grad.shape, float(distillation_loss(target, target))
+        (torch.Size([5, 10]), 0.0)
+    """
+    check_positive("temperature", temperature)
+    with torch.no_grad():
+        goal = read_output(target, logits)
+    return loss_between(goal, read_output(output, logits), temperature)
+
+
+def loss_between(target: Output, output: Output, temperature: float) -> Tensor:
+    """The same for outputs that have been read.
+
+    Raises:
+        CompressionError: they are not of one shape and kind.
+    """
+    _check_alike(target, output)
+    goal = target.values.detach()
+    if not target.are_logits:
+        return squared_change(goal, output.values)
+    before, after = (values.div(temperature).log_softmax(1) for values in (goal, output.values))
+    return temperature**2 * (before.exp() * (before - after)).sum(1).mean()
+
+
+def squared_change(target: Tensor, output: Tensor) -> Tensor:
+    """‖output − target‖² / ‖target‖², for tensors of one shape; the numerator where the target is zero."""
+    size = target.square().sum()
+    return (output - target).square().sum() / torch.where(size > 0, size, torch.ones_like(size))
+
+
+@dataclass
+class Change:
+    """How far a model is from the original, over many batches: the mean KL divergence of logits in nats, at temperature
+    1, or Σ (output − target)² / Σ target² of other values.
+    """  # noqa: D205, one sentence
+
+    above: float = 0.0
+    below: float = 0.0
+
+    def add(self, target: Output, output: Output) -> None:
+        """Count a batch in."""
+        _check_alike(target, output)
+        before, after = target.values.double(), output.values.double()
+        if target.are_logits:
+            first, second = before.log_softmax(1), after.log_softmax(1)
+            self.above += float((first.exp() * (first - second)).sum())
+            self.below += len(before)
+        else:
+            self.above += float((after - before).square().sum())
+            self.below += float(before.square().sum())
+
+    @property
+    def value(self) -> float:
+        """The quotient; NaN or infinite where an output was."""
+        return max(self.above / self.below, 0.0) if self.below else self.above
+
+
+def _check_alike(target: Output, output: Output) -> None:
+    if (target.values.shape, target.are_logits) != (output.values.shape, output.are_logits):
+        raise CompressionError(
+            f"the two models' outputs differ in kind: an {target} and an {output}; do they belong together?"
+        )

@@ -1,0 +1,90 @@
+"""What distillation may be told; the defaults need no thought."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tdcompress.calibration.calibrate import Fit, check_fit
+from tdcompress.errors import CompressionError
+
+
+@dataclass(frozen=True)
+class DistillationOptions:
+    """How `distill` fits a compressed model to what the original says.
+
+    Attributes:
+        passes: over the training part of the data. More of them help much where much is missing.
+        learning_rate: of Adam, the highest of a one-cycle schedule, which rises for a fifth of the steps and falls to 0
+            along a cosine.
+        batch_size: samples in a step, at most; larger batches are cut, smaller ones are taken as they are.
+        temperature: by which logits are divided before they are compared (Hinton, Vinyals & Dean 2015).
+        local: what `calibrate` fits first, layer by layer; None to start from the model as it is.
+        features: names or globs of modules, of both models, whose outputs are compared as well; None for no others.
+        features_weight: of the mean relative squared change of those outputs, in the loss.
+        augment: a function that is given a batch of inputs, a tensor or a dict, and returns one; what it says of the
+            inputs need not be true, for the original is asked again. It may draw from PyTorch's global generator, whose
+            state is set for it and put back after it; it is not applied to what is held out.
+        held_out: the share of the samples that is not trained on and decides which pass is kept.
+        patience: passes without a better result on what is held out after which to stop; None for all passes.
+        clip_norm: the largest norm of the gradient of all parameters together.
+        autocast: compute in bfloat16 where PyTorch's autocast does, in training only.
+
+    Raises:
+        CompressionError: a number is out of its range, `augment` is no function, or `local` is unknown.
+    """
+
+    passes: int = 60
+    learning_rate: float = 1e-3
+    batch_size: int = 50
+    temperature: float = 4.0
+    local: Fit | None = "all"
+    features: str | Sequence[str] | None = None
+    features_weight: float = 1.0
+    augment: Callable[[Any], Any] | None = None
+    held_out: float = 0.1
+    patience: int | None = None
+    clip_norm: float = 1.0
+    autocast: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("passes", "batch_size", "patience"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if not (whole or (name == "patience" and value is None)):
+                raise CompressionError(f"{name} must be a whole number from 1, got {value!r}.")
+        for name in ("learning_rate", "temperature", "features_weight", "clip_norm"):
+            check_positive(name, getattr(self, name))
+        if not 0 < self.held_out < 1:
+            raise CompressionError(f"held_out must be a share between 0 and 1, got {self.held_out!r}.")
+        if self.augment is not None and not callable(self.augment):
+            raise CompressionError(f"augment must be a function of a batch, got a {type(self.augment).__name__}.")
+        if self.local is not None:
+            check_fit(self.local)
+
+    def learning_rate_at(self, done: float) -> float:
+        """The learning rate when a share of all steps is done.
+
+        >>> options = DistillationOptions(learning_rate=1.0)
+        >>> [round(options.learning_rate_at(done), 2) for done in (0, 0.2, 0.6, 1)]
+        [0.04, 1.0, 0.5, 0.0]
+        """
+        if done < _WARM_UP:
+            return self.learning_rate * (_FIRST_RATE + (1 - _FIRST_RATE) * done / _WARM_UP)
+        return self.learning_rate * (1 + math.cos(math.pi * (min(done, 1.0) - _WARM_UP) / (1 - _WARM_UP))) / 2
+
+
+_WARM_UP = 0.2  # the share of the steps in which the learning rate rises
+_FIRST_RATE = 0.04  # of the highest
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse what is no finite number above 0.
+
+    Raises:
+        CompressionError: it names the argument.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CompressionError(f"{name} must be a number above 0, got {value!r}.")
