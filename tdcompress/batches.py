@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -198,6 +199,11 @@ def channels_last(batch: Any) -> Any:
     if isinstance(batch, Tensor):
         return batch.contiguous(memory_format=_FORMATS[batch.ndim]) if batch.ndim in _FORMATS else batch
     return [channels_last(batch[0]), *batch[1:]] if isinstance(batch, Sequence) else batch
+
+
+def channels_last_copy(model: nn.Module, images: Tensor) -> nn.Module:
+    """A copy of a model whose weights lie as such images do channels last, so that no forward has to turn them."""
+    return copy.deepcopy(model).to(memory_format=_FORMATS[images.ndim])  # type: ignore[call-overload]
 
 
 def _close(first: Tensor, second: Tensor) -> bool:

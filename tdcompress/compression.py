@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from tdcompress.batches import Data, evaluating, quickest, repeatable
-from tdcompress.calibration import Fit
+from tdcompress.calibration import DistillationOptions, Fit, distill
 from tdcompress.calibration.calibrate import check_fit, fitted
 from tdcompress.calibration.regression import has_closed_form
+from tdcompress.errors import CompressionError
 from tdcompress.gathering import input_moments
 from tdcompress.methods import Methods, get_method
 from tdcompress.outputs import Logits
@@ -36,7 +37,7 @@ def compress(
     data: Data | None = None,
     trials: bool | None = None,
     logits: Logits = None,
-    fit: Fit = "all",
+    fit: Fit | Literal["outputs"] | DistillationOptions = "all",
     seed: int = 0,
     executor: Executor | None = None,
     progress: Progress = None,
@@ -44,7 +45,8 @@ def compress(
     """Compress a whole model to a budget: plan, apply, and with data calibrate.
 
     With data the plan minimizes the change of the output, the decompositions are those of whitened kernels, and the
-    result is fitted to the original's features. No label is looked at and nothing is trained.
+    result is fitted to the original's features, or to its outputs. No label is looked at, and without `fit="outputs"`
+    nothing is trained.
 
     Args:
         model: any module; it is left alone.
@@ -59,7 +61,8 @@ def compress(
         data: batches of inputs without labels; a thousand samples do.
         trials: whether layers are tried in the model.
         logits: what the output is.
-        fit: what is fitted to the original's features, see `calibrate`.
+        fit: what is fitted to the original's features, see `calibrate`; `"outputs"`, or `DistillationOptions` that say
+            how, to go on to its outputs with all parameters, see `distill`.
         seed: what random starts are drawn from.
         executor: where curves and decompositions are computed side by side, as for `decompose`.
         progress: as for `decompose`; planning, decomposing and calibrating each have a bar.
@@ -68,7 +71,7 @@ def compress(
         The compressed model.
 
     Raises:
-        CompressionError: see `plan` and `calibrate`.
+        CompressionError: see `plan`, `calibrate` and `distill`; there are outputs to be fitted to, and no data.
 
     Example:
         >>> import torch
@@ -77,7 +80,9 @@ def compress(
         >>> sum(p.numel() for p in small.parameters()) < 0.3 * sum(p.numel() for p in model.parameters())
         True
     """
-    check_fit(fit)
+    local, distillation = _stages(fit)
+    if distillation is not None and data is None:
+        raise CompressionError('fit="outputs" needs data=, inputs without labels to ask the original about.')
     inputs = None if data is None else repeatable(data)
     metric = metric or ("relative_weights" if inputs is None else "relative_features")
     request = PlanRequest(
@@ -101,13 +106,29 @@ def compress(
     with evaluating(model):
         inputs = quickest(inputs, model)
     # Where calibration solves for all stages at once, what it starts from does not matter.
-    names = [entry.layer for entry in chosen if not (fit == "all" and _solved_anew(entry))]
+    names = [entry.layer for entry in chosen if not (local == "all" and _solved_anew(entry))]
     missing = [name for name in names if name not in known]
     whiten = {name: known[name] for name in names if name in known}
     if missing:
         whiten.update(input_moments(model, inputs, missing, progress=progress))
     small = plan.apply(model, whiten=whiten, executor=executor, progress=progress)
-    return fitted(small, inputs, model, fit, progress=progress)
+    if distillation is not None:
+        found = distill(
+            small, inputs, model, options=distillation, logits=logits, seed=seed, inplace=True, progress=progress
+        )
+        return found.model
+    assert local is not None
+    return fitted(small, inputs, model, local, progress=progress)
+
+
+def _stages(fit: Fit | Literal["outputs"] | DistillationOptions) -> tuple[Fit | None, DistillationOptions | None]:
+    """The local fit, and how to go on to the outputs, if so."""
+    if fit == "outputs":
+        fit = DistillationOptions()
+    if isinstance(fit, DistillationOptions):
+        return fit.local, fit
+    check_fit(fit)
+    return fit, None
 
 
 def _solved_anew(entry: LayerPlan) -> bool:

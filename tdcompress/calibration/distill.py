@@ -78,8 +78,9 @@ def distill(
     No label is read. The original is not changed. The same seed, machine and number of threads give the same bits on
     the CPU, if the augmentation draws from PyTorch's generators alone, which are as they were afterwards.
 
-    Memory: a second copy of the model, three more of its parameters, one piece of the data forward and back, and up to
-    256 MB of what the original said, where pieces come again as they were: in a list or a tensor, without augmentation.
+    Memory: a second copy of the model, for images on a CPU of the original too, three more of the model's parameters,
+    one piece of the data forward and back, and up to 256 MB of what the original said, where pieces come again as they
+    were: in a list or a tensor, without augmentation.
 
     Args:
         compressed: the model after, with factorized layers if there is a local fit. It is left alone unless `inplace`.
@@ -119,7 +120,8 @@ def distill(
     features = _features(model, original, options)
     with evaluating(model, original):
         lessons = lessons.laid_out(model, original)
-        judge = Judge(lessons.held_out, original, logits)
+        model, reference = lessons.suited(model), lessons.suited(original)
+        judge = Judge(lessons.held_out, reference, logits)
         best = Best(model, judge.change(model))
         before, calibrated = best.change, None
         if options.local is not None:
@@ -128,18 +130,16 @@ def distill(
             if not best.offer(model, calibrated):
                 model.load_state_dict(best.state)
         listener = Listener(features, logits, options.autocast)
-        descent = Descent(model, lessons, Teacher(original, listener), listener, options, generator)
+        descent = Descent(model, lessons, Teacher(reference, listener), listener, options, generator)
         try:
             changes = descent.run(judge, best, progress)
         except KeyboardInterrupt:
             if inplace:
                 compressed.load_state_dict(best.state)
             raise
-        model.load_state_dict(best.state)
-    if inplace:
-        compressed.load_state_dict(best.state)
-        model = compressed
-    return DistillationResult(model, before, calibrated, changes, time.perf_counter() - start)
+    found = compressed if inplace else copy.deepcopy(compressed)
+    found.load_state_dict(best.state)
+    return DistillationResult(found, before, calibrated, changes, time.perf_counter() - start)
 
 
 def _features(model: nn.Module, original: nn.Module, options: DistillationOptions) -> list[str]:

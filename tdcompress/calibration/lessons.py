@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tdcompress.batches import (
     Data,
     channels_last,
+    channels_last_copy,
     first_samples,
     forward,
     pieces,
@@ -59,6 +60,10 @@ class Lessons(Iterable[Any]):
         if not quicker_channels_last(self.held_out[0], *models):
             return self
         return replace(self, held_out=[channels_last(piece) for piece in self.held_out], channels_last=True)
+
+    def suited(self, model: nn.Module) -> nn.Module:
+        """The model itself, or a copy that lies as the images do."""
+        return channels_last_copy(model, self.held_out[0]) if self.channels_last else model
 
     def _laid_out(self, generator: torch.Generator | None) -> Iterator[tuple[Key, Any]]:
         for key, piece in self.source(generator):

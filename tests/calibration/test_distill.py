@@ -37,7 +37,8 @@ def options(**changes):
 def on_held_out(model, small, data, options, seed=0):
     """How far a model is from the original on what `distill` holds out."""
     parts = divided(data, options.batch_size, options.held_out, torch.Generator().manual_seed(seed))
-    return Judge(parts.laid_out(model, small).held_out, model, None).change(small)
+    parts = parts.laid_out(model, small)
+    return Judge(parts.held_out, parts.suited(model), None).change(parts.suited(small))
 
 
 def divergence(model, small, data):
@@ -346,3 +347,26 @@ def test_dicts_and_outputs_of_any_kind_are_taken():
     found = td.distill(small, data, model, options=td.DistillationOptions(passes=10, batch_size=20), logits=False)
     assert found.after < min(found.before, found.calibrated)
     assert set(found.model.state_dict()) == set(small.state_dict())
+
+
+class TestCompress:
+    def test_it_goes_on_to_the_outputs(self, model):
+        told = {"layers": ["3", "6"], "methods": ("tucker",), "data": images()}
+        features, outputs = (td.compress(model, 0.8, fit=fit, **told) for fit in ("all", EIGHT))
+        sizes = [sum(parameter.numel() for parameter in one.parameters()) for one in (features, outputs)]
+        assert sizes[0] == sizes[1]
+        again = td.compress(model, 0.8, fit=EIGHT, **told)
+        assert same(state(outputs), state(again))
+        new = images(64, seed=9)
+        assert divergence(model, outputs, new) < divergence(model, features, new)
+
+    def test_by_a_word_with_the_defaults(self, model):
+        asked = []
+        told = {"layers": "3", "methods": ("svd",), "data": images(8), "progress": lambda *done: asked.append(done)}
+        td.compress(model, 0.5, fit="outputs", **told)
+        assert any(what.startswith("calibrate") for _, _, what in asked)
+        assert [done for done in asked if done[2].startswith("distill")][-1][0] == td.DistillationOptions().passes
+
+    def test_without_data_there_are_no_outputs_to_be_fitted_to(self, model):
+        with pytest.raises(td.CompressionError, match='fit="outputs" needs data='):
+            td.compress(model, 0.5, layers="3", fit="outputs")
