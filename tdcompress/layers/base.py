@@ -14,6 +14,7 @@ from typing_extensions import Self
 from tdcompress.decompositions import Solution, Solver
 from tdcompress.decompositions.algebra import check_rank, check_tensor, relative_error
 from tdcompress.errors import warn
+from tdcompress.layers.eager import EagerStack
 from tdcompress.layers.exchange import Exchange
 from tdcompress.layers.fisher import FisherFactors, whitening_of
 from tdcompress.layers.kinds import Convolution, bias_of, kind_of, weight_of
@@ -29,7 +30,7 @@ from tdcompress.layers.whitening import Whitening, takes_over_mean
 from tdcompress.shapes import AskedRank, Axes, Rank
 
 
-class FactorizedConv(Exchange, Method[Factors, MethodOptions]):
+class FactorizedConv(EagerStack, Exchange, Method[Factors, MethodOptions]):
     """A convolution as a stack of plain convolutions that do the same with fewer parameters.
 
     The stack is an ordinary `nn.Sequential`, so whatever PyTorch can do with convolutions it can do with

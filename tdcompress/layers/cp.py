@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -118,6 +119,14 @@ class CPConv(FactorizedConv[CPDecomposition, CPOptions]):
         """The factors of (in, *spatial, out), each stage carrying the same share of the size."""
         out, inner, *spatial = decomposition.balanced_factors()
         return [inner.mT, *(factor.mT for factor in spatial), out]
+
+    def middle_weight(self) -> Tensor | None:
+        """The product of the depthwise kernels, as `merge_spatial` has it."""
+        weights = [stage.weight for stage in self.weighted[1:-1]]
+        sizes = [math.prod(weight.shape[2:]) for weight in weights]
+        if len(weights) < 2 or not self._is_worth_merging(math.prod(sizes), sum(sizes)):
+            return None
+        return reduce(torch.mul, weights)
 
     # --- as a CPTensor ------------------------------------------------------------------------------------
 

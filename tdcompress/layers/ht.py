@@ -93,6 +93,15 @@ class HTConv(FactorizedConv[HTDecomposition, HTOptions]):
             decomposition.left,
         ]
 
+    def middle_weight(self) -> Tensor | None:
+        """Tucker's core: every pair of an input's and an output's basis vector with its sum of filters."""
+        (out, inner, filters), groups, size = self.ranks, self.spec.groups, math.prod(self.spec.kernel_size)
+        if not self._is_worth_merging(out * inner * size, inner * filters * (size + out)):
+            return None
+        _, filtering, transfer, _ = self.weighted
+        core = transfer.weight.reshape(groups, out * inner, filters) @ filtering.weight.reshape(groups, filters, size)
+        return core.reshape(groups * out, inner, *self.spec.kernel_size)
+
     # --- as a TuckerTensor --------------------------------------------------------------------------------
 
     @classmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import permutations
 
 import torch
@@ -131,3 +133,14 @@ class TRConv(FactorizedConv[TRDecomposition, TROptions]):
             *(core.permute(2, 0, 1) for core in middle),
             last.permute(1, 2, 0).flatten(1),
         ]
+
+    def middle_weight(self) -> Tensor | None:
+        """A grouped convolution with every slice's channels as a group, all with the product of the spatial cores."""
+        slices, *bonds = self.ranks
+        cores, groups = [stage.weight for stage in self.weighted[1:-1]], self.spec.groups
+        apart = sum(core.numel() for core in cores) // groups
+        if slices < 2 or not self._is_worth_merging(bonds[0] * bonds[-1] * math.prod(self.spec.kernel_size), apart):
+            return None
+        every = [core.unflatten(0, (groups, -1)) for core in cores]
+        kernels = reduce(lambda chain, core: (core.unsqueeze(3) * chain.unsqueeze(1)).sum(2), every)
+        return kernels.unsqueeze(1).expand(-1, slices, *[-1] * (kernels.ndim - 1)).flatten(0, 2)
