@@ -19,6 +19,7 @@ from tdcompress.ranks import cp_ranks, tucker_rule
 from tests.benchmarks.arrangements import arrangement_table, arrangements
 from tests.benchmarks.blocks import blocks_tables
 from tests.benchmarks.costs import Cost, cost, plain, reach
+from tests.benchmarks.eager import eager_tables
 from tests.benchmarks.forward import forward_tables
 from tests.benchmarks.linear import linear_tables
 from tests.benchmarks.methods import methods_tables
@@ -114,6 +115,11 @@ def forward(quick: bool) -> str:
     return page(forward_tables(quick))
 
 
+def eager(quick: bool) -> str:
+    """What running a stack otherwise than stage by stage gains."""
+    return page(eager_tables(quick))
+
+
 def methods(quick: bool) -> str:
     """The methods for convolutions at equal parameters."""
     return page(methods_tables(quick))
@@ -150,6 +156,7 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
     "large": large,
     "growth": grown,
     "forward": forward,
+    "eager": eager,
     "linear": linear,
     "planning": planning,
     "size": size,
