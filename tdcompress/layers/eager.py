@@ -97,6 +97,9 @@ class EagerStack(nn.Sequential):
             return False
         if inputs.shape[1] != channels or inputs.numel() < _POSITIONS * channels:
             return False  # wrong channels: PyTorch has a message for them
+        first, *_, last = self
+        if isinstance(first, Regroup) or isinstance(last, Regroup):
+            return False  # a matrix read through a grid
         return not module._has_any_global_hook() and all(map(_is_untouched, self))  # type: ignore[no-untyped-call]
 
 

@@ -67,6 +67,13 @@ def test_outputs_and_gradients_are_those_of_the_stages(
     assert all(torch.allclose(one, other, rtol=1e-9, atol=1e-9) for one, other in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.parametrize("method", sorted({*METHODS} - {*for_kernels()}))
+def test_a_matrix_that_is_read_through_a_grid_goes_stage_by_stage(method, runs):
+    layer, x = METHODS[method](a_spec("Conv2d", 1, groups=1), 2, dtype=torch.float64), an_image()
+    assert torch.equal(layer(x), nn.Sequential(*layer)(x))
+    assert not runs
+
+
 @pytest.mark.parametrize("method", METHODS_OF_STACKS)
 def test_volumes_are_those_of_the_stages(method):
     layer = METHODS[method](a_spec("Conv3d"), 2, dtype=torch.float64)
