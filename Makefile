@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Threads that wait by spinning make each other 100 times slower where other programs want the cores too.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: study test test-full lint bench docs clean help
+.PHONY: study test test-full lint bench docs fuzz clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -38,6 +38,9 @@ bench: $(READY)  ## error, time and memory beside the peers
 docs: $(READY)  ## the documentation, into docs/_build/html
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+fuzz: $(READY)  ## 10 000 wrong files for everything that reads files
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) docs/_build docs/api results

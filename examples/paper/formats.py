@@ -8,41 +8,20 @@ from __future__ import annotations
 import gzip
 import io
 import math
-import pickle
 import tarfile
-import warnings
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from examples.paper.pickles import PickleError, read_arrays
 from tdcompress.errors import CompressionError
 
 CIFAR10_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 CIFAR10_IMAGE = (3, 32, 32)
 _CIFAR10_PIXELS = math.prod(CIFAR10_IMAGE)
+LARGEST = 1 << 28  # bytes: all of CIFAR-10 are 184 million
 _AGAIN = "get it again from its source"
-
-# Everything that CIFAR-10's pickles refer to by name. `_reconstruct` is taken from an array, because the
-# module that has it is called differently by different versions of NumPy.
-_ALLOWED_GLOBALS = {
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-# What the unpickler raises for bytes that are no pickle; its documentation says that the list is open.
-_UNPICKLING_ERRORS = (
-    pickle.UnpicklingError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OverflowError,
-    TypeError,
-    ValueError,
-)
 
 
 class DataError(CompressionError):
@@ -79,19 +58,26 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(contents, dtype=np.uint8, offset=start).reshape(shape)
 
 
-def gunzip(path: Path) -> bytes:
+def gunzip(path: Path, most: int = LARGEST) -> bytes:
     """What is in a gzip-compressed file.
 
+    Args:
+        path: the file.
+        most: the most bytes that may come out: a few kilobytes can hold gigabytes of zeros.
+
     Raises:
-        DataError: the file is missing, is not gzip, or is cut short.
+        DataError: the file is missing, is not gzip, is cut short, or holds more.
     """
     try:
         with gzip.open(path) as file:
-            return file.read()
+            contents = file.read(most + 1)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; put it there, or name the folder that has it") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be decompressed ({error}); {_AGAIN}") from error
+    if len(contents) > most:
+        raise DataError(f"{path}: holds more than {most >> 20} MiB, the most that is decompressed; {_AGAIN}")
+    return contents
 
 
 def read_cifar10(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -135,13 +121,16 @@ def _from_folder(folder: Path) -> dict[str, bytes]:
 def _from_archive(path: Path) -> dict[str, bytes]:
     """The six files by name, whatever folder they are in; nothing is written to disk."""
     files: dict[str, bytes] = {}
+    contents = gunzip(path)
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with tarfile.open(fileobj=io.BytesIO(contents), mode="r:") as archive:
             for member in archive:
                 name = member.name.rpartition("/")[2]
-                if name in _WANTED and member.isfile() and (stream := archive.extractfile(member)):
-                    files[name] = stream.read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+                # A sparse member may claim any size.
+                if name in _WANTED and member.isreg() and not member.issparse():
+                    stream = archive.extractfile(member)
+                    files[name] = b"" if stream is None else stream.read()
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as a .tar.gz archive ({error}); {_AGAIN}") from error
     return files
 
@@ -172,8 +161,7 @@ def parse_cifar10_binary(contents: bytes, source: str) -> tuple[np.ndarray, np.n
 def parse_cifar10_pickle(contents: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
     """One file of CIFAR-10's Python format: a pickled dictionary of `data` and `labels`.
 
-    A pickle can name any function for Python to call. This reader knows the three names that make a NumPy
-    array, and refuses a file with any other before anything is called.
+    Python's unpickler is not asked: `read_arrays` reads plain values and arrays, and refuses the rest.
 
     Args:
         contents: the file's bytes.
@@ -186,16 +174,10 @@ def parse_cifar10_pickle(contents: bytes, source: str) -> tuple[np.ndarray, np.n
         DataError: the file is cut short, names anything but arrays, or does not hold CIFAR-10's dictionary.
     """
     try:
-        with warnings.catch_warnings():
-            # NumPy 2.4 warns of dtypes as old pickles, such as CIFAR-10's, describe them; later versions do not.
-            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-            batch = _ArrayUnpickler(contents, source).load()
-    except DataError:
-        raise
-    except _UNPICKLING_ERRORS as error:
-        raise DataError(f"{source}: cannot be unpickled ({error}); {_AGAIN}") from error
-    data = batch.get(b"data") if isinstance(batch, dict) else None
-    labels = batch.get(b"labels") if isinstance(batch, dict) else None
+        batch = read_arrays(contents)
+    except PickleError as error:
+        raise DataError(f"{source}: {error}; {_AGAIN}") from None
+    data, labels = batch.get(b"data"), batch.get(b"labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_CIFAR10_PIXELS,):
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise DataError(f"{source}: `data` must be uint8 (N, {_CIFAR10_PIXELS}), found {found}; {_AGAIN}")
@@ -203,24 +185,8 @@ def parse_cifar10_pickle(contents: bytes, source: str) -> tuple[np.ndarray, np.n
         raise DataError(f"{source}: `labels` must be a list of integers; {_AGAIN}")
     if len(labels) != len(data):
         raise DataError(f"{source}: {len(data)} images but {len(labels)} labels; {_AGAIN}")
-    return data.reshape(-1, *CIFAR10_IMAGE), _checked_labels(np.array(labels), source)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles lists, dictionaries, bytes, numbers and NumPy arrays, and nothing else."""
-
-    def __init__(self, contents: bytes, source: str) -> None:
-        super().__init__(io.BytesIO(contents), encoding="bytes")
-        self._source = source
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What the pickle calls `module.name`, if CIFAR-10's own files name it too."""
-        if (module, name) not in _ALLOWED_GLOBALS:
-            raise DataError(
-                f"{self._source}: this pickle asks for {module}.{name}, which CIFAR-10's own files never do "
-                "and which may run code; do not trust it, and get CIFAR-10 from its own source"
-            )
-        return _ALLOWED_GLOBALS[module, name]
+    clipped = [min(max(label, -1), 10) for label in labels]  # one that fits no integer of NumPy is no class either
+    return data.reshape(-1, *CIFAR10_IMAGE), _checked_labels(np.array(clipped, dtype=np.int64), source)
 
 
 def _checked_labels(labels: np.ndarray, source: str) -> np.ndarray:

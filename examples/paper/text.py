@@ -13,6 +13,7 @@ from examples.paper.formats import DataError, gunzip
 DEBIAN_GCIDE = Path("/usr/share/dictd/gcide.dict.dz")  # the package dict-gcide
 CONTEXT = 256  # bytes of a window
 _WINDOWS = 16  # of a block; whole blocks are held out
+_MOST = 1 << 30  # bytes that are decompressed
 _HELD_OUT = 0.01  # the share of blocks for validation, and again for the test
 
 
@@ -32,7 +33,7 @@ def text(path: str | Path | None = None, *, context: int = CONTEXT, seed: int = 
         each byte of them; uint8. They are not standardised: `mean` is 0 and `std` 1.
 
     Raises:
-        DataError: the file is missing, broken, or too short for three blocks.
+        DataError: the file is missing, broken, too short for three blocks, or more than 1 GiB once decompressed.
     """
     if path is None and not DEBIAN_GCIDE.exists():
         raise DataError(
@@ -59,6 +60,6 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
-        return gunzip(path) if compressed else path.read_bytes()
+        return gunzip(path, _MOST) if compressed else path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name a text file") from None

@@ -103,7 +103,10 @@ def _frame(table: Any) -> DataFrame:
     except ImportError as problem:
         raise ImportError("correlate reads tables with pandas: pip install tdcompress[study]") from problem
     try:
-        frame = pd.read_csv(table) if isinstance(table, (str, PathLike)) else pd.DataFrame(table)
+        if isinstance(table, (str, PathLike)):  # exactly: pandas before 3 is off in the last bit, which breaks ties
+            frame = pd.read_csv(table, float_precision="round_trip")
+        else:
+            frame = pd.DataFrame(table)
     except (TypeError, ValueError) as problem:  # pandas' parser errors are ValueErrors
         raise CompressionError(f"pandas cannot read the table: {problem}") from problem
     if frame.empty:

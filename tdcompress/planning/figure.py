@@ -32,7 +32,7 @@ def draw(layers: Sequence[LayerPlan], objective: str, metric: str) -> Figure:
                 if option.method == method:
                     share = option.cost / entry.dense.cost
                     best[share] = min(option.error, best.get(share, math.inf))
-            panel.plot(list(sorted(best)), [best[share] for share in sorted(best)], color=f"C{number}", label=method)
+            panel.plot(sorted(best), [best[share] for share in sorted(best)], color=f"C{number}", label=method)
         choice = entry.choice
         panel.plot([choice.cost / entry.dense.cost], [choice.error], "kx", label="chosen", clip_on=False)
         panel.set_title(f"{entry.layer}: {choice.method}", fontsize="medium")

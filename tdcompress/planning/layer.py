@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from tdcompress.errors import CompressionError
 from tdcompress.layers import ConvSpec
 from tdcompress.planning.options import DENSE, Option
 
@@ -38,16 +37,16 @@ class LayerPlan:
         """What it is."""
         return next(option for option in self.options if option.method == DENSE)
 
-    @staticmethod
-    def from_fields(fields: Mapping[str, Any]) -> LayerPlan:
-        """What `dataclasses.asdict` gave, back from JSON, which has lists for tuples."""
-        options = tuple(
-            Option(**{**one, "rank": tuple(one["rank"]), "axes": tuple(map(tuple, one["axes"]))})
-            for one in fields["options"]
-        )
-        spec: dict[str, Any] = {key: _as_tuples(value) for key, value in fields["spec"].items()}
-        return LayerPlan(fields["layer"], ConvSpec(**spec), options, fields["chosen"], tuple(fields.get("tied", ())))
+    def check(self) -> None:
+        """Refuse an entry whose parts do not fit together, as one from a file may not.
 
-
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+        Raises:
+            CompressionError: none of the options is chosen, dense is not among them, or the kind of layer is unknown.
+        """
+        if not 0 <= self.chosen < len(self.options):
+            raise CompressionError(f"there are {len(self.options)} options, and number {self.chosen} is chosen.").at(
+                self.layer
+            )
+        if all(option.method != DENSE for option in self.options):
+            raise CompressionError("dense is not among the options.").at(self.layer)
+        _ = self.spec.adapter

@@ -22,6 +22,7 @@ from tdcompress.methods import get_method
 from tdcompress.planning.figure import draw
 from tdcompress.planning.layer import LayerPlan
 from tdcompress.planning.options import DENSE
+from tdcompress.planning.typed import typed
 from tdcompress.progress import Progress
 from tdcompress.report.table import aligned, short_count
 from tdcompress.surgery.left import Refusals, grouped
@@ -203,20 +204,15 @@ class Plan:
         """
         try:
             fields = json.loads(text)
-            version = fields.pop("version")
-            if version > FORMAT_VERSION:
-                raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
-            layers = tuple(map(LayerPlan.from_fields, fields["layers"]))
-            method_options = tuple((name, _options_from(name, one)) for name, one in fields.get("method_options", ()))
-            plan = Plan(**{**fields, "layers": layers, "left": _left_from(fields), "method_options": method_options})
-            for entry in plan.layers:
-                _ = entry.choice, entry.dense, entry.spec.adapter
-            _ = UNITS[plan.objective], float(plan.budget), plan.cost
-        except CompressionError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, StopIteration, RecursionError) as error:
-            raise CompressionError(f"this is no plan, or a damaged one: {type(error).__name__}: {error}.") from None
-        return plan
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CompressionError(f"this is no plan, or a damaged one: {type(error).__name__}.") from None
+        version = fields.get("version") if isinstance(fields, dict) else None
+        if type(version) is int and version > FORMAT_VERSION:
+            raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
+        try:
+            return _plan_from(fields)
+        except CompressionError as error:
+            raise CompressionError(f"this is no plan, or a damaged one: {error}") from None
 
     def plot(self, path: str | None = None) -> Figure:
         """Every layer's curves of error against parameters, with what was chosen.
@@ -230,11 +226,23 @@ class Plan:
         return figure
 
 
-def _left_from(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((str(name), str(reason)) for name, reason in fields.get("left", ()))
+def _plan_from(fields: Any) -> Plan:
+    """The plan that `asdict` gave, back from JSON, which has lists for tuples.
 
-
-def _options_from(method: str, fields: Mapping[str, Any]) -> Options:
-    """Options back from JSON, which has lists for tuples."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return get_method(method).options(**values)
+    Raises:
+        CompressionError: a field is missing or of another type, or they do not fit together.
+    """
+    version = fields.get("version") if isinstance(fields, dict) else None
+    if type(version) is not int or version < 1:
+        raise CompressionError("it does not say which version of the format it has.")
+    given = {name: value for name, value in fields.items() if name not in ("version", "method_options")}
+    plan: Plan = typed(Plan, given, "plan")
+    told = typed(tuple[tuple[str, Any], ...], fields.get("method_options", []), "method_options")
+    options = tuple((name, typed(get_method(name).options, one, f"method_options of {name}")) for name, one in told)
+    if plan.objective not in UNITS:
+        raise unknown("objective", plan.objective, UNITS)
+    for entry in plan.layers:
+        entry.check()
+    if not plan.cost[0] > 0:
+        raise CompressionError("its layers cost nothing.")
+    return replace(plan, method_options=options)

@@ -18,29 +18,12 @@ import torch
 import tdcompress
 from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
+from tdcompress.study.database import PARTS, SCHEMA, check, dumped, measured_from
 from tdcompress.study.grid import Trial
 from tdcompress.study.locking import advice, driver_lock
 from tdcompress.study.rows import GRID, coordinates, joined
 
-APPLICATION = 0x74646373  # "tdcs", where SQLite keeps what kind of file it is
-VERSION = 1
 _SYNC_SECONDS = 5  # waiting for the disk at every commit would cost 10 000 quick trials a minute
-_SCHEMA = (
-    # What was asked.
-    "create table trials (layer text not null, method text not null, ratio real not null, run integer not null, "
-    "key text not null, unique (layer, method, ratio, run, key))",
-    # What was found; several trials may have one result.
-    "create table results (key text primary key, measured text, traceback text, environment text not null, "
-    "ended text not null default current_timestamp) without rowid",
-    "create table baselines (key text primary key, measured text not null) without rowid",
-    f"pragma application_id = {APPLICATION}",
-    f"pragma user_version = {VERSION}",
-)
-# Which results are one row: those of several strategies. Files from before there were any get it when they are next
-# written to, and are read without.
-_PARTS = (
-    "create table if not exists parts (key text primary key, whole text not null, strategy text not null) without rowid"
-)
 
 
 class Store:
@@ -99,13 +82,13 @@ class Store:
 
     def settled(self, retry_failed: bool = False) -> set[str]:
         """The keys that need no measuring: those of results and, unless they are to be retried, of failures."""
-        which = "where measured is not null" if retry_failed else ""
+        measured, every = "select key from results where measured is not null", "select key from results"
         with self._explained():
-            return {key for (key,) in self._connection.execute(f"select key from results {which}")}
+            return {key for (key,) in self._connection.execute(measured if retry_failed else every)}
 
     def save(self, key: str, measured: Mapping[str, Any] | None, traceback: str | None) -> None:
         """Keep what was measured for a key, or why it could not be."""
-        row = (key, None if measured is None else _dumped(measured), traceback, _environment())
+        row = (key, None if measured is None else dumped(measured), traceback, _environment())
         with self._explained(), self._transaction():
             self._connection.execute(
                 "insert or replace into results (key, measured, traceback, environment) values (?, ?, ?, ?)", row
@@ -118,7 +101,7 @@ class Store:
     def keep_baseline(self, key: str, measure: Callable[[], Mapping[str, float]]) -> None:
         """Keep what the model itself reaches; it is measured if it is not there yet."""
         if not self.baseline(key):
-            row = (key, _dumped(measure()))
+            row = (key, dumped(measure()))
             with self._explained(), self._transaction():
                 self._connection.execute("insert or replace into baselines values (?, ?)", row)
 
@@ -126,28 +109,26 @@ class Store:
         """What was kept; empty if nothing was."""
         with self._explained():
             row = self._connection.execute("select measured from baselines where key = ?", (key,)).fetchone()
-        return {} if row is None else json.loads(row[0])
+            return {} if row is None else measured_from(row[0])
 
     def other_versions(self, keys: Iterable[str]) -> list[str]:
         """The other versions of tdcompress by which some of these were measured."""
         wanted = set(keys)
         with self._explained():
             measured = self._connection.execute("select key, json_extract(environment, '$.tdcompress') from results")
-            versions = {version for key, version in measured if key in wanted}
+            versions = {version for key, version in measured if key in wanted and isinstance(version, str)}
         return sorted(versions - {tdcompress.__version__})
 
     def failed(self, trials: Sequence[Trial]) -> list[tuple[str, str]]:
         """Trial and traceback of each that failed, in the order of the trials."""
-        with self._explained():
-            why = dict(self._connection.execute("select key, traceback from results where measured is null"))
+        why = self._tracebacks()
         return [(str(trial), why[trial.key]) for trial in trials if trial.key in why]
 
     def failures(self, trials: Sequence[Trial]) -> DataFrame:
         """The failed ones among the trials, with their strategies, if those have names, and their tracebacks."""
         import pandas as pd
 
-        with self._explained():
-            why = dict(self._connection.execute("select key, traceback from results where measured is null"))
+        why = self._tracebacks()
         rows = [[*coordinates(trial), trial.strategy, why[trial.key]] for trial in trials if trial.key in why]
         frame = pd.DataFrame(rows, columns=[*GRID, "strategy", "traceback"])
         named = any(trial.strategy is not None for trial in trials)
@@ -162,14 +143,22 @@ class Store:
 
         with self._explained():
             asked: list[tuple[Any, ...]] = (
-                self._connection.execute(f"select {', '.join(GRID)}, key from trials order by rowid").fetchall()
+                self._connection.execute("select layer, method, ratio, run, key from trials order by rowid").fetchall()
                 if trials is None
                 else [(*coordinates(trial), trial.key) for trial in trials]
             )
             known = dict(self._connection.execute("select key, measured from results where measured is not null"))
-            parts = self._parts()
-        rows = joined([(key, at, json.loads(known[key])) for *at, key in asked if key in known], parts)
+            found = [(key, at, measured_from(known[key])) for *at, key in asked if key in known]
+            rows = joined(found, self._parts())
         return pd.DataFrame(rows, columns=None if rows else list(GRID))
+
+    def _tracebacks(self) -> dict[str, str]:
+        """Why each of the failed ones failed, by key."""
+        with self._explained():
+            why = dict(self._connection.execute("select key, traceback from results where measured is null"))
+            if not all(isinstance(text, str) and text.strip() for text in why.values()):
+                raise sqlite3.DataError("a failure has no traceback")
+        return why
 
     def _parts(self) -> dict[str, tuple[str, str]]:
         """Whole and strategy of the keys of results that share a row with others."""
@@ -181,11 +170,14 @@ class Store:
         target = f"{self.path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}"
         connection = sqlite3.connect(target, timeout=patience, isolation_level=None, uri=True)
         try:
+            # The file may come from anybody: what is damaged shall be noticed, and what it defines call no function.
+            connection.execute("pragma cell_size_check = on")
+            connection.execute("pragma trusted_schema = off")
             if read_only:  # not mode=ro, which would leave the files of the WAL behind
                 connection.execute("pragma query_only = on")
             fresh = not connection.execute("select count(*) from sqlite_master").fetchone()[0]
             if not fresh:
-                self._check(connection)
+                check(connection, self.path)
             elif read_only:
                 raise CompressionError(f"{self.path}: nothing was ever stored there; run the study first.")
             if not read_only:
@@ -193,26 +185,15 @@ class Store:
                 connection.execute("pragma synchronous = normal")
             if fresh:
                 connection.execute("begin immediate")
-                for statement in _SCHEMA:
+                for statement in SCHEMA:
                     connection.execute(statement)
                 connection.execute("commit")
             if not read_only:
-                connection.execute(_PARTS)
+                connection.execute(PARTS)
         except BaseException:
             connection.close()
             raise
         return connection
-
-    def _check(self, connection: sqlite3.Connection) -> None:
-        (application,) = connection.execute("pragma application_id").fetchone()
-        (version,) = connection.execute("pragma user_version").fetchone()
-        if application != APPLICATION:
-            raise CompressionError(f"{self.path}: an SQLite file, but no study's; choose another path.")
-        if version != VERSION:
-            raise CompressionError(
-                f"{self.path}: a store of version {version}, and this tdcompress has version {VERSION}; go on with the "
-                "tdcompress that made it, or choose another path."
-            )
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -241,7 +222,3 @@ class Store:
 def _environment() -> str:
     versions = {"tdcompress": tdcompress.__version__, "torch": torch.__version__, "python": platform.python_version()}
     return json.dumps({**versions, "machine": platform.machine()})
-
-
-def _dumped(measured: Mapping[str, Any]) -> str:
-    return json.dumps(dict(measured), allow_nan=False)

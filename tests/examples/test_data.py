@@ -13,6 +13,7 @@ import torch
 from examples.paper import data, download, formats
 from examples.paper.data import DataError, cifar10, digits, fashion_mnist, stratified_split
 from tdcompress.errors import CompressionError
+from tests.fuzz.guards import Memory
 
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 IMAGES_PER_FILE = 20
@@ -382,7 +383,8 @@ class TestCIFAR10Contents:
     @pytest.mark.parametrize(
         ("value", "message"),
         [
-            ([1, 2], "`data` must be uint8 .* found NoneType"),
+            ([1, 2], "this pickle is no dictionary but a list"),
+            ({b"other": 1}, "`data` must be uint8 .* found NoneType"),
             ({b"data": [1], b"labels": [1]}, "`data` must be uint8 .* found list"),
             (batch(np.zeros((2, 100), np.uint8), [0, 1]), r"found uint8 \(2, 100\)"),
             (batch(np.zeros((2, 3072), np.float32), [0, 1]), "found float32"),
@@ -420,11 +422,52 @@ class TestCIFAR10Contents:
         with pytest.raises(DataError, match="asks for"):
             formats.parse_cifar10_pickle(b"c" + name + b"\n.", "somewhere")
 
+    def test_numbers_in_a_pickle_claim_no_memory(self):
+        before = Memory()
+        for claim in (b"}r\xff\xff\xff\x7f.", b"\x96" + struct.pack("<Q", 1 << 34) + b".", b"T\xff\xff\xff\x7f."):
+            with pytest.raises(DataError, match="somewhere: "):
+                formats.parse_cifar10_pickle(b"\x80\x02" + claim, "somewhere")
+        assert before.grown() < 10 << 20
+
+    @pytest.mark.parametrize("code", ["O", "V8", "(1000000000,)u1", "u3", "M8[s]"])
+    def test_arrays_of_other_things_than_numbers_are_refused(self, code):
+        class Array:
+            def __reduce__(self):
+                kind = np.empty(0).__reduce__()[0], (np.ndarray, (0,), b"b")
+                return (*kind, (1, (1,), Type(), False, b"12345678"))
+
+        class Type:
+            def __reduce__(self):
+                return np.dtype, (code, 0, 1), (3, "<", None, None, None, -1, -1, 0)
+
+        contents = python2_pickle({b"data": Array(), b"labels": [1]})
+        with pytest.raises(DataError, match=r"somewhere: this .*(not of numbers|cannot be unpickled)"):
+            formats.parse_cifar10_pickle(contents, "somewhere")
+
     def test_noise_is_no_pickle(self):
         generator = np.random.default_rng(0)
         for _ in range(300):
             with pytest.raises(DataError, match="somewhere"):
                 formats.parse_cifar10_pickle(b"\x80\x02" + generator.bytes(40), "somewhere")
+
+
+class TestBombs:
+    def test_what_grows_too_large_is_not_decompressed(self, tmp_path):
+        path = tmp_path / "zeros.gz"
+        path.write_bytes(gzip.compress(bytes(5 << 20)))
+        assert len(formats.gunzip(path, most=5 << 20)) == 5 << 20
+        with pytest.raises(DataError, match=r"zeros.gz: holds more than 4 MiB"):
+            formats.gunzip(path, most=(5 << 20) - 1)
+
+    def test_a_member_that_is_mostly_holes_is_passed_over(self, tmp_path):
+        member = tarfile.TarInfo("test_batch.bin")
+        header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+        header[156:157], header[483:495] = tarfile.GNUTYPE_SPARSE, b"77777777777\0"  # 8 GiB
+        header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+        path = tmp_path / "cifar.tar.gz"
+        path.write_bytes(gzip.compress(bytes(header) + bytes(1024)))
+        with pytest.raises(DataError, match=r"test_batch.* not found"):
+            cifar10(path)
 
 
 class TestDownload:

@@ -131,6 +131,38 @@ def test_damaged_json_is_refused(text):
         td.Plan.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda fields: fields.update(budget="much"), "plan.budget must be float, found 'much'"),
+        (lambda fields: fields.update(budget=10**400), "plan.budget must be float"),
+        (lambda fields: fields.update(budget=float("nan")), "plan.budget must be float, found nan"),
+        (lambda fields: fields.update(seed=True), "plan.seed must be int, found True"),
+        (lambda fields: fields.update(objective="joy"), "unknown objective 'joy'"),
+        (lambda fields: fields.update(surprise=1), "plan must have the fields"),
+        (lambda fields: fields.update(left=[["9"]]), r"plan.left\[0\] must be a list"),
+        (lambda fields: fields.update(version="1"), "it does not say which version"),
+        (lambda fields: fields.update(method_options=[["svd", {"split": 3}]]), "method_options of svd.split must be"),
+        (lambda fields: fields.update(method_options=[["cp", {"max_iter": -1}]]), "max_iter must be a whole number"),
+        (lambda fields: fields["layers"][0].update(chosen=10**6), "layer '0': .* number 1000000 is chosen"),
+        (lambda fields: fields["layers"][0].update(chosen=-1), "layer '0': .* number -1 is chosen"),
+        (lambda fields: fields["layers"][0].pop("spec"), r"plan.layers\[0\] lacks spec"),
+        (
+            lambda fields: fields["layers"][0]["options"][-1].update(method="svd"),
+            "layer '0': dense is not among the options",
+        ),
+        (lambda fields: fields["layers"][0]["options"][0].update(rank=[1.5]), r"options\[0\].rank\[0\] must be int"),
+        (lambda fields: fields["layers"][0]["spec"].update(padding=7), "spec.padding must be"),
+        (lambda fields: fields["layers"][0]["spec"].update(kind="Conv9d"), "unknown kind of layer 'Conv9d'"),
+    ],
+)
+def test_a_wrong_value_in_json_is_named(change, message):
+    fields = json.loads(td.plan(network(), 0.5, methods="svd", layers=["0", "3"]).to_json())
+    change(fields)
+    with pytest.raises(td.CompressionError, match=f"no plan, or a damaged one: .*{message}"):
+        td.Plan.from_json(json.dumps(fields))
+
+
 def test_json_of_a_newer_version_is_refused():
     found = json.loads(td.plan(network(), 0.5, methods=("svd",)).to_json())
     with pytest.raises(td.CompressionError, match="newer"):

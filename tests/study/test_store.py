@@ -9,7 +9,8 @@ import pytest
 import tdcompress as td
 from tdcompress.errors import CompressionError
 from tdcompress.study import read
-from tdcompress.study.store import VERSION, Store
+from tdcompress.study.database import VERSION
+from tdcompress.study.store import Store
 from tests.study.functions import study
 
 
@@ -67,6 +68,35 @@ class TestRefused:
         change(store, "create table recipes (name)")
         with pytest.raises(CompressionError, match="an SQLite file, but no study's"):
             study().run(store, progress=False)
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "create trigger t after insert on trials begin delete from results; end",
+            "create view v as select load_extension('x')",
+            "create table more (name)",
+            "alter table baselines rename column measured to other",
+        ],
+    )
+    def test_tables_of_other_kinds(self, store, planned, statement):
+        change(store, statement)
+        before = store.read_bytes()
+        with pytest.raises(CompressionError, match="not the tables of a study's store; choose another path"):
+            study().run(store, progress=False)
+        assert store.read_bytes() == before
+
+    @pytest.mark.parametrize("value", ["null", "'{'", "'[]'", "'{\"norm\": [1]}'", "x'00ff'", "7"])
+    def test_values_that_were_never_measured(self, store, planned, value):
+        with Store(store) as opened:
+            opened.save(planned[0].key, {"norm": 1.0}, None)
+            opened.keep_baseline("of the model", lambda: {"norm": 1.0})
+        change(store, f"update results set measured = {value}, traceback = ''")
+        with pytest.raises(CompressionError, match=r"study\.sqlite: .*; choose another path"):
+            study().frame(store) if value != "null" else study().failures(store)
+        if value != "null":
+            change(store, f"update baselines set measured = {value}")
+            with Store(store) as opened, pytest.raises(CompressionError, match="what was measured is damaged"):
+                opened.baseline("of the model")
 
     def test_no_database_at_all(self, store):
         store.write_text("layer,method\n" * 100)
