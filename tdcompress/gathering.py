@@ -68,13 +68,17 @@ def input_moments(
 
     inputs = batches(data)
     total = len(inputs) if isinstance(inputs, Sized) else 0
-    with torch.no_grad(), evaluating(model), following(progress, total, "input moments") as step:
-        with watching(dict(selected), note, outputs=False):
-            for batch in inputs:
-                run(model, batch)
-                calls = calls or Counter({name: -count for name, count in left.items()})
-                left = calls.copy()
-                step("")
+    with (
+        torch.no_grad(),
+        evaluating(model),
+        following(progress, total, "input moments") as step,
+        watching(dict(selected), note, outputs=False),
+    ):
+        for batch in inputs:
+            run(model, batch)
+            calls = calls or Counter({name: -count for name, count in left.items()})
+            left = calls.copy()
+            step("")
     unseen = [name for name, moments in moments_of.items() if not moments.count]
     if len(unseen) == len(moments_of):
         raise CompressionError("the data is empty, or the forward reaches none of the layers.")

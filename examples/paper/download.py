@@ -40,7 +40,8 @@ def download(address: str, target: Path, md5: str, *, timeout: float = 60.0) -> 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         arrived = Path(folder) / target.name
         try:
-            with urllib.request.urlopen(address, timeout=timeout) as response, arrived.open("wb") as file:
+            request = urllib.request.urlopen(address, timeout=timeout)  # noqa: S310, a file's address is meant to do
+            with request as response, arrived.open("wb") as file:
                 while piece := response.read(_PIECE):
                     file.write(piece)
         except (OSError, ValueError, http.client.HTTPException) as error:  # a URLError is an OSError

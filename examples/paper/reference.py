@@ -49,9 +49,9 @@ class Published:
         (40, 4, 12)
         """
         for row in _read("ranks.csv"):
-            if (row["model"], row["layer"], row["compression"]) == (self.model, layer, f"{ratio:.0%}"):
-                if method in _RANK_COLUMNS:
-                    return tuple(int(row[column]) for column in _RANK_COLUMNS[method])
+            asked = (row["model"], row["layer"], row["compression"]) == (self.model, layer, f"{ratio:.0%}")
+            if asked and method in _RANK_COLUMNS:
+                return tuple(int(row[column]) for column in _RANK_COLUMNS[method])
         raise CompressionError(
             f"the paper printed no rank of {self.model} for layer {layer!r}, method {method!r}, ratio={ratio}; "
             "leave it out or choose ranks='ours'"

@@ -99,7 +99,7 @@ def _more_than_plain(module: nn.Module) -> str | None:
     assert kind is not None
     if nn.utils.parametrize.is_parametrized(module):
         return (
-            f"its {', '.join(module.parametrizations)} is parametrized; remove that first, or use "  # type: ignore
+            f"its {', '.join(module.parametrizations)} is parametrized; remove that first, or use "  # type: ignore[arg-type]
             "decompose(…, parametrized='bake')."
         )
     if not kind.matches(type(module)):

@@ -187,7 +187,7 @@ def test_the_orthogonal_start_is_the_default():
         random((8, 6, 3, 3), dtype=torch.float16),
         random((8, 6, 3, 3), dtype=torch.bfloat16),
     ],
-    ids="zero ones rank-one-out duplicated huge tiny 1x7 7x7 single half bfloat16".split(),
+    ids=["zero", "ones", "rank-one-out", "duplicated", "huge", "tiny", "1x7", "7x7", "single", "half", "bfloat16"],
 )
 def test_awkward_kernels_are_ordinary_input(kernel):
     found = cp(kernel, 5)
