@@ -257,7 +257,7 @@ class _Packer(pickle.Pickler):
 
 
 def _unpacked(packed: bytes) -> _Parcel:
-    return _Parcel(pickle.loads(packed))  # noqa: S301, the caller packed it
+    return _Parcel(pickle.loads(packed))
 
 
 def _carried_out(parcel: _Parcel) -> Any:

@@ -78,7 +78,7 @@ def measure(task: Task, splits: Splits, procedure: str, ratio: float, recipe: Re
     seconds = time.perf_counter() - start
     # In channels last, the format in which both networks are fastest.
     costs = td.report(
-        copy.deepcopy(model).to(memory_format=torch.channels_last),
+        copy.deepcopy(model).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         splits.test.images[:32].contiguous(memory_format=torch.channels_last),
     ).total
     assert costs.multiply_adds is not None

@@ -78,7 +78,7 @@ def _within(plan: td.Plan, error: float) -> dict[str, Option]:
 
 def vbmf(task: Task, ratio: float) -> nn.Module:
     """Tucker with ranks in proportion to those that variational Bayes finds (Kim et al. 2016), up to the budget."""
-    weights = {name: task.model.get_submodule(name).weight.detach() for name in task.layers}
+    weights = {name: task.model.get_parameter(f"{name}.weight").detach() for name in task.layers}
     found = {name: [max(1, vbmf_rank(unfold(weight, mode))) for mode in (0, 1)] for name, weight in weights.items()}
     budget = (1 - ratio) * sum(weight.numel() for weight in weights.values())
 

@@ -79,8 +79,8 @@ class Splits:
 
     def to(self, device: torch.device | str) -> Splits:
         """The same data on `device`."""
-        parts = (part.to(device) for part in (self.train, self.validation, self.test))
-        return Splits(self.name, *parts, self.mean.to(device), self.std.to(device))
+        train, validation, test = (part.to(device) for part in (self.train, self.validation, self.test))
+        return Splits(self.name, train, validation, test, self.mean.to(device), self.std.to(device))
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -235,8 +235,8 @@ def _with_validation(name: str, train: Split, test: Split, validation_size: int,
 
 def _standardised(name: str, train: Split, validation: Split, test: Split) -> Splits:
     std, mean = torch.std_mean(train.images, dim=(0, 2, 3), correction=0)
-    parts = (
-        Split((part.images - mean[:, None, None]) / std[:, None, None], part.labels)
-        for part in (train, validation, test)
-    )
-    return Splits(name, *parts, mean, std)
+
+    def standard(part: Split) -> Split:
+        return Split((part.images - mean[:, None, None]) / std[:, None, None], part.labels)
+
+    return Splits(name, standard(train), standard(validation), standard(test), mean, std)

@@ -31,9 +31,20 @@ class ByteGPT(GPT2LMHeadModel):
     """
 
     def __init__(self, layers: int = 6, width: int = 256, heads: int = 8, context: int = CONTEXT) -> None:
-        sizes = {"vocab_size": _BYTES, "n_positions": context, "n_embd": width, "n_layer": layers, "n_head": heads}
-        none = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-        fixed = {"bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": False, "use_cache": False}
+        sizes: dict[str, Any] = {
+            "vocab_size": _BYTES,
+            "n_positions": context,
+            "n_embd": width,
+            "n_layer": layers,
+            "n_head": heads,
+        }
+        none: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        fixed: dict[str, Any] = {
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "tie_word_embeddings": False,
+            "use_cache": False,
+        }
         super().__init__(GPT2Config(**sizes, **none, **fixed))
 
     def forward(self, inputs: Tensor, **options: Any) -> Tensor:

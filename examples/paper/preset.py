@@ -113,8 +113,9 @@ class Preset:
         """What a method is solved with; see `random_starts`."""
         if method != "cp" or self.solver is not None:
             return self.solver
-        starts = "random" if self.random_starts else "orthogonal"
-        return td.CPOptions(starts=(starts,), spatial="separable")
+        if self.random_starts:
+            return td.CPOptions(starts=("random",), spatial="separable")
+        return td.CPOptions(starts=("orthogonal",), spatial="separable")
 
     def layer_names(self) -> tuple[str, ...]:
         """The layers in full, in the network's order: globs are looked up in it.

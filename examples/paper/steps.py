@@ -90,6 +90,7 @@ class GraphedStep:
         if images.shape == self._images.shape:
             self._images.copy_(images)
             self._labels.copy_(labels)
+            assert self._graph is not None
             self._graph.replay()
             loss = self._loss.clone()
         else:

@@ -55,7 +55,7 @@ def subsets(model: nn.Module, layers: Sequence[str]) -> dict[str, tuple[str, ...
         found[place] = tuple(name for name in layers if places[name] == place)
     found["stride-two"] = tuple(name for name, module in modules.items() if _halves(module))
     found |= zip(("first", "middle", "last"), _thirds(layers), strict=True)
-    by_size = sorted(layers, key=lambda name: modules[name].weight.numel())
+    by_size = sorted(layers, key=lambda name: model.get_parameter(f"{name}.weight").numel())
     found |= zip(("small", "medium", "large"), _thirds(by_size), strict=True)
     return {name: chosen for name, chosen in found.items() if len(chosen) >= _FEWEST}
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 import tdcompress as td
 from examples.paper.reference import Published
+from tdcompress.correlation.bootstrap import Unit
 from tdcompress.study.groupings import Grouping, Tau, errors_of, groupings, performances_of, taus
 from tdcompress.study.states import states, strategies
 
@@ -18,6 +19,7 @@ _PLURALS = {"error": "classification errors", "bits_per_byte": "bits per byte"} 
 _LEVELS = {0.5, 0.75, 0.9}  # those of the paper's figures 2 and 3
 # How the paper's table calls a grouping: its columns `across` and `compression`.
 _PUBLISHED = {name: (name, "50-90%") for name in ("all", "layers", "methods")}
+_UNITS: tuple[Unit, ...] = ("trials", "layers")
 _FINE_TUNED = {"test_error": False, "finetuned_test_error": True}  # the performances that the paper has
 
 
@@ -76,7 +78,7 @@ def differences(frame: pd.DataFrame, published: Published | None) -> str:
             continue
         cells = ["after" if _FINE_TUNED[row.performance] else "before", row.grouping.title, spoken(row.error)]
         cells += [f"{theirs[0]:.3f}", f"{row.correlation.mean:.3f}", f"{row.correlation.mean - theirs[0]:+.3f}"]
-        body.append(cells + [_less(frame, row, unit, theirs[0]) for unit in ("trials", "layers")])
+        body.append(cells + [_less(frame, row, unit, theirs[0]) for unit in _UNITS])
     return "\n".join(markdown_table(header, body, left=3)) if body else ""
 
 
@@ -116,7 +118,7 @@ def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
     if len(shown) < 2:
         return []
     (before, first), *_, (after, last) = shown.items()
-    units = ("trials", "layers") if frame["layer"].nunique() > 1 else ("trials",)
+    units = _UNITS if frame["layer"].nunique() > 1 else _UNITS[:1]
     body = []
     for grouping in (grouping for grouping in groupings(frame) if grouping.name in _PUBLISHED):
         part = grouping.of(frame)
@@ -135,7 +137,7 @@ def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
     return [title, "", *markdown_table(header, body, left=2), ""]
 
 
-def _less(frame: pd.DataFrame, row: Tau, unit: str, theirs: float) -> str:
+def _less(frame: pd.DataFrame, row: Tau, unit: Unit, theirs: float) -> str:
     """The interval of ours less a number; empty where there is but one layer to draw from."""
     part = row.grouping.of(frame, row.performance)
     if unit == "layers" and part["layer"].nunique() < 2:
@@ -201,7 +203,7 @@ def _sentences(frame: pd.DataFrame, rows: Sequence[Tau], published: Published | 
 def _not_settled(frame: pd.DataFrame, top: Tau, others: Sequence[str]) -> dict[str, list[str]]:
     """Which errors a paired bootstrap cannot tell from the best one, by what was drawn: trials, and whole layers."""
     part = top.grouping.of(frame, top.performance)
-    units = ("trials", "layers") if part["layer"].nunique() > 1 else ("trials",)
+    units = _UNITS if part["layer"].nunique() > 1 else _UNITS[:1]
     found: dict[str, list[str]] = {}
     for unit in units:
         ask = partial(td.compare, part, across=top.grouping.across, bootstrap=td.Bootstrap(unit))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from examples.paper.data import Split, Splits
 from examples.paper.formats import DataError, gunzip
@@ -49,11 +50,13 @@ def text(path: str | Path | None = None, *, context: int = CONTEXT, seed: int = 
     windows = contents[: count * size + 1].unfold(0, context + 1, context).reshape(count, _WINDOWS, context + 1)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held_out = max(1, round(_HELD_OUT * count))
-    parts = []
-    for blocks in (order[2 * held_out :], order[:held_out], order[held_out : 2 * held_out]):
-        part = windows[blocks.sort().values].flatten(0, 1)
-        parts.append(Split(part[:, :-1], part[:, 1:]))
-    return Splits(path.name, *parts, torch.zeros(1), torch.ones(1))
+
+    def part(blocks: Tensor) -> Split:
+        chosen = windows[blocks.sort().values].flatten(0, 1)
+        return Split(chosen[:, :-1], chosen[:, 1:])
+
+    train, validation, test = order[2 * held_out :], order[:held_out], order[held_out : 2 * held_out]
+    return Splits(path.name, part(train), part(validation), part(test), torch.zeros(1), torch.ones(1))
 
 
 def _read(path: Path) -> bytes:

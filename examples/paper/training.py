@@ -81,14 +81,14 @@ def train(
         CompressionError: the loss is no longer finite, or the file is of another training.
     """
     if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     about = repr([recipe, seed, splits.name, [(name, tuple(p.shape)) for name, p in model.named_parameters()]])
     keeper = None if keep is None else Keeper(keep, about)
     training = _Training(model, splits.to(device_of(model)), recipe, seed, keeper)
     training.run(progress)
     state = training.state
     model.load_state_dict(state.best_weights)
-    model.to(memory_format=torch.contiguous_format).eval()
+    model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return TrainingHistory(tuple(state.epochs), state.best)
 
 
@@ -193,10 +193,6 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         weight_decay=recipe.weight_decay,
         nesterov=recipe.nesterov,
     )
-
-
-def _order(performance: Performance) -> tuple[float, float]:
-    return performance.error, performance.cross_entropy
 
 
 def _order(performance: Performance) -> tuple[float, float]:

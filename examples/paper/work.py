@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class Evaluation:
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """The columns `{part}_{measure}`: `test_error`, in [0, 1], `test_cross_entropy`, in nats, and so on."""
         splits = self._source.splits()
-        found = {}
+        found: dict[str, float] = {}
         for name in self._parts:
             split = getattr(splits, name)
             if name not in self._caches:
@@ -140,5 +141,5 @@ def _performance(cache: PrefixCache, model: nn.Module, split: Split) -> Performa
 @lru_cache(maxsize=1)
 def _splits(source: Source) -> Splits:
     splits = SETTINGS[source.setting].load(source.path)
-    parts = {name: some(getattr(splits, name), source.evaluated, seed=0) for name in PARTS}
+    parts: dict[str, Any] = {name: some(getattr(splits, name), source.evaluated, seed=0) for name in PARTS}
     return replace(splits, **parts).to(source.device)

@@ -42,5 +42,12 @@ def _lines(axes: Axes, frame: pd.DataFrame, column: str) -> None:
     for way in frame.method.unique():
         means = frame[frame.method == way].groupby("ratio")[column].mean()
         method, _, shape = way.partition(", ")
-        style = {"color": _COLOURS[method], "linestyle": ":" if shape == "balanced" else "-"}
-        axes.plot(means.index, means.to_numpy(), marker="o", markersize=3, label=way, **style)
+        axes.plot(
+            means.index,
+            means.to_numpy(),
+            marker="o",
+            markersize=3,
+            label=way,
+            color=_COLOURS[method],
+            linestyle=":" if shape == "balanced" else "-",
+        )

@@ -117,7 +117,8 @@ def trials(
         ratios: shares of the weights to remove.
         ways: names in `WAYS`.
     """
-    names = [name for name, layer in model.named_children() if isinstance(layer, nn.Linear)]
+    linear = {name: layer for name, layer in model.named_children() if isinstance(layer, nn.Linear)}
+    names = list(linear)
     inputs = _inputs(model, names, splits.validation.images[:1000])
     for way in ways:
         found = {name: _approximations(model, name, way, ratios) for name in names}
@@ -125,7 +126,7 @@ def trials(
             at_ratio = {name: found[name][place] for name in names}
             for name, one in at_ratio.items():
                 if one is not None:
-                    errors = _errors(model.get_submodule(name), inputs[name], one.matrix)
+                    errors = _errors(linear[name], inputs[name], one.matrix)
                     yield _trial((run, name, way, ratio), model, splits, {name: one}, errors)
             hidden = {name: one for name, one in at_ratio.items() if name != names[-1] and one is not None}
             if len(hidden) == len(names) - 1:
@@ -133,7 +134,7 @@ def trials(
 
 
 def _approximations(model: nn.Module, name: str, way: str, ratios: Sequence[float]) -> list[Approximation | None]:
-    weight = model.get_submodule(name).weight.detach()
+    weight = model.get_parameter(f"{name}.weight").detach()
     return WAYS[way](weight, [int((1 - ratio) * weight.numel() + 1e-9) for ratio in ratios])
 
 
@@ -146,12 +147,19 @@ def _trial(
 ) -> Trial:
     changed = copy.deepcopy(model)
     for name, one in found.items():
-        changed.get_submodule(name).weight.data.copy_(one.matrix)
+        changed.get_parameter(f"{name}.weight").data.copy_(one.matrix)
     performance = evaluate(changed, splits.test.images, splits.test.labels)
     dense = sum(one.matrix.numel() for one in found.values())
-    shares = [sum(getattr(one, what) for one in found.values()) / dense for what in ("parameters", "multiply_adds")]
-    texts = ["; ".join(getattr(one, what) for one in found.values()) for what in ("rank", "shape")]
-    return Trial(*key, performance.error, performance.cross_entropy, *shares, *texts, errors)
+    return Trial(
+        *key,
+        test_error=performance.error,
+        test_cross_entropy=performance.cross_entropy,
+        parameters=sum(one.parameters for one in found.values()) / dense,
+        multiply_adds=sum(one.multiply_adds for one in found.values()) / dense,
+        rank="; ".join(one.rank for one in found.values()),
+        shape="; ".join(one.shape for one in found.values()),
+        errors=errors,
+    )
 
 
 def _inputs(model: nn.Sequential, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
@@ -165,11 +173,13 @@ def _inputs(model: nn.Sequential, names: Sequence[str], images: Tensor) -> dict[
     return found
 
 
-def _errors(layer: nn.Module, inputs: Tensor, matrix: Tensor) -> dict[str, float]:
+def _errors(layer: nn.Linear, inputs: Tensor, matrix: Tensor) -> dict[str, float]:
     """The library's metrics, of the weight and of what the layer puts out."""
     weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
     features = inputs.double() @ weight.T + bias, inputs.double() @ matrix.double().T + bias
     pairs = {"weights": (weight, matrix.double()), "features": features}
     return {
-        name: float(metric.function(*pairs[metric.on]).mean()) for name, metric in METRICS.items() if metric.on in pairs
+        name: float(torch.as_tensor(metric.function(*pairs[metric.on])).mean())
+        for name, metric in METRICS.items()
+        if metric.on in pairs
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from torch import Tensor
 
@@ -41,6 +42,7 @@ class Approximation:
     multiply_adds: int
 
 
+Rule = Literal["balanced", "best"]
 Way = Callable[[Tensor, Sequence[int]], list[Approximation | None]]  # a matrix, budgets -> for each what fits, if any
 
 
@@ -53,7 +55,7 @@ def _by_svd(matrix: Tensor, budgets: Sequence[int]) -> list[Approximation | None
     return found
 
 
-def _by_kronecker(reshape: str, matrix: Tensor, budgets: Sequence[int]) -> list[Approximation | None]:
+def _by_kronecker(reshape: Rule, matrix: Tensor, budgets: Sequence[int]) -> list[Approximation | None]:
     def solved(best: ReshapedRank) -> Approximation:
         found = kronecker(matrix, best.rank[0], best.reshape).to_dense()
         costs = (kronecker_parameters(best.reshape, best.rank), kronecker_multiply_adds(best.reshape, best.rank))
@@ -63,7 +65,7 @@ def _by_kronecker(reshape: str, matrix: Tensor, budgets: Sequence[int]) -> list[
     return [solved(best[0]) if best else None for best in curves]
 
 
-def _by_blr(reshape: str, matrix: Tensor, budgets: Sequence[int]) -> list[Approximation | None]:
+def _by_blr(reshape: Rule, matrix: Tensor, budgets: Sequence[int]) -> list[Approximation | None]:
     def solved(best: ReshapedRank) -> Approximation:
         cost = blr_parameters(best.reshape, best.rank)
         found = blr(matrix, best.rank[0], best.reshape).to_dense()
@@ -73,7 +75,7 @@ def _by_blr(reshape: str, matrix: Tensor, budgets: Sequence[int]) -> list[Approx
     return [solved(best[0]) if best else None for best in curves]
 
 
-def _by_ttm(reshape: str, matrix: Tensor, budgets: Sequence[int]) -> list[Approximation | None]:
+def _by_ttm(reshape: Rule, matrix: Tensor, budgets: Sequence[int]) -> list[Approximation | None]:
     def solved(candidates: Sequence[ReshapedRank]) -> Approximation:
         trains = [ttm(matrix, one.rank, one.reshape) for one in candidates]
         best = min(trains, key=lambda train: train.solution.relative_error)

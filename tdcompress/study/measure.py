@@ -236,7 +236,7 @@ class Measurer:
     def _with(self, name: str, packed: bytes) -> nn.Module:
         """A copy of the model with a factorized layer in its place."""
         before = self._job.model.get_submodule(name)
-        layer = pickle.loads(packed)  # noqa: S301, this study packed it
+        layer = pickle.loads(packed)
         place = next((tensor.device for tensor in before.parameters()), torch.device("cpu"))
         model: nn.Module = copy.deepcopy(self._job.model, {id(before): layer.to(place)})
         return model

@@ -71,7 +71,7 @@ class Spec:
         if self.finetune is None:
             return {}
         if isinstance(self.finetune, Mapping):
-            return {name: function for name, function in self.finetune.items()}
+            return {name: function for name, function in self.finetune.items()}  # noqa: C416, its keys may be None too
         return {None: self.finetune}
 
     def layer_names(self) -> list[str]:

@@ -168,7 +168,7 @@ def _measurer(reference: _JobReference) -> Measurer | None:
         if packed is None or hashlib.sha256(packed).hexdigest() != reference.name:
             return None
         try:
-            job = pickle.loads(packed)  # noqa: S301, the driver packed it, and its hash is right
+            job = pickle.loads(packed)
         except Exception:
             raise CompressionError(
                 "a worker cannot read the study; functions and classes that it uses must be importable there:\n"
