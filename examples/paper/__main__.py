@@ -19,10 +19,13 @@ import pandas as pd
 import torch
 
 import tdcompress
+from examples.paper import compared
+from examples.paper.compared import only_the_first
 from examples.paper.models import seeded
 from examples.paper.options import parser
 from examples.paper.preset import Preset
 from examples.paper.presets import PRESETS
+from examples.paper.strategies import STRATEGIES
 from examples.paper.subsets import report, subset
 from examples.paper.tables import (
     MEASURES,
@@ -114,6 +117,8 @@ def _note(output: Path, preset: Preset, options: argparse.Namespace, **spent: fl
 def _report(preset: Preset, output: Path, frame: pd.DataFrame, study: Study) -> None:
     """Print the table and the sentence, and draw the figures."""
     export(frame, output / TABLE)
+    baseline = study.baseline(output / STORE)
+    every, frame = frame, only_the_first(frame)  # of several strategies; `compared` has the others
     rows, words = rows_of(frame), in_words(frame, preset.published)
     print("", as_text(rows, preset.published), "", words, "", sep="\n")
     short = f"{preset.short}\n\n" if preset.short else ""
@@ -129,11 +134,12 @@ def _report(preset: Preset, output: Path, frame: pd.DataFrame, study: Study) -> 
         frame,
         performances_of(frame, f"test_{main}"),
         reference=_reference(preset),
-        baseline=study.baseline(output / STORE)[f"test_{main}"],
+        baseline=baseline[f"test_{main}"],
         label=f"test {MEASURES[main]}",
         scale=100 if main == "error" else 1,
     )
     files += report(output, frame, study.model, preset.layers)
+    files += compared.report(output, every, {name: value for name, value in baseline.items() if "test_" in name})
     names = ", ".join(file.name for file in files)
     print(f"In {output}: {TABLE} ({len(frame)} trials), tau.md, {names}.")
     spent = json.loads((output / SETTINGS).read_text(encoding="utf-8"))["seconds"]
@@ -166,8 +172,11 @@ def _chosen(options: argparse.Namespace) -> Preset:
     """The preset with what the command line changes in it."""
     preset = PRESETS[options.preset]
     names = ("layers", "methods", "ratios", "runs", "ranks", "solver", "calibrated", "seed", "threads")
+    names += ("strategies",)
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    if changes.get("strategies") == ("all",):
+        changes["strategies"] = tuple(STRATEGIES)
     if options.images is not None or options.all_images:
         changes["images"] = options.images
     recipe = None if options.no_finetune else preset.fine_tuning
@@ -193,13 +202,14 @@ def _check_device(name: str) -> None:
 
 def _plan(preset: Preset, every: Sequence[Trial], dataset: str, output: Path) -> str:
     distinct = len({trial.decomposition for trial in every})
+    ways = max(1, len(preset.strategies))
     tuned = "without fine-tuning" if preset.fine_tuning is None else f"{len(every)} fine-tunings"
     if preset.calibrated is not None:
         tuned = f"each calibrated on {preset.calibrated} images, {tuned}"
     ranks = {"ours": "the ranks tdcompress chooses", "paper": "the paper's ranks"}[preset.ranks]
     lines = [
         f"{preset.name} on {dataset}: {len(preset.layers)} layers × {len(preset.methods)} methods × "
-        f"{len(preset.ratios)} levels × {preset.runs} run{'s' * (preset.runs > 1)} = {len(every)} trials",
+        f"{len(preset.ratios)} levels × {preset.runs} run{'s' * (preset.runs > 1)} = {len(every) // ways} trials",
         f"at {ranks}: {distinct} distinct decompositions, {tuned}; results go to {output}",
     ]
     return "\n".join([*lines, preset.short] if preset.short else lines)

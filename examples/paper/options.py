@@ -7,6 +7,7 @@ import argparse
 from examples.paper.preset import RANKS
 from examples.paper.presets import PRESETS
 from examples.paper.recipes import STEPS
+from examples.paper.strategies import STRATEGIES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +25,8 @@ def parser() -> argparse.ArgumentParser:
     tuning = found.add_mutually_exclusive_group()
     tuning.add_argument("--no-finetune", action="store_true", help="measure the compressed networks as they are")
     tuning.add_argument("--finetune-epochs", type=int, metavar="N", help="instead of the recipe's")
+    add("--strategies", nargs="+", choices=[*STRATEGIES, "all"], metavar="NAME",
+        help=f"ways to fine-tune, side by side: all, or some of {', '.join(STRATEGIES)}")  # fmt: skip
     add("--calibrate", type=int, nargs="?", const=1000, dest="calibrated", metavar="N",
         help="measure them after td.calibrate on N unlabelled training images, too (1000)")  # fmt: skip
     add("--step", choices=STEPS, help="how a step of fine-tuning runs; by default a CUDA graph on CUDA")

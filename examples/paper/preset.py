@@ -15,6 +15,7 @@ import tdcompress as td
 from examples.paper.models import seeded
 from examples.paper.recipes import Recipe
 from examples.paper.reference import Published
+from examples.paper.strategies import STRATEGIES, Tuning
 from examples.paper.train import SETTINGS, Setting, kept_beside, load_checkpoint, save_checkpoint
 from examples.paper.training import train
 from examples.paper.work import PARTS, Calibration, Evaluation, FineTuning, Source
@@ -55,6 +56,8 @@ class Preset:
         validated: evaluate every compressed network on the validation part, too, not on the test part alone.
         seed: everything random depends on it.
         threads: of PyTorch on the CPU; None for as many as it takes by itself.
+        strategies: of `STRATEGIES`: ways to fine-tune that are measured side by side, each with the epochs and images
+            of `fine_tuning`, and with how well the factors are conditioned; empty for `fine_tuning` as it is.
         random_starts: CP begins at one random point a run, as in the paper; without, where tdcompress begins, so that
             all runs are the same one.
         short: for a shortened study, what was shortened; it stands above its results.
@@ -82,6 +85,7 @@ class Preset:
     seed: int = 0
     threads: int | None = None
     random_starts: bool = True
+    strategies: tuple[str, ...] = ()
     short: str = ""
 
     def __post_init__(self) -> None:
@@ -91,6 +95,11 @@ class Preset:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise CompressionError(f"{name} must be at least 1, found {value}")
+        for name in self.strategies:
+            if name not in STRATEGIES:
+                raise CompressionError(f"unknown strategy {name!r}; choose among {', '.join(STRATEGIES)}")
+        if self.strategies and self.fine_tuning is None:
+            raise CompressionError(f"{self.name} is not fine-tuned, so there is no strategy to choose")
         if self.ranks not in RANKS:
             raise CompressionError(f"unknown ranks {self.ranks!r}; choose one of {', '.join(RANKS)}")
         if self.ranks == "paper" and self.published is None:
@@ -107,6 +116,8 @@ class Preset:
         names += ["calibrated", "images", "evaluated", "validated", "random_starts"]
         recipe = None if self.fine_tuning is None else asdict(self.fine_tuning)
         chosen = {**{name: getattr(self, name) for name in names}, "seed": self.seed, "fine_tuning": recipe}
+        if self.strategies:
+            chosen["strategies"] = self.strategies
         return json.loads(json.dumps(chosen | {"short": self.short}))
 
     def solver_of(self, method: str) -> td.CPOptions | str | None:
@@ -150,13 +161,16 @@ class Preset:
         Raises:
             CompressionError: a layer, rank or number that cannot be.
         """
-        recipe, splits = self.fine_tuning, source.splits()
+        splits, tuned = source.splits(), self._tuned(model, source)
+        recipe = None if self.strategies else self.fine_tuning  # strategies know themselves what they depend on
         parts = [vars(part) for part in (splits.train, splits.validation, splits.test)]
         depends: list[Any] = [data_digest(parts), None if recipe is None else asdict(recipe)]
         calibrate = None
         if self.calibrated is not None:
             calibrate = Calibration(model, source, self.calibrated, self.seed)
             depends.append(self.calibrated)
+        if self.strategies:
+            depends.append("conditioning")
         if not self.validated:  # only then, so that the trials of stores from before are still found
             depends.append("test")
         return Study(
@@ -165,8 +179,8 @@ class Preset:
             {method: self.solver_of(method) for method in self.methods},
             self.ratios,
             self.runs,
-            Evaluation(model, source, PARTS if self.validated else ("test",)),
-            None if recipe is None else FineTuning(recipe, source),
+            Evaluation(model, source, PARTS if self.validated else ("test",), conditioned=bool(self.strategies)),
+            tuned,
             source.feature_images(self.images, self.seed),
             metrics=[*default_metrics(with_data=True), *ON_OUTPUTS],
             ranks=partial(self.rank_of, model),
@@ -175,6 +189,13 @@ class Preset:
             calibrate=calibrate,
             logits=True,  # the classes are the last axis, of images and of texts
         )
+
+    def _tuned(self, model: nn.Module, source: Source) -> FineTuning | dict[str, Tuning] | None:
+        if self.fine_tuning is None:
+            return None
+        if not self.strategies:
+            return FineTuning(self.fine_tuning, source)
+        return {name: Tuning(STRATEGIES[name](self.fine_tuning), source, model) for name in self.strategies}
 
     def trained(self, source: Source, file: Path, progress: bool = True) -> tuple[nn.Module, float]:
         """The trained network in evaluation mode, and the seconds that it took.

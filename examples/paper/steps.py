@@ -12,10 +12,22 @@ from examples.paper.recipes import Recipe
 from tdcompress.errors import CompressionError
 
 Step = Callable[[Tensor, Tensor], Tensor]  # images, labels -> mean loss, detached
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, logits, labels -> mean loss
 _WARM_UP = 3  # passes before a capture, in which libraries choose their kernels and reserve their memory
 
 
-def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, device: torch.device) -> Step:
+def labelled(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross entropy of the labels, in nats; see `cross_entropy` for the shapes."""
+    return cross_entropy(logits, labels)
+
+
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    device: torch.device,
+    objective: Objective = labelled,
+) -> Step:
     """The step that a recipe asks for.
 
     Args:
@@ -23,6 +35,7 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Re
         optimizer: of the model's parameters.
         recipe: `step` and `autocast` count.
         device: where the model is.
+        objective: what is made small.
 
     Raises:
         CompressionError: a CUDA graph was asked for, and the model is elsewhere.
@@ -33,11 +46,11 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Re
     if kind == "graph":
         if device.type != "cuda":
             raise CompressionError(f"a CUDA graph needs a CUDA device, not {device}; use step='eager'")
-        return GraphedStep(model, optimizer, recipe.autocast)
+        return GraphedStep(model, optimizer, recipe.autocast, objective)
     if kind == "compiled":
         torch.compiler.reset()  # every compressed network is another one, and compiled code is kept by class
-        return EagerStep(torch.compile(model), optimizer, device, recipe.autocast)
-    return EagerStep(model, optimizer, device, recipe.autocast)
+        return EagerStep(torch.compile(model), optimizer, device, recipe.autocast, objective)
+    return EagerStep(model, optimizer, device, recipe.autocast, objective)
 
 
 class EagerStep:
@@ -48,18 +61,25 @@ class EagerStep:
         optimizer: of its parameters.
         device: where it is.
         autocast: forward in bfloat16 where PyTorch's autocast does.
+        objective: what is made small.
     """
 
     def __init__(
-        self, model: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, device: torch.device, autocast: bool
+        self,
+        model: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        autocast: bool,
+        objective: Objective = labelled,
     ) -> None:
         self._model, self._optimizer, self._device, self._autocast = model, optimizer, device, autocast
+        self._objective = objective
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Update the weights; the loss is that before the update."""
         with torch.autocast(self._device.type, torch.bfloat16, self._autocast):
             logits = self._model(images)
-        loss = cross_entropy(logits, labels)
+        loss = self._objective(images, logits, labels)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -76,10 +96,13 @@ class GraphedStep:
         model: on a CUDA device, without anything that needs the CPU inside.
         optimizer: of its parameters.
         autocast: forward in bfloat16 where PyTorch's autocast does.
+        objective: what is made small; without anything that needs the CPU, too.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, autocast: bool) -> None:
-        self._model, self._optimizer, self._autocast = model, optimizer, autocast
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, autocast: bool, objective: Objective = labelled
+    ) -> None:
+        self._model, self._optimizer, self._autocast, self._objective = model, optimizer, autocast, objective
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -125,7 +148,7 @@ class GraphedStep:
         # A cache of casts would be filled outside the graph and be gone when it is replayed.
         with torch.autocast("cuda", torch.bfloat16, self._autocast, cache_enabled=False):
             logits = self._model(images)
-        return cross_entropy(logits, labels)
+        return self._objective(images, logits, labels)
 
 
 def _into(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

@@ -114,7 +114,7 @@ def _main(frame: pd.DataFrame) -> str:
 def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
     shown = performances_of(frame, f"test_{measure}")
     for name in strategies(frame.columns):  # which have no order that a rise could be along
-        shown.pop(f"after {name}")
+        shown.pop(f"after {name}", None)
     if len(shown) < 2:
         return []
     (before, first), *_, (after, last) = shown.items()

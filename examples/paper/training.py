@@ -21,7 +21,7 @@ from examples.paper.data import Split, Splits
 from examples.paper.evaluation import Performance, device_of, evaluate
 from examples.paper.recipes import RECIPES, Recipe
 from examples.paper.resuming import Epoch, Keeper, State
-from examples.paper.steps import training_step
+from examples.paper.steps import Objective, labelled, training_step
 from tdcompress.errors import CompressionError
 
 __all__ = ["RECIPES", "Epoch", "Performance", "Recipe", "TrainingHistory", "evaluate", "train"]
@@ -57,6 +57,8 @@ def train(
     seed: int = 0,
     progress: bool = False,
     keep: str | Path | None = None,
+    *,
+    objective: Objective = labelled,
 ) -> TrainingHistory:
     """Fits the network to the training part, in place, and keeps the weights of its best epoch.
 
@@ -72,7 +74,8 @@ def train(
         seed: decides about everything random.
         progress: show a bar on standard error.
         keep: a file in which the training is kept, about once a minute and after every epoch. Where it is there
-            already, the training goes on from it. It stays when the training has ended.
+            already, the training goes on from it. It stays when the training has ended. It does not know the objective.
+        objective: what is made small; by default the cross entropy of the labels.
 
     Returns:
         The losses and validation results of all epochs.
@@ -84,7 +87,8 @@ def train(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     about = repr([recipe, seed, splits.name, [(name, tuple(p.shape)) for name, p in model.named_parameters()]])
     keeper = None if keep is None else Keeper(keep, about)
-    training = _Training(model, splits.to(device_of(model)), recipe, seed, keeper)
+    generator = torch.Generator().manual_seed(seed)
+    training = _Training(model, splits.to(device_of(model)), recipe, generator, keeper, objective)
     training.run(progress)
     state = training.state
     model.load_state_dict(state.best_weights)
@@ -99,18 +103,27 @@ class _Training:
         model: what is trained.
         splits: on its device.
         recipe: how.
-        seed: of the generator.
+        generator: everything random is drawn from it.
         keeper: keeps it on disk; None for not at all.
+        objective: what is made small.
     """
 
-    def __init__(self, model: nn.Module, splits: Splits, recipe: Recipe, seed: int, keeper: Keeper | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        splits: Splits,
+        recipe: Recipe,
+        generator: torch.Generator,
+        keeper: Keeper | None,
+        objective: Objective,
+    ) -> None:
         self._model, self._splits, self._recipe, self._keeper = model, splits, recipe, keeper
         self._optimizer = _optimizer(model, recipe)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = generator
         self._steps = math.ceil(min(len(splits.train), recipe.samples or len(splits.train)) / recipe.batch_size)
         kept = None if keeper is None else keeper.load(model, self._optimizer)
         self.state = kept or State(self._generator.get_state())
-        self._step = training_step(model, self._optimizer, recipe, device_of(model))
+        self._step = training_step(model, self._optimizer, recipe, device_of(model), objective)
 
     def run(self, progress: bool) -> None:
         """Train to the end."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import tdcompress as td
+from examples.paper.conditioning import conditioning
 from examples.paper.data import Split, Splits
 from examples.paper.evaluation import Performance, Scores
 from examples.paper.recipes import Recipe
@@ -24,6 +25,7 @@ from tdcompress.study import PrefixCache
 
 PARTS = ("validation", "test")  # of the data, on which networks are evaluated
 _AT_A_TIME = 100  # images of a calibration
+_FEW = 256  # images over which gradients are means
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,13 @@ class Evaluation:
         model: the network before any compression; what another has in common with it is computed once.
         source: the data.
         parts: of `PARTS`.
+        conditioned: add how well a factorized layer is conditioned, on a few training images; see `conditioning`.
     """
 
-    def __init__(self, model: nn.Module, source: Source, parts: Sequence[str] = PARTS) -> None:
-        self._model, self._source, self._parts = model, source, parts
+    def __init__(
+        self, model: nn.Module, source: Source, parts: Sequence[str] = PARTS, conditioned: bool = False
+    ) -> None:
+        self._model, self._source, self._parts, self._conditioned = model, source, parts, conditioned
         self._caches: dict[str, PrefixCache] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -79,6 +84,9 @@ class Evaluation:
             performance = _performance(self._caches[name], model, split)
             measures = SETTINGS[self._source.setting].measures
             found |= {f"{name}_{measure}": getattr(performance, measure) for measure in measures}
+        if self._conditioned:
+            few = some(splits.train, _FEW, seed=0)
+            found |= conditioning(model, few.images, few.labels)
         return found
 
 
