@@ -33,9 +33,9 @@ def _paper(setting: str, layers: tuple[str, ...], published: Published, **change
     return _of(setting, layers, published, **{"ranks": "paper", "images": None, **changes})
 
 
-def _short(preset: Preset, what: str, **changes: Any) -> Preset:
-    """The same in minutes on two cores; `what` says honestly what it is."""
-    return replace(preset, name=f"{preset.name}-short", short=_NOT_THE_PAPER + what, **changes)
+def _short(preset: Preset, what: str, ending: str = "short", **changes: Any) -> Preset:
+    """The same in minutes on two cores, or in hours; `what` says honestly what it is."""
+    return replace(preset, name=f"{preset.name}-{ending}", short=_NOT_THE_PAPER + what, **changes)
 
 
 _GARIPOV_FMNIST = _paper(
@@ -86,6 +86,18 @@ _SHORT_GARIPOV = {
     "training": RECIPES["garipov-short"],
     "fine_tuning": RECIPES["garipov-fine-tuning-short"],
 }
+_MEDIUM_GARIPOV = {
+    "ratios": (0.5, 0.75, 0.9),
+    "runs": 1,
+    "fine_tuning": RECIPES["garipov-fine-tuning-medium"],
+}
+_STRATEGIES_GARIPOV = {
+    "ratios": (0.75, 0.9),
+    "runs": 1,
+    "evaluated": 5000,
+    "fine_tuning": RECIPES["garipov-strategies"],
+    "strategies": ("paper", "one-cycle", "adam", "distill"),
+}
 _SHORT_RESNET18 = {
     "ratios": (0.5, 0.75, 0.9),
     "runs": 1,
@@ -97,6 +109,11 @@ _SHORT_RESNET18 = {
 _LESS_TRAINED = "the network is trained for 6 passes over 10 000 images, "
 _GARIPOV_CUTS = (
     "3 of 5 levels, 1 of 5 runs, fine-tuned on 2 000 images once instead of on all of them 10 times, in bfloat16, "
+    "and 5 000 test images instead of 10 000."
+)
+_MEDIUM_CUTS = "3 of 5 levels, 1 of 5 runs, fine-tuned for 3 epochs instead of 10, in bfloat16."
+_STRATEGIES_CUTS = (
+    "2 of 5 levels, 1 of 5 runs, fine-tuned on 10 000 images 3 times instead of on all of them 10 times, in bfloat16, "
     "and 5 000 test images instead of 10 000."
 )
 _RESNET18_CUTS = (
@@ -128,6 +145,8 @@ PRESETS: Mapping[str, Preset] = {
         _of("resnet50-fmnist", _ALL, _NEAREST_RESNET, **_ALL_CONVOLUTIONS),
         _GPT_TEXT,
         _short(_GARIPOV_FMNIST, _GARIPOV_CUTS, **_SHORT_GARIPOV),
+        _short(_GARIPOV_FMNIST, _MEDIUM_CUTS, "medium", **_MEDIUM_GARIPOV),
+        _short(_GARIPOV_FMNIST, _STRATEGIES_CUTS, "strategies", **_STRATEGIES_GARIPOV),
         _short(_GARIPOV_CIFAR10, _LESS_TRAINED + _GARIPOV_CUTS, **_SHORT_GARIPOV),
         _short(_RESNET18_CIFAR10, _RESNET18_CUTS, **_SHORT_RESNET18),
         _short(_RESNET18_FMNIST_BLOCKS, _RESNET18_CUTS, **_SHORT_RESNET18),

@@ -108,6 +108,7 @@ _DIGITS = Recipe(learning_rate=1e-2, epochs=20, optimizer="adam", schedule="one-
 _GPT = Recipe(
     learning_rate=1e-3, epochs=8, optimizer="adam", schedule="one-cycle", batch_size=32, samples=16_384, autocast=True
 )
+_GARIPOV_MEDIUM = Recipe(learning_rate=1e-4, epochs=3, crop_padding=4, flip=True, autocast=True, channels_last=True)
 
 RECIPES = {
     # The paper's. It stops early on the validation part without saying after how many epochs, so these run to
@@ -125,6 +126,9 @@ RECIPES = {
     "garipov-fine-tuning-short": Recipe(
         learning_rate=1e-4, epochs=1, samples=2000, crop_padding=4, flip=True, autocast=True, channels_last=True
     ),
+    # Nearer to the paper's, in hours.
+    "garipov-fine-tuning-medium": _GARIPOV_MEDIUM,
+    "garipov-strategies": replace(_GARIPOV_MEDIUM, samples=10_000),
     "resnet18-short": replace(_ONE_CYCLE, epochs=4, samples=4000, crop_padding=4),
     "resnet18-fine-tuning-short": Recipe(
         learning_rate=1e-5,

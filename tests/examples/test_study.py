@@ -233,13 +233,35 @@ class TestPresets:
     def test_a_short_one_says_so(self, name):
         preset = PRESETS[name]
         assert preset.name == name
-        assert bool(preset.short) == name.endswith("-short")
+        assert bool(preset.short) == name.endswith(("-short", "-medium", "-strategies"))
         if not preset.short and (preset.published is None or not preset.published.same_network):
             assert preset.ranks == "ours"
         elif not preset.short:
             parts = SETTINGS[preset.setting]
             assert (preset.ranks, preset.runs, preset.evaluated) == ("paper", 5, None)
             assert (preset.training, preset.fine_tuning) == (parts.recipe, parts.fine_tuning)
+
+    def test_the_medium_one_is_the_paper_s_but_for_levels_runs_epochs_and_precision(self):
+        medium, whole = PRESETS["garipov-fmnist-medium"], PRESETS["garipov-fmnist"]
+        recipe = replace(medium.fine_tuning, epochs=10, autocast=False, channels_last=False)
+        assert recipe == whole.fine_tuning
+        again = {"name": whole.name, "ratios": whole.ratios, "runs": 5, "fine_tuning": recipe, "short": ""}
+        assert replace(medium, **again) == whole
+
+    @pytest.mark.parametrize("name", ["garipov-fmnist-medium", "garipov-fmnist-strategies"])
+    def test_those_of_hours_run_on_few_images(self, name, tmp_path, monkeypatch):
+        few = Split(torch.randn(20, 1, 28, 28), torch.arange(20) % 10)
+        monkeypatch.setattr(Source, "splits", lambda self: only(few))
+        preset = PRESETS[name]
+        recipe = replace(preset.fine_tuning, epochs=1)
+        small = replace(preset, layers=("conv5", "conv6"), methods=("tt",), ratios=(0.9,), fine_tuning=recipe)
+        monkeypatch.setattr(command, "PRESETS", {name: small})
+        assert command.main([name, "--quiet", "--output", str(tmp_path)]) == 0
+        frame = table(tmp_path)
+        assert frame["layer"].tolist() == ["conv5", "conv6"]
+        tuned = [column for column in frame if column.startswith("finetuned") and column.endswith("_test_error")]
+        assert len(tuned) == max(1, len(preset.strategies))
+        assert preset.short in (tmp_path / "tau.md").read_text()
 
     def test_ranks_that_nobody_printed_are_not_the_paper_s(self):
         with pytest.raises(td.CompressionError, match="the paper printed no ranks for gpt-text"):
