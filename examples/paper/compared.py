@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 import tdcompress as td
 from examples.paper.tables import MEASURES, markdown_table
@@ -85,6 +86,9 @@ def picture(frame: pd.DataFrame, measures: list[str], baseline: Mapping[str, flo
         axes[1].plot(left, range(len(columns)), MARKERS[place], color=METHOD_COLOURS[place % 5], label=method)
     axes[1].axvline(baseline[measure], color="black", linestyle=":", linewidth=1.2, label="uncompressed")
     axes[1].set_xscale("log")
+    axes[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[1].xaxis.set_major_formatter(ScalarFormatter())
+    axes[1].xaxis.set_minor_formatter(NullFormatter())
     axes[2].barh(range(len(columns)), [_seconds(frame, prefix) for prefix in columns.values()], color="0.6")
     spoken = MEASURES[measure.removeprefix("test_")]
     titles = (f"τ-a of {ERROR.replace('_', ' ')}", f"mean test {spoken}", "seconds a network (median)")

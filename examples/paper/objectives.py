@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+import tdcompress as td
 from examples.paper.evaluation import cross_entropy
 from tdcompress.layers import FactorizedConv
 
-_TEMPERATURE = 4.0
-
 
 class Distilled:
-    """How far a network's outputs are from those of another one (Hinton, Vinyals & Dean 2015).
-
-    T² times the mean over labels of `KL(softmax(z / T) ‖ softmax(z̃ / T))` in nats, with T = 4.
+    """How far a network's outputs are from those of another one: `td.distillation_loss`, at its temperature of 4.
 
     Args:
-        original: gives z; in evaluation mode.
+        original: the other one, in evaluation mode.
         labels: add the cross entropy of the labels, and halve the sum; otherwise labels are not looked at.
         autocast: run the original in bfloat16 where PyTorch's autocast does.
 
@@ -36,8 +32,7 @@ class Distilled:
         """See `cross_entropy` for the shapes."""
         with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, self._autocast):
             wanted = self._original(images)
-        found, wanted = (F.log_softmax(both.float().flatten(0, -2) / _TEMPERATURE, dim=-1) for both in (logits, wanted))
-        loss = _TEMPERATURE**2 * F.kl_div(found, wanted, log_target=True, reduction="batchmean")
+        loss = td.distillation_loss(logits, wanted, logits=True)
         return (loss + cross_entropy(logits, labels)) / 2 if self._labels else loss
 
 
