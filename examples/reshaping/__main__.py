@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     splits = preset.splits(options.data)
     rows, dense = [], {}
     for run in range(options.runs):
-        model = _trained(preset, run, splits, folder)
+        model = trained(preset, run, splits, folder)
         dense[run] = evaluate(model, splits.test.images, splits.test.labels).error
         print(f"network {run}: test accuracy {1 - dense[run]:.4f}", flush=True)
         for trial in trials(run, model, splits, options.ratios, list(WAYS)):
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{folder / 'results.csv'}, table.md, reshaping.png")
 
 
-def _trained(preset: Preset, run: int, splits: Splits, folder: Path) -> nn.Sequential:
+def trained(preset: Preset, run: int, splits: Splits, folder: Path) -> nn.Sequential:
+    """The network of a run, from the folder if it was trained before."""
     model, path = preset.network(run), folder / f"weights-{run}.safetensors"
     if path.exists():
         load_checkpoint(model, path)

@@ -119,7 +119,7 @@ def trials(
     """
     linear = {name: layer for name, layer in model.named_children() if isinstance(layer, nn.Linear)}
     names = list(linear)
-    inputs = _inputs(model, names, splits.validation.images[:1000])
+    inputs = inputs_of(model, names, splits.validation.images[:1000])
     for way in ways:
         found = {name: _approximations(model, name, way, ratios) for name in names}
         for place, ratio in enumerate(ratios):
@@ -162,8 +162,8 @@ def _trial(
     )
 
 
-def _inputs(model: nn.Sequential, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """What each layer gets."""
+def inputs_of(model: nn.Sequential, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """What each layer gets, by name."""
     found, features = {}, images
     with torch.no_grad():
         for name, layer in model.named_children():

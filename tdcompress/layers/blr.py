@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tdcompress.decompositions import BLRDecomposition, BLROptions, Reshape, blr, blr_limit, monarch_reshape
 from tdcompress.decompositions.reshaped_options import Shapes
-from tdcompress.layers.reshaped import ReshapedConv, as_reshape_of, columns_of, reshape_of
+from tdcompress.layers.grid import as_reshape_of, columns_of, reshape_of
+from tdcompress.layers.reshaped import ReshapedConv
 from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.stack import Stack
@@ -59,9 +60,11 @@ class BLRConv(ReshapedConv):
         return blr_parameters(reshape_of(modes), rank)
 
     @staticmethod
-    def best_shapes(matrices: Tensor, budgets: Sequence[int], options: BLROptions) -> list[list[ReshapedRank]]:
-        """One for every budget, whose loss is exact."""
-        return blr_candidates(matrices, budgets, options.reshape)
+    def best_shapes(
+        matrices: Tensor, budgets: Sequence[int], options: BLROptions, count: int = 1
+    ) -> list[list[ReshapedRank]]:
+        """Their loss is exact."""
+        return blr_candidates(matrices, budgets, options.reshape, count=count)
 
     @staticmethod
     def least_parameters(shape: tuple[int, int], options: BLROptions) -> int | None:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from tdcompress.decompositions.forms import Form, TTMForm
 from tdcompress.layers.exchange import check_shape
-from tdcompress.layers.reshaped import ReshapedConv, as_reshape_of
+from tdcompress.layers.grid import as_reshape_of
+from tdcompress.layers.reshaped import ReshapedConv
 from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.stack import chain_cores, chain_stages, chain_weights
-from tdcompress.ranks.ttm import is_cheaper_from_last
+from tdcompress.ranks.ttm_costs import is_cheaper_from_last
 from tdcompress.shapes import Axes, Rank
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tdcompress.decompositions import KroneckerDecomposition, KroneckerOptions, Reshape, kronecker
 from tdcompress.decompositions.kronecker import kronecker_limit
 from tdcompress.layers.chained import ChainedConv
-from tdcompress.layers.reshaped import over_columns, reshape_of
+from tdcompress.layers.grid import over_columns, reshape_of
 from tdcompress.ranks import ReshapedRank, kronecker_candidates, kronecker_parameters, kronecker_shapes
 from tdcompress.ranks.reshaped import Spectra
 from tdcompress.shapes import Rank
@@ -49,9 +49,11 @@ class KroneckerConv(ChainedConv):
         return kronecker_parameters(reshape_of(modes), rank)
 
     @staticmethod
-    def best_shapes(matrices: Tensor, budgets: Sequence[int], options: KroneckerOptions) -> list[list[ReshapedRank]]:
-        """One for every budget, whose loss is exact."""
-        return kronecker_candidates(matrices, budgets, options.reshape)
+    def best_shapes(
+        matrices: Tensor, budgets: Sequence[int], options: KroneckerOptions, count: int = 1
+    ) -> list[list[ReshapedRank]]:
+        """Their loss is exact."""
+        return kronecker_candidates(matrices, budgets, options.reshape, count=count)
 
     @staticmethod
     def least_parameters(shape: tuple[int, int], options: KroneckerOptions) -> int | None:

@@ -89,13 +89,14 @@ class Method(ABC, Generic[Factors, MethodOptions]):
 
     @classmethod
     def proposals(
-        cls, spec: ConvSpec, weight: Tensor, budget: int, options: MethodOptions
+        cls, spec: ConvSpec, weight: Tensor, whitening: Whitening | None, budget: int, options: MethodOptions
     ) -> Sequence[tuple[Axes, Rank]]:
         """The arrangements and ranks to try where they depend on the values of the weight.
 
         Args:
             spec: the layer.
             weight: of the layer.
+            whitening: by its inputs; None for the weight as it is.
             budget: parameters for one group.
             options: what the method is told.
         """
@@ -286,6 +287,28 @@ class Method(ABC, Generic[Factors, MethodOptions]):
         factors = [cls.solve(kernel, rank, options, generator) for kernel in kernels]
         norms = [float(torch.linalg.vector_norm(kernel.double())) for kernel in kernels]
         return factors, Solution.of_groups([one.solution for one in factors], norms)
+
+    @classmethod
+    def compared_by(
+        cls,
+        decompositions: Sequence[Factors],
+        solution: Solution,
+        weight: Tensor,
+        spec: ConvSpec,
+        axes: Axes,
+        whitening: Whitening | None,
+    ) -> float:
+        """The relative error by which an arrangement is compared with others: by default that of what was solved for.
+
+        Args:
+            decompositions: the groups', of what `seen` gave.
+            solution: of all of them together.
+            weight: of the layer.
+            spec: the layer.
+            axes: the arrangement.
+            whitening: what `seen` was given.
+        """
+        return solution.relative_error
 
     @staticmethod
     @abstractmethod

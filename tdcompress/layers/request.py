@@ -75,9 +75,11 @@ class Candidate(Generic[Factors]):
         rank: the rank.
         decompositions: the factors, one a group.
         solution: how they were found, all groups together.
+        error: by which they are compared with others; see `Method.compared_by`.
     """
 
     axes: Axes
     rank: Rank
     decompositions: Sequence[Factors]
     solution: Solution
+    error: float

@@ -46,7 +46,11 @@ def best_candidate(
         candidates = []
         for axes, rank in pairs:
             kernels = kind.seen(weight, spec, axes, whitening)
-            candidates.append(Candidate(axes, rank, *kind.solve_groups(kernels, rank, options, generator)))
+            found, solution = kind.solve_groups(kernels, rank, options, generator)
+            error = solution.relative_error
+            if len(pairs) > 1:
+                error = kind.compared_by(found, solution, weight, spec, axes, whitening)
+            candidates.append(Candidate(axes, rank, found, solution, error))
         return candidates
 
     pairs = _pairs_to_try(kind, spec, weight, request, whitening)
@@ -63,8 +67,8 @@ def best_candidate(
 
 def _within(share: float, tried: Sequence[Candidate[Factors]]) -> list[Candidate[Factors]]:
     """Those whose error is above the least by no more than this share of it."""
-    least = min(one.solution.relative_error for one in tried)
-    return [one for one in tried if one.solution.relative_error <= least + share * (least + _ROUNDING)]
+    least = min(one.error for one in tried)
+    return [one for one in tried if one.error <= least + share * (least + _ROUNDING)]
 
 
 def _pairs_to_try(
@@ -79,7 +83,7 @@ def _pairs_to_try(
     if not arrangements and request.rank is None:
         assert request.ratio is not None
         budget = parameter_budget(spec.numel, request.ratio) // spec.groups
-        proposed = kind.proposals(spec, weight, budget, request.options)
+        proposed = kind.proposals(spec, weight, whitening, budget, request.options)
         if proposed:
             return list(proposed)
     arrangements = arrangements or kind.ways(spec, request.options)

@@ -50,7 +50,9 @@ class TRConv(FactorizedConv[TRDecomposition, TROptions]):
         return [] if axes is None else super().ways_to_try(spec, axes, options)
 
     @classmethod
-    def proposals(cls, spec: ConvSpec, weight: Tensor, budget: int, options: TROptions) -> Sequence[tuple[Axes, Rank]]:
+    def proposals(
+        cls, spec: ConvSpec, weight: Tensor, whitening: Whitening | None, budget: int, options: TROptions
+    ) -> Sequence[tuple[Axes, Rank]]:
         """The ring in the first order of the axes, which hardly matters for it, and the train in all of them."""
         first, *others = cls.ways(spec, options)
         found = [(first, rank) for rank in tr_ranks(cls.seen(weight, spec, first, None), budget, options)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from tdcompress.decompositions import Reshape, TTMDecomposition, TTMOptions, ttm, ttm_limits
 from tdcompress.decompositions.forms import Form, TTMForm
 from tdcompress.layers.chained import ChainedConv
-from tdcompress.layers.reshaped import over_columns, reshape_of
+from tdcompress.layers.grid import over_columns, reshape_of
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.ranks import ReshapedRank, ttm_parameters
 from tdcompress.ranks.reshaped import Spectra
@@ -34,7 +34,7 @@ class TTMConv(ChainedConv):
 
     method = "ttm"
     options = TTMOptions
-    cores, most_cores = 3, 4
+    cores, most_cores, solved_for = 3, 4, 3
 
     @staticmethod
     def full_rank(modes: Sequence[int]) -> Rank:
@@ -56,9 +56,11 @@ class TTMConv(ChainedConv):
         return ttm_parameters(reshape_of(modes), rank)
 
     @staticmethod
-    def best_shapes(matrices: Tensor, budgets: Sequence[int], options: TTMOptions) -> list[list[ReshapedRank]]:
-        """Three for every budget, by a bound on what TT-SVD loses."""
-        return ttm_candidates(matrices, budgets, options.reshape, cores=options.cores)
+    def best_shapes(
+        matrices: Tensor, budgets: Sequence[int], options: TTMOptions, count: int = 1
+    ) -> list[list[ReshapedRank]]:
+        """By a bound on what TT-SVD loses."""
+        return ttm_candidates(matrices, budgets, options.reshape, cores=options.cores, count=count)
 
     @staticmethod
     def least_parameters(shape: tuple[int, int], options: TTMOptions) -> int | None:

@@ -44,8 +44,10 @@ def blr_shapes(shape: tuple[int, int], reshape: Shapes = "best") -> list[Reshape
 
 
 @threads_by_kernel
-def blr_candidates(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[list[ReshapedRank]]:
-    """The point of `blr_curve` for every budget as a list, empty where none fits."""
+def blr_candidates(
+    kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best", *, count: int = 1
+) -> list[list[ReshapedRank]]:
+    """For every budget the best `count` grids, best first; empty where none fits. See `blr_curve`."""
     spectra, sketch = Spectra(kernels), SketchedSpectra(kernels)
     shapes = blr_shapes(spectra.shape, reshape)
     candidates = []
@@ -53,7 +55,7 @@ def blr_candidates(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "b
         ranks = {shape: min(budget // blr_parameters(shape, (1,)), blr_limit(shape)) for shape in shapes}
         worthwhile = promising(ranks, kernels, lambda shape, rank: float(sketch.blocks(shape)[rank]))
         choices = [ReshapedRank(float(spectra.blocks(shape)[rank]), (rank,), shape) for shape, rank in worthwhile]
-        candidates.append([min(choices, key=lambda choice: choice.lost)] if choices else [])
+        candidates.append(sorted(choices, key=lambda choice: choice.lost)[:count])
     return candidates
 
 

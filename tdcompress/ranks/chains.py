@@ -14,7 +14,7 @@ from tdcompress.decompositions.reshape import Reshape
 from tdcompress.shapes import Rank
 
 _GRID = 16  # ranks of a bond that are compared
-_KEPT = 6  # shapes for a budget
+_KEPT = 48  # shapes for a budget; there may be a step of the grid between what two of them could lose and what they do
 
 
 class Tails(Protocol):
@@ -49,6 +49,15 @@ class _Ends:
     rank: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Chain:
+    """A chain with ranks, and what it loses."""
+
+    lost: float
+    bonds: tuple[int, ...]
+    rank: Rank
+
+
 class ChainSearch:
     """What the chains of a family lose, as the sum of the tails of their bonds, at ranks of a grid.
 
@@ -70,17 +79,33 @@ class ChainSearch:
         most = max(1, math.isqrt(max(budgets, default=0) // 2))
         self.tails = [spectra.unfolding(one) for one in self.bonds]
         self.ranks = [_spread(min(len(tail) - 1, most)) for tail in self.tails]
-        self.best: list[dict[tuple[int, ...], tuple[float, Rank]]] = [{} for _ in budgets]
+        self.best: list[dict[tuple[int, int], _Chain]] = [{} for _ in budgets]
         self.bar = np.full(len(budgets), math.inf)
 
     def run(self) -> list[list[tuple[Reshape, Rank]]]:
-        """For every budget the best few shapes, with ranks of the grid."""
-        for middle in range(len(self.bonds)):
+        """For every budget the best few shapes, with ranks of the grid; those of two cores with the largest there are.
+
+        Each is the best of those of as many cores that lose most at the same bond: the others differ from it by bonds
+        that lose hardly anything, and would leave no room for the rest.
+        """
+        if 2 in self.family.cores:
+            self._note_two_cores()
+        for middle in range(len(self.bonds) if max(self.family.cores) > 2 else 0):
             befores, afters = self._beyond(middle, before=True), self._beyond(middle, before=False)
             for rank in self.ranks[middle]:
                 if self.tails[middle][rank] < self.bar.max(initial=0.0):  # or nothing can be better than what is kept
                     self._join(middle, int(rank), befores, afters)
-        return [[(_chain([self.bonds[i] for i in key]), rank) for key, (_, rank) in some.items()] for some in self.best]
+        return [
+            [(_shape([self.bonds[place] for place in one.bonds]), one.rank) for one in some.values()]
+            for some in self.best
+        ]
+
+    def _note_two_cores(self) -> None:
+        for index, budget in enumerate(self.budgets):
+            for bond, (size, tail) in enumerate(zip(self.sizes, self.tails, strict=True)):
+                rank = min(int(budget) // int(size + self.total // size), len(tail) - 1)
+                if rank:
+                    self._keep(index, _Chain(float(tail[rank]), (bond,), (rank,)))
 
     def _beyond(self, middle: int, *, before: bool) -> tuple[np.ndarray, ...]:
         """All bonds between `middle` and one end, at all ranks: (bond, rank, loss, entries of either core)."""
@@ -96,10 +121,8 @@ class ChainSearch:
 
     def _join(self, middle: int, rank: int, befores: tuple[np.ndarray, ...], afters: tuple[np.ndarray, ...]) -> None:
         """Take what is best with `rank` at the middle bond into account."""
-        first, last = _single(self.sizes[middle] * rank), _single(self.total // self.sizes[middle] * rank)
+        first = _single(self.sizes[middle] * rank)
         here = float(self.tails[middle][rank])
-        if 2 in self.family.cores:
-            self._note(middle, rank, here, first, last)
         if 3 in self.family.cores:
             self._note(middle, rank, here, first, _sorted_ends(rank, *afters))
         if 4 in self.family.cores:
@@ -115,19 +138,19 @@ class ChainSearch:
         for index in np.flatnonzero(here + lost[best, np.arange(len(self.budgets))] < self.bar):
             one, other = best[index], place[best[index], index]
             parts = [(before.bond[one], before.rank[one]), (middle, rank), (after.bond[other], after.rank[other])]
-            chain = [(int(bond), int(r)) for bond, r in parts if bond >= 0]
-            self._keep(
-                int(index), tuple(bond for bond, _ in chain), here + lost[one, index], tuple(r for _, r in chain)
-            )
+            bonds, ranks = zip(*((int(bond), int(r)) for bond, r in parts if bond >= 0), strict=True)
+            self._keep(int(index), _Chain(here + float(lost[one, index]), bonds, ranks))
 
-    def _keep(self, index: int, bonds: tuple[int, ...], lost: float, rank: Rank) -> None:
+    def _keep(self, index: int, chain: _Chain) -> None:
         kept = self.best[index]
-        if bonds not in kept or lost < kept[bonds][0]:
-            kept[bonds] = (float(lost), rank)
+        _, most = max((float(self.tails[bond][r]), bond) for bond, r in zip(chain.bonds, chain.rank, strict=True))
+        key = most, len(chain.bonds)
+        if key not in kept or chain.lost < kept[key].lost:
+            kept[key] = chain
         if len(kept) > _KEPT:
-            del kept[max(kept, key=lambda key: kept[key][0])]
+            del kept[max(kept, key=lambda key: kept[key].lost)]
         if len(kept) == _KEPT:
-            self.bar[index] = max(lost for lost, _ in kept.values())
+            self.bar[index] = max(one.lost for one in kept.values())
 
 
 def _spread(most: int) -> np.ndarray:
@@ -162,7 +185,7 @@ def _sorted_ends(
     return _Ends(cost[order], lost[order], bond[order], rank[order])
 
 
-def _chain(bonds: Sequence[Reshape]) -> Reshape:
+def _shape(bonds: Sequence[Reshape]) -> Reshape:
     """The reshape with these bonds."""
     ends = [(1, 1), *((one.rows[0], one.columns[0]) for one in bonds), bonds[0].shape]
     steps = [(after[0] // before[0], after[1] // before[1]) for before, after in pairwise(ends)]

@@ -50,8 +50,10 @@ def kronecker_shapes(shape: tuple[int, int], reshape: Shapes = "best") -> list[R
 
 
 @threads_by_kernel
-def kronecker_candidates(kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best") -> list[list[ReshapedRank]]:
-    """The point of `kronecker_curve` for every budget as a list, empty where none fits."""
+def kronecker_candidates(
+    kernels: Tensor, budgets: Sequence[int], reshape: Shapes = "best", *, count: int = 1
+) -> list[list[ReshapedRank]]:
+    """For every budget the best `count` shapes, best first; empty where none fits. See `kronecker_curve`."""
     spectra, sketch = Spectra(kernels), SketchedSpectra(kernels)
     shapes = kronecker_shapes(spectra.shape, reshape)
     candidates = []
@@ -59,7 +61,7 @@ def kronecker_candidates(kernels: Tensor, budgets: Sequence[int], reshape: Shape
         ranks = {shape: min(budget // sum(shape.sizes), kronecker_limit(shape)) for shape in shapes}
         worthwhile = promising(ranks, kernels, lambda shape, rank: float(sketch.unfolding(shape)[rank]))
         choices = [ReshapedRank(spectra.unfolding_at(shape, rank), (rank,), shape) for shape, rank in worthwhile]
-        candidates.append([min(choices, key=lambda choice: choice.lost)] if choices else [])
+        candidates.append(sorted(choices, key=lambda choice: choice.lost)[:count])
     return candidates
 
 

@@ -19,54 +19,13 @@ from tdcompress.decompositions.ttm import ttm_limits
 from tdcompress.errors import CompressionError
 from tdcompress.ranks.budget import grown
 from tdcompress.ranks.chains import ChainSearch, Family, Tails
-from tdcompress.ranks.reshaped import ReshapedRank, Spectra, grids, is_svd
+from tdcompress.ranks.reshaped import ReshapedRank, Spectra, as_split, grids, is_svd
 from tdcompress.ranks.sketches import SketchedSpectra, is_small, looked_at
+from tdcompress.ranks.ttm_costs import ttm_parameters
 from tdcompress.shapes import Rank
 from tdcompress.threads import threads_by_kernel
 
 _CORES = (2, 3, 4)
-
-
-def ttm_parameters(reshape: Reshape, rank: Sequence[int]) -> int:
-    """Parameters of a tensor-train matrix, `rank` = the inner ranks.
-
-    >>> ttm_parameters(Reshape((4, 8, 8), (4, 4, 16)), (3, 5))
-    1168
-    """
-    return sum(left * size * right for left, size, right in zip((1, *rank), reshape.sizes, (*rank, 1), strict=True))
-
-
-def ttm_multiply_adds(reshape: Reshape, rank: Sequence[int]) -> int:
-    """Multiply-adds of one row of inputs: core by core from the last, or from the first if that is cheaper.
-
-    >>> ttm_multiply_adds(Reshape((4, 8, 8), (4, 4, 16)), (3, 5)), 256 * 256
-    (28672, 65536)
-    """
-    return min(_multiply_adds_from_ends(reshape, rank))
-
-
-def is_cheaper_from_last(reshape: Reshape, rank: Sequence[int]) -> bool:
-    """Whether to multiply by the last core first takes no more multiply-adds than by the first.
-
-    >>> is_cheaper_from_last(Reshape((4, 8, 8), (4, 4, 16)), (3, 5))
-    True
-    """
-    last, first = _multiply_adds_from_ends(reshape, rank)
-    return last <= first
-
-
-def _multiply_adds_from_ends(reshape: Reshape, rank: Sequence[int]) -> tuple[int, int]:
-    """From the last core to the first, and from the first to the last."""
-    turned = Reshape(reshape.rows[::-1], reshape.columns[::-1])
-    return _multiply_adds_from_last(reshape, rank), _multiply_adds_from_last(turned, rank[::-1])
-
-
-def _multiply_adds_from_last(reshape: Reshape, rank: Sequence[int]) -> int:
-    bonds, total = (1, *rank, 1), 0
-    for core, size in enumerate(reshape.sizes):
-        others = math.prod(reshape.columns[:core]) * math.prod(reshape.rows[core + 1 :])
-        total += others * bonds[core] * size * bonds[core + 1]
-    return total
 
 
 def ttm_least(shape: tuple[int, int], reshape: Shapes = "best", cores: Sequence[int] = _CORES) -> int | None:
@@ -159,15 +118,19 @@ def _chosen(
 ) -> list[list[ReshapedRank]]:
     if not cores or set(cores) - set(_CORES):
         raise CompressionError(f"a tensor-train matrix has 2, 3 or 4 cores here, got cores={tuple(cores)}.")
-    if reshape != "best" or is_small(spectra.kernels):
-        return [some[:count] for some in _searched(spectra, budgets, _families(spectra.shape, reshape, cores))]
-    sketch = SketchedSpectra(spectra.kernels)
     families = _families(spectra.shape, reshape, cores)
-    exact = []
+    if reshape != "best" or is_small(spectra.kernels):
+        return [_apart(spectra, some)[:count] for some in _searched(spectra, budgets, families)]
+    sketch, number = SketchedSpectra(spectra.kernels), looked_at(spectra.kernels)
+    chosen = []
     for some, budget in zip(_searched(sketch, budgets, families), budgets, strict=True):
-        shapes = [_exactly(spectra, one, budget) for one in some[: max(count, looked_at(spectra.kernels) // 2)]]
-        exact.append(sorted(shapes, key=lambda one: one.lost)[:count])
-    return exact
+        # Of two cores as many as of the sums of Kronecker products that they are, of any number half as many.
+        two = _apart(sketch, [one for one in some if one.reshape.cores == 2])[:number]
+        promising = dict.fromkeys([*_apart(sketch, some)[: max(count, number // 2)], *two])
+        exact = {one: _exactly(spectra, one, budget) for one in promising}
+        best = {_worst_bond(sketch, one): exact[one] for one in sorted(exact, key=lambda one: -exact[one].lost)}
+        chosen.append(sorted(best.values(), key=lambda one: one.lost)[:count])
+    return chosen
 
 
 def _exactly(spectra: Spectra, estimated: ReshapedRank, budget: int) -> ReshapedRank:
@@ -185,6 +148,21 @@ def _searched(spectra: Tails, budgets: Sequence[int], families: Iterable[Family]
         for place, shapes in enumerate(ChainSearch(spectra, family, budgets).run()):
             candidates[place] += [_refined(spectra, *one, budgets[place]) for one in shapes]
     return [sorted(some, key=lambda one: one.lost) for some in candidates]
+
+
+def _apart(spectra: Tails, shapes: Iterable[ReshapedRank]) -> list[ReshapedRank]:
+    """The first of the shapes for every bond that loses most: the others are much like it."""
+    first: dict[Reshape, ReshapedRank] = {}
+    for one in shapes:
+        first.setdefault(_worst_bond(spectra, one), one)
+    return list(first.values())
+
+
+def _worst_bond(spectra: Tails, chosen: ReshapedRank) -> Reshape:
+    """The bond that loses most, as `as_split` has it."""
+    pairs = zip(_bonds(chosen.reshape), chosen.rank, strict=True)
+    bond, _ = max(pairs, key=lambda pair: float(spectra.unfolding(pair[0])[pair[1]]))
+    return as_split(bond)
 
 
 def _families(shape: tuple[int, int], reshape: Shapes, cores: Sequence[int]) -> Iterator[Family]:

@@ -7,6 +7,7 @@ import torch
 from examples.reshaping.__main__ import main
 from examples.reshaping.trials import HIDDEN, perceptron
 from examples.reshaping.ways import WAYS
+from examples.reshaping.whitened import main as compare_shapes
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -41,6 +42,20 @@ def test_the_command_trains_compares_and_draws(tmp_path, capsys):
     assert (tmp_path / "weights-0.safetensors").stat().st_mtime_ns == weights
     pd.testing.assert_frame_equal(frame, pd.read_csv(tmp_path / "results.csv"))
     assert "network 1: test accuracy 0." in capsys.readouterr().out
+
+
+def test_shapes_by_the_features_are_compared_with_those_by_the_weight(tmp_path, capsys):
+    compare_shapes(["digits", "--ratios", "0.9", "0.98", "--output", str(tmp_path)])
+    *rows, last = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert {(row[0], row[1]) for row in rows} == {
+        (layer, method) for layer in ("fc1", "fc2", "fc3") for method in ("kronecker", "ttm", "blr")
+    }
+    assert all(0 < float(row[3]) < 1 for row in rows)
+    changes = [float(row[4]) / float(row[3]) for row in rows]
+    assert last[0].startswith("by the features over by the weight: mean ")
+    assert float(last[0].split("mean ")[1].split(",")[0]) == pytest.approx(
+        float(torch.tensor(changes).log().mean().exp()), abs=2e-3
+    )
 
 
 def test_a_perceptron_has_no_activation_after_its_last_layer():

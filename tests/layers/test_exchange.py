@@ -13,7 +13,7 @@ import tdcompress as td
 from tdcompress.decompositions.algebra import relative_error
 from tdcompress.decompositions.bridge import tensorly_on_torch
 from tdcompress.layers.exchange import Exchange
-from tdcompress.layers.reshaped import as_reshape_of
+from tdcompress.layers.grid import as_reshape_of
 from tdcompress.methods import METHODS
 from tests.drawing import cases
 from tests.layers.strategies import a_spec, axes_of, factorize, kinds, layers, ranks

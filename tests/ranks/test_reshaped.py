@@ -19,7 +19,7 @@ from tdcompress.decompositions import (
     ttm,
     ttm_limits,
 )
-from tdcompress.ranks.reshaped import Spectra
+from tdcompress.ranks.reshaped import Spectra, as_split
 from tests.drawing import cases
 
 
@@ -137,6 +137,35 @@ def test_the_best_train_has_the_least_bound_of_all_shapes_and_ranks(cores, kept)
                 best = min(best, float(lost))
     found = ranks.ttm_ranks(matrix[None], budget, cores=(cores,))[0]
     assert found.lost == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["random", "blocks"])
+@cases(40)
+@given(shape=st.tuples(st.integers(2, 24), st.integers(2, 24)), kept=st.floats(0.05, 0.95), seed=st.integers(0, 99))
+def test_no_train_loses_more_than_the_best_sum_of_kronecker_products_which_is_one(name, shape, kept, seed):
+    matrix = random(*shape, seed)
+    if name == "blocks":
+        matrix = torch.kron(matrix, torch.ones(2, 3, dtype=matrix.dtype)) + 0.1 * random(2 * shape[0], 3 * shape[1])
+    budget = int(kept * matrix.numel())
+    trains, sums = (CURVES[method](matrix[None], [budget]) for method in ("ttm", "kronecker"))
+    assert bool(trains) >= bool(sums)
+    assert all(train.lost <= one.lost + 1e-12 for train, one in zip(trains, sums, strict=False))
+
+
+def test_the_trains_that_are_proposed_lose_most_at_bonds_that_differ():
+    matrix = random(48, 60)
+    for budget in (288, 720, 1440):
+        spectra, worst = Spectra(matrix[None]), set()
+        proposed = ranks.ttm_ranks(matrix[None], budget, count=5)
+        for one in proposed:
+            bonds = [
+                Reshape((out, 48 // out), (inner, 60 // inner), strided_columns=one.reshape.strided_columns)
+                for out, inner in prefixes(one.reshape)
+            ]
+            tails = [float(spectra.unfolding(bond)[r]) for bond, r in zip(bonds, one.rank, strict=True)]
+            worst.add(as_split(bonds[tails.index(max(tails))]))
+        assert len(worst) == len(proposed) == 5
+        assert [one.lost for one in proposed] == sorted(one.lost for one in proposed)
 
 
 def test_the_unfolding_that_is_computed_once_for_several_reshapes_is_that_of_each():

@@ -48,6 +48,17 @@ def test_what_is_chosen_by_estimates_loses_hardly_more_than_the_best_of_all(meth
         assert one.lost**0.5 <= 1.01 * other.lost**0.5
 
 
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_where_spectra_are_estimated_a_train_loses_no_more_than_a_sum_of_kronecker_products(matrix, monkeypatch):
+    monkeypatch.setattr(sketches, "_SMALL", 0)
+    monkeypatch.setattr(sketches, "_ENTRIES", 5 * 160 * 168)  # so that few are looked at
+    kernels = MATRICES[matrix](160, 168)[None] if matrix != "kronecker" else MATRICES[matrix](150, 168)[None]
+    budgets = [kernels[0].numel() // part for part in (2, 4, 10)]
+    trains, sums = (CURVES[method](kernels, budgets) for method in ("ttm", "kronecker"))
+    assert len(trains) == len(sums) == 3
+    assert all(train.lost <= one.lost + 1e-12 for train, one in zip(trains, sums, strict=True))
+
+
 def test_second_moments_are_right_on_the_mean():
     kernels = normal(2, 24, 36) / normal(2, 24, 36).norm()
     sketch = SketchedSpectra(kernels)
