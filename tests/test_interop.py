@@ -462,6 +462,7 @@ def test_what_has_no_counterpart_here_is_refused(build, message):
         (lambda: tucker(6, 8, 3, padding=1, padding_mode="circular"), "padding_mode is 'circular'.*pad before"),
         (lambda: tucker(6, 8, 4, padding="same"), "adds more on one side"),
         (lambda: td.TuckerConv.from_conv(nn.ConvTranspose2d(6, 8, 3), rank=2), "no transposed convolutions"),
+        (lambda: td.TRConv.from_conv(nn.Conv2d(6, 8, 3), rank=2), "tensorly-torch has no tensor ring"),
         (lambda: td.SVDConv.from_conv(nn.Embedding(9, 8), rank=2), "it stands for a Embedding"),
         (lambda: td.CPConv.from_conv(nn.Conv2d(6, 8, 3), rank=2).merge_spatial(), r"\(\(0, 1\),\).*split_spatial"),
         (lambda: td.TTConv.from_conv(nn.Conv2d(6, 8, 3), rank=2, axes=((1,), (0,))), r"\(\(1,\), \(0,\)\).*in order"),

@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions.bridge import tensorly_on_torch
-from tdcompress.decompositions.forms import CPForm, Form, TTForm, TTMForm, TuckerForm
+from tdcompress.decompositions.forms import CPForm, Form, TRForm, TTForm, TTMForm, TuckerForm
 from tdcompress.errors import CompressionError
 
 
 def form_of(decomposition: Any) -> Form:
-    """The form of a `CPTensor`, `TuckerTensor`, `TTTensor` or `TTMatrix`, of tensorly or of tensorly-torch.
+    """The form of a `CPTensor`, `TuckerTensor`, `TTTensor`, `TRTensor` or `TTMatrix`, of tensorly or of tensorly-torch.
 
     Args:
         decomposition: one of those, with factors of PyTorch or of what NumPy takes for arrays; or the plain tuples that
             tensorly takes in their place, (weights or None, factors), (core, factors) and the cores, those of a
-            `TTMatrix` with four axes. A `TuckerTensor` may have fewer factors than its core has modes, as tensorly's
-            `partial_tucker` gives it: the last modes are whole then.
+            `TTMatrix` with four axes, and those of a `TRTensor` with ends of more than one row. A `TuckerTensor` may
+            have fewer factors than its core has modes, as tensorly's `partial_tucker` gives it: the last modes are
+            whole then.
 
     Raises:
         CompressionError: it is none of these, it is complex, or its parts do not fit each other.
@@ -36,19 +37,22 @@ def form_of(decomposition: Any) -> Form:
     if not parts:
         kind = type(decomposition).__name__
         raise CompressionError(
-            f"a CPTensor, TuckerTensor, TTTensor or TTMatrix is needed, or what they are made of; got {kind}."
+            f"a CPTensor, TuckerTensor, TTTensor, TRTensor or TTMatrix is needed, or what they are made of; got {kind}."
         )
     if len(parts) == 2 and isinstance(parts[1], list | tuple):
         first, factors = parts
         return _cp(first, factors) if first is None or np.ndim(first) == 1 else _tucker(first, factors)
     cores = _tensors(parts)
-    return TTMForm(cores) if all(core.ndim == 4 for core in cores) else TTForm(cores)
+    if all(core.ndim == 4 for core in cores):
+        return TTMForm(cores)
+    closed = cores[0].shape[0] == cores[-1].shape[-1] > 1
+    return TRForm(cores) if closed or type(decomposition).__name__ == TRForm.name else TTForm(cores)
 
 
 def to_tensorly(form: Form) -> Any:
     """An object of tensorly's class of that name, with the very tensors of the form."""
     with tensorly_on_torch() as tensorly:
-        modules = tensorly.cp_tensor, tensorly.tucker_tensor, tensorly.tt_tensor, tensorly.tt_matrix
+        modules = tensorly.cp_tensor, tensorly.tucker_tensor, tensorly.tt_tensor, tensorly.tr_tensor, tensorly.tt_matrix
         kind = next(getattr(module, form.name) for module in modules if hasattr(module, form.name))
         return kind(form.arguments if len(form.arguments) > 1 else form.arguments[0])
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import mode_dot
+from tdcompress.decompositions.tensor_ring import tensor_ring_limits
 from tdcompress.decompositions.tensor_train import tensor_train_limits
 from tdcompress.errors import CompressionError
 
@@ -151,6 +152,46 @@ class TTForm:
 
 
 @dataclass(frozen=True)
+class TRForm:
+    """A chain of cores whose ends share a bond, as a `TRTensor`.
+
+    Attributes:
+        cores: one a mode, (r_n, size, r_{n+1}), with the last bond being the first.
+    """
+
+    cores: tuple[Tensor, ...]
+
+    name: ClassVar[str] = "TRTensor"
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.cores, 3)
+        if [core.shape[0] for core in self.cores] != [core.shape[2] for core in (self.cores[-1], *self.cores[:-1])]:
+            raise CompressionError(f"the cores of a TRTensor fit each other in a ring, got {_shapes(self.cores)}.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
+        return tuple(core.shape[1] for core in self.cores)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the classes of that name are made of."""
+        return (list(self.cores),)
+
+    def feasible(self) -> TRForm:
+        """The same tensor, bonds above what `tensor_ring_limits` says cut to what a core beside them can fill."""
+        cores, count, limits = list(self.cores), len(self.cores), tensor_ring_limits(self.shape)
+        for place in [*range(count)] * 2:  # what one core can fill depends on its other bond
+            core, behind = cores[place], cores[(place + 1) % count]
+            if core.shape[2] <= limits[(place + 1) % count]:
+                continue
+            left, right = product_of_rank(core.flatten(0, 1), behind.flatten(1))
+            cores[place] = left.reshape(*core.shape[:2], -1)
+            cores[(place + 1) % count] = right.reshape(-1, *behind.shape[1:])
+        return TRForm(tuple(cores))
+
+
+@dataclass(frozen=True)
 class TTMForm:
     """A matrix as a chain of cores with a row and a column each, as a `TTMatrix`, or a `BlockTT` of tensorly-torch.
 
@@ -193,7 +234,7 @@ class TTMForm:
         return TTMForm(tuple(core.reshape(len(core), out, inner, -1) for core, out, inner in sizes))
 
 
-Form = CPForm | TuckerForm | TTForm | TTMForm
+Form = CPForm | TuckerForm | TTForm | TRForm | TTMForm
 
 
 def product_of_rank(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

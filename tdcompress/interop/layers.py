@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tdcompress.decompositions.bridge import tensorly_torch
-from tdcompress.decompositions.forms import Form, TTForm, TTMForm
+from tdcompress.decompositions.forms import Form, TRForm, TTForm, TTMForm
 from tdcompress.errors import CompressionError
 from tdcompress.interop.weights import form_of_weight
 from tdcompress.layers import ConvSpec, FactorizedConv
@@ -81,6 +81,8 @@ def to_theirs(layer: FactorizedConv, implementation: Implementation) -> nn.Modul
     padding = _even_padding(spec)
     with torch.enable_grad():  # so that factors say that they are trained
         (form,) = layer.group_forms()
+    if isinstance(form, TRForm):
+        raise CompressionError("tensorly-torch has no tensor ring; `layer.to_tensorly()` gives tensorly's.")
     parts = [_own(part) if isinstance(part, Tensor) else list(map(_own, part)) for part in form.arguments]
     if spec.is_matrix:
         if isinstance(form, TTMForm):

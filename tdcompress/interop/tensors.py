@@ -18,7 +18,7 @@ from tdcompress.decompositions import (
 )
 from tdcompress.decompositions.bridge import tensorly_on_torch, tensorly_torch
 from tdcompress.decompositions.exchange import form_of
-from tdcompress.decompositions.forms import CPForm, TTForm, TTMForm, TuckerForm
+from tdcompress.decompositions.forms import CPForm, TTMForm, TuckerForm
 from tdcompress.errors import CompressionError
 
 Decomposition = CPDecomposition | TuckerDecomposition | TTDecomposition | TTMDecomposition
@@ -64,9 +64,9 @@ def from_factorized_tensor(tensor: Any) -> Decomposition:
             bases, triangles = zip(*map(torch.linalg.qr, form.factors), strict=True)
             return TuckerDecomposition(TuckerForm(form.core, triangles).core_along(()), dict(enumerate(bases)), unknown)
         cores = tuple(core.clone() for core in form.cores)
-        if isinstance(form, TTForm):
-            return TTDecomposition(cores, unknown)
-        return TTMDecomposition(cores, Reshape(form.rows, form.columns), unknown)
+        if isinstance(form, TTMForm):
+            return TTMDecomposition(cores, Reshape(form.rows, form.columns), unknown)
+        return TTDecomposition(cores, unknown)
 
 
 def to_factorized_tensor(decomposition: Decomposition) -> Any:

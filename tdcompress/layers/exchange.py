@@ -87,6 +87,7 @@ class Exchange(nn.Sequential):
         - Tucker: a `TuckerTensor` of that shape, whose spatial factors are identities.
         - Hierarchical Tucker: a `TuckerTensor` of (out, in, height · width).
         - Tensor train: a `TTTensor` of (in, *kernel_size, out), the spatial modes in the order of `axes`.
+        - Tensor ring: a `TRTensor` of the same, whose first bond is that of the slices.
         - SVD: of a matrix a `CPTensor` of (out, in) with weights of 1; of a convolution with all spatial axes in its
           first stage a `TuckerTensor` whose factors are identities but for the first. Other splits are refused.
         - Kronecker, tensor-train matrix: a `TTMatrix` of the grid of rows and that of columns. Where one of them is
@@ -115,13 +116,14 @@ class Exchange(nn.Sequential):
 
         Exact: nothing is solved for, and the dense weight is that of the decomposition up to rounding. The weights of a
         CP are spread evenly over its factors. Ranks that cannot be filled, as tensorly's rules give them for
-        the tensor train, are cut to what can, which loses nothing.
+        the tensor train, are cut to what can, which loses nothing; a ring with bonds above those of an exact train is
+        refused.
 
         Args:
-            decomposition: what `to_tensorly` gives for this method: a `CPTensor`, `TuckerTensor`, `TTTensor` or
-                `TTMatrix` of the shapes listed there, of tensorly or of tensorly-torch (there a `BlockTT`), with
-                factors of NumPy or PyTorch; for a layer with several groups a list of one for each. Spatial factors of
-                a `TuckerTensor` are multiplied into its core, and may be missing, as in what
+            decomposition: what `to_tensorly` gives for this method: a `CPTensor`, `TuckerTensor`, `TTTensor`,
+                `TRTensor` or `TTMatrix` of the shapes listed there, of tensorly or of tensorly-torch (there a
+                `BlockTT`), with factors of NumPy or PyTorch; for a layer with several groups a list of one for each.
+                Spatial factors of a `TuckerTensor` are multiplied into its core, and may be missing, as in what
                 `partial_tucker(kernel, rank, modes=[0, 1])` gives.
             like: the layer to take the place of, dense or factorized. What the new one has of it: all arguments,
                 its own copy of the bias, dtype, device, memory format, training mode and requires_grad.

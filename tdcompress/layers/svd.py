@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import SVDecomposition, SVDOptions, svd
-from tdcompress.decompositions.forms import CPForm, Form, TTForm, TTMForm, TuckerForm, product_of_rank
+from tdcompress.decompositions.forms import CPForm, Form, TuckerForm, product_of_rank
 from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape
@@ -130,7 +130,7 @@ class SVDConv(FactorizedConv[SVDecomposition, SVDOptions]):
     @classmethod
     def of_form(cls, form: Form, spec: ConvSpec, axes: Axes) -> tuple[Rank, Sequence[Tensor]]:
         """The factor of the outputs, and everything else in the first stage."""
-        if isinstance(form, TTForm | TTMForm) or (isinstance(form, CPForm) and not spec.is_matrix):
+        if not isinstance(form, CPForm | TuckerForm) or (isinstance(form, CPForm) and not spec.is_matrix):
             return super().of_form(form, spec, axes)
         if axes[1]:
             raise CompressionError(

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tdcompress.decompositions import TTDecomposition, TTOptions, tensor_train, tensor_train_limits
 from tdcompress.decompositions.forms import Form, TTForm
-from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.spec import ConvSpec, stage_name
+from tdcompress.layers.trains import as_convolutions, spatial_cores, train_shape, without_pointwise
 from tdcompress.ranks import tt_curve, tt_parameters, tt_ranks, tt_rule
 from tdcompress.ranks.tensor_train import chain_of, cut_to_chain
 from tdcompress.shapes import Axes, Point, Rank
@@ -95,7 +95,7 @@ class TTConv(FactorizedConv[TTDecomposition, TTOptions]):
     @staticmethod
     def stage_weights(decomposition: TTDecomposition) -> Sequence[Tensor]:
         """Every core with its outputs first, as a convolution's weight has them."""
-        return _as_convolutions(decomposition.cores)
+        return as_convolutions(decomposition.cores)
 
     # --- as a TTTensor ------------------------------------------------------------------------------------
 
@@ -107,42 +107,15 @@ class TTConv(FactorizedConv[TTDecomposition, TTOptions]):
     def form(self, kernels: Sequence[Tensor]) -> TTForm:
         """A core a stage, and the identity along axes of size 1."""
         first, *spatial, last = kernels
-        bonds, stages = self.ranks, dict(zip(self.axes, spatial, strict=True))
-        cores = [first.reshape(bonds[0], -1).mT[None]]
-        for axis in _order(self.spec, self.axes):
-            before = cores[-1].shape[2]
-            if (axis,) in stages:
-                stage = stages[(axis,)]
-                cores.append(stage.reshape(-1, before, self.spec.kernel_size[axis]).permute(1, 2, 0))
-            else:
-                cores.append(torch.eye(before, dtype=last.dtype, device=last.device)[:, None])
-        return TTForm((*cores, last.reshape(-1, bonds[-1]).mT[..., None]))
+        bonds = self.ranks
+        cores = spatial_cores(self.spec, self.axes, spatial, bonds[0], like=last)
+        return TTForm((first.reshape(bonds[0], -1).mT[None], *cores, last.reshape(-1, bonds[-1]).mT[..., None]))
 
     @classmethod
     def of_form(cls, form: Form, spec: ConvSpec, axes: Axes) -> tuple[Rank, Sequence[Tensor]]:
         """A stage a core; those along axes of size 1 go into the one before."""
         if not isinstance(form, TTForm):
             return super().of_form(form, spec, axes)
-        if any(len(group) > 1 for group in axes):
-            raise CompressionError(f"a tensor train has the spatial axes one by one, got axes={axes}.")
-        (out, inner), order = spec.kernel_shape[:2], _order(spec, axes)
-        check_shape(form, (inner, *(spec.kernel_size[axis] for axis in order), out), "(in, *spatial, out)")
-        cores = [form.cores[0]]
-        for axis, core in zip(order, form.cores[1:-1], strict=True):
-            if axis in spec.pointwise_axes:
-                cores[-1] = cores[-1] @ core[:, 0]
-            else:
-                cores.append(core)
-        chain = TTForm((*cores, form.cores[-1])).feasible().cores
-        return tuple(core.shape[2] for core in chain[:-1]), _as_convolutions(chain)
-
-
-def _order(spec: ConvSpec, axes: Axes) -> list[int]:
-    """All spatial axes, those of size 1 in their own places; last where the others are not in theirs."""
-    order = [axis for (axis,) in axes]
-    return list(range(len(spec.kernel_size))) if order == sorted(order) else [*order, *spec.pointwise_axes]
-
-
-def _as_convolutions(cores: Sequence[Tensor]) -> list[Tensor]:
-    first, *spatial, last = cores
-    return [first[0].mT, *(core.permute(2, 0, 1) for core in spatial), last[..., 0].mT]
+        check_shape(form, train_shape(spec, axes), "(in, *spatial, out)")
+        chain = TTForm(without_pointwise(form.cores, spec, axes)).feasible().cores
+        return tuple(core.shape[2] for core in chain[:-1]), as_convolutions(chain)

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import TRDecomposition, TROptions, tensor_ring, tensor_ring_limits
+from tdcompress.decompositions.forms import Form, TRForm, TTForm
 from tdcompress.decompositions.sweeping import quick_limits
 from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec, stage_name
+from tdcompress.layers.trains import as_convolutions, spatial_cores, train_shape, without_pointwise
 from tdcompress.layers.whitening import Whitening
 from tdcompress.ranks import tr_curve, tr_parameters, tr_ranks, train_ranks
 from tdcompress.ranks.tensor_train import chain_of
@@ -129,12 +132,7 @@ class TRConv(FactorizedConv[TRDecomposition, TROptions]):
     @staticmethod
     def stage_weights(decomposition: TRDecomposition) -> Sequence[Tensor]:
         """Every core with its outputs first, as a convolution's weight has them."""
-        first, *middle, last = decomposition.cores
-        return [
-            first.transpose(1, 2).flatten(0, 1),
-            *(core.permute(2, 0, 1) for core in middle),
-            last.permute(1, 2, 0).flatten(1),
-        ]
+        return as_convolutions(decomposition.cores)
 
     def middle_weight(self) -> Tensor | None:
         """A grouped convolution with every slice's channels as a group, all with the product of the spatial cores."""
@@ -146,3 +144,27 @@ class TRConv(FactorizedConv[TRDecomposition, TROptions]):
         every = [core.unflatten(0, (groups, -1)) for core in cores]
         kernels = reduce(lambda chain, core: (core.unsqueeze(3) * chain.unsqueeze(1)).sum(2), every)
         return kernels.unsqueeze(1).expand(-1, slices, *[-1] * (kernels.ndim - 1)).flatten(0, 2)
+
+    # --- as a TRTensor ------------------------------------------------------------------------------------
+
+    @classmethod
+    def forms(cls, spec: ConvSpec) -> tuple[type[Form], ...]:
+        """A `TRTensor` of a convolution's kernel."""
+        return () if spec.is_matrix else (TRForm,)
+
+    def form(self, kernels: Sequence[Tensor]) -> TRForm:
+        """A core a stage, and the identity along axes of size 1."""
+        first, *spatial, last = kernels
+        slices, *bonds = self.ranks
+        cores = spatial_cores(self.spec, self.axes, spatial, bonds[0], like=last)
+        opening = first.reshape(slices, bonds[0], -1).transpose(1, 2)
+        return TRForm((opening, *cores, last.reshape(-1, slices, bonds[-1]).permute(2, 0, 1)))
+
+    @classmethod
+    def of_form(cls, form: Form, spec: ConvSpec, axes: Axes) -> tuple[Rank, Sequence[Tensor]]:
+        """A stage a core; those along axes of size 1 go into the one before. A train is a ring of one slice."""
+        if not isinstance(form, TRForm | TTForm):
+            return super().of_form(form, spec, axes)
+        check_shape(form, train_shape(spec, axes), "(in, *spatial, out)")
+        ring = TRForm(without_pointwise(form.cores, spec, axes)).feasible().cores
+        return tuple(core.shape[0] for core in ring), as_convolutions(ring)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 TO_TENSOR = {
     "CPTensor": tensorly.cp_to_tensor,
     "TTMatrix": tensorly.tt_matrix.tt_matrix_to_tensor,
+    "TRTensor": tensorly.tr_tensor.tr_to_tensor,
     "TTTensor": tensorly.tt_to_tensor,
     "TuckerTensor": tensorly.tucker_to_tensor,
 }
@@ -51,7 +52,7 @@ def kernels_of(layer):
     found = layer.to_tensorly()
     assert isinstance(found, list) == (layer.groups > 1)
     found = [dense(one) for one in (found if layer.groups > 1 else [found])]
-    if layer.method == "tt":
+    if layer.method in ("tt", "tr"):
         found = [one.movedim(-1, 0) for one in found]
     if layer.method == "ttm":  # (*rows, *columns)
         reshape, count = as_reshape_of(layer.axes), len(layer.axes[0])
@@ -217,6 +218,38 @@ def test_a_train_in_another_order_of_the_axes_keeps_it():
         td.TTConv.from_tensorly(layer.to_tensorly(), like=conv)
 
 
+@pytest.mark.parametrize("size", [(3, 3), (1, 3), (3, 1)])
+@pytest.mark.parametrize("bonds", [(2, 3, 4, 3), (2, 30, 40, 4), (3, 2, 2, 60), (1, 5, 9, 7)])
+def test_a_ring_of_tensorlys_is_taken_and_bonds_that_no_core_can_fill_are_cut_without_loss(size, bonds):
+    conv = a_conv(6, 8, size, padding="same")
+    cores = [
+        torch.randn(before, n, after, dtype=torch.float64)
+        for before, n, after in zip(bonds, (6, *size, 8), (*bonds[1:], bonds[0]), strict=True)
+    ]
+    ring = tensorly.tr_tensor.TRTensor(cores)
+    fits = min(size) == 1 or bonds in [(2, 3, 4, 3), (1, 5, 9, 7)]
+    if not fits:
+        with pytest.raises(td.CompressionError, match="the largest feasible is"):
+            td.TRConv.from_tensorly(ring, like=conv)
+        return
+    for found in (ring, cores):
+        layer = td.TRConv.from_tensorly(found, like=conv)
+        assert relative_error(dense(ring).movedim(-1, 0), layer.weight.detach()) <= EXACT
+    if min(size) == 3:
+        assert layer.ranks == bonds
+        assert layer.to_tensorly().rank == (*bonds, bonds[0])
+
+
+def test_a_train_is_a_ring_of_one_slice():
+    conv = a_conv(6, 8, 3, stride=2)
+    found = tensor_train(conv.weight.detach().movedim(0, -1), [1, 5, 9, 7, 1])
+    layer = td.TRConv.from_tensorly(found, like=conv)
+    assert layer.ranks == (1, 5, 9, 7)
+    check(layer, dense(found).movedim(-1, 0), conv)
+    with pytest.raises(td.CompressionError, match="tt is not made of a TRTensor"):
+        td.TTConv.from_tensorly(layer.to_tensorly(), like=conv)
+
+
 @pytest.mark.parametrize("rank", [4, 9, 40])
 def test_a_matrix_is_a_sum_of_products_of_vectors_or_a_core_between_two_factors(rank):
     torch.manual_seed(0)
@@ -314,6 +347,8 @@ HALF = (None, [torch.ones(n, 2) for n in (4, 3, 3, 3)])
             "every entry of its core",
         ),
         (td.TTConv, [torch.ones(1, 6, 2), torch.ones(3, 8, 1)], CONV, None, "fit each other and end in ranks of 1"),
+        (td.TRConv, [torch.ones(2, 6, 2), torch.ones(3, 8, 2)], CONV, None, "TRTensor fit each other in a ring"),
+        (td.TRConv, CP, CONV, None, "tr is not made of a CPTensor"),
         (td.CPConv, (None, [torch.ones(n, 200) for n in (8, 6, 3, 3)]), CONV, None, "the largest feasible is 54"),
     ],
 )
