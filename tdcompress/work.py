@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     BrokenExecutor,
@@ -20,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from tdcompress.errors import CompressionError, naming
+from tdcompress.parcels import Parcel
 from tdcompress.threads import is_small
 
 _Task = TypeVar("_Task")
@@ -202,7 +201,7 @@ def _attempted(function: Callable[[_Task], _Result], task: _Task) -> _Result | C
 
 def _submitted(executor: Executor, function: Callable[[_Task], _Result], task: _Task) -> Future[Any]:
     try:
-        return executor.submit(_carried_out, _Parcel((function, task)))
+        return executor.submit(_carried_out, Parcel((function, task)))
     except RuntimeError as error:  # a broken pool among them
         raise _broken(executor, error) from error
 
@@ -219,7 +218,7 @@ def _waited(executor: Executor, name: str, futures: dict[str, Future[Any]]) -> A
         if type(error).__module__.partition(".")[0] == "distributed":  # Dask's word for a broken pool
             raise _broken(executor, error).at(name) from error
         raise
-    return outcome.content if isinstance(outcome, _Parcel) else outcome
+    return outcome.content if isinstance(outcome, Parcel) else outcome
 
 
 def _broken(executor: Executor, error: BaseException) -> CompressionError:
@@ -230,37 +229,7 @@ def _broken(executor: Executor, error: BaseException) -> CompressionError:
     )
 
 
-class _Parcel:
-    """Something that travels by value: PyTorch would let processes share its memory, and with it the model's."""
-
-    def __init__(self, content: Any) -> None:
-        self.content = content
-
-    def __reduce__(self) -> tuple[Callable[[bytes], _Parcel], tuple[bytes]]:
-        file = io.BytesIO()
-        try:
-            _Packer(file).dump(self.content)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise CompressionError(
-                f"it cannot be sent to another process ({error}); functions and classes must stand at the top level of "
-                "a module. In this process, executor=None, anything goes."
-            ) from None
-        return _unpacked, (file.getvalue(),)
-
-
-class _Packer(pickle.Pickler):
-    def reducer_override(self, value: Any) -> Any:
-        """A view goes without the rest of the memory that it looks at."""
-        if type(value) is torch.Tensor and value.untyped_storage().nbytes() > value.nbytes:
-            return value.clone().__reduce_ex__(pickle.DEFAULT_PROTOCOL)  # type: ignore[no-untyped-call]
-        return NotImplemented
-
-
-def _unpacked(packed: bytes) -> _Parcel:
-    return _Parcel(pickle.loads(packed))
-
-
-def _carried_out(parcel: _Parcel) -> Any:
+def _carried_out(parcel: Parcel) -> Any:
     function, task = parcel.content
     outcome = _attempted(function, task)
-    return outcome if isinstance(outcome, CompressionError) else _Parcel(outcome)
+    return outcome if isinstance(outcome, CompressionError) else Parcel(outcome)

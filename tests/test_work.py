@@ -12,8 +12,9 @@ from torch import nn
 
 import tdcompress as td
 from examples.paper.models import seeded
+from tdcompress.parcels import Parcel
 from tdcompress.study import processes
-from tdcompress.work import _Parcel, solved
+from tdcompress.work import solved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,7 +105,7 @@ class TestBits:
 
 def test_a_view_is_sent_without_the_rest_of_its_memory():
     whole = torch.randn(1000, 1000)
-    (constructor, arguments) = _Parcel({"view": nn.Parameter(whole[3:5, :7].T)}).__reduce__()
+    (constructor, arguments) = Parcel({"view": nn.Parameter(whole[3:5, :7].T)}).__reduce__()
     assert len(arguments[0]) < 5000
     found = constructor(*arguments).content["view"]
     assert torch.equal(found, whole[3:5, :7].T)

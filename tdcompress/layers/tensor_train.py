@@ -15,7 +15,7 @@ from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.spec import ConvSpec, stage_name
 from tdcompress.layers.trains import as_convolutions, spatial_cores, train_shape, without_pointwise
 from tdcompress.ranks import tt_curve, tt_parameters, tt_ranks, tt_rule
-from tdcompress.ranks.tensor_train import chain_of, cut_to_chain
+from tdcompress.ranks.train_chain import chain_of, cut_to_chain
 from tdcompress.shapes import Axes, Point, Rank
 
 

@@ -21,7 +21,7 @@ from tdcompress.layers.spec import ConvSpec, stage_name
 from tdcompress.layers.trains import as_convolutions, spatial_cores, train_shape, without_pointwise
 from tdcompress.layers.whitening import Whitening
 from tdcompress.ranks import tr_curve, tr_parameters, tr_ranks, train_ranks
-from tdcompress.ranks.tensor_train import chain_of
+from tdcompress.ranks.train_chain import chain_of
 from tdcompress.shapes import Axes, Point, Rank
 
 

@@ -20,7 +20,8 @@ from tdcompress.ranks.kronecker import (
 from tdcompress.ranks.reshaped import ReshapedRank
 from tdcompress.ranks.svd import svd_curve, svd_parameters, svd_ranks
 from tdcompress.ranks.tensor_ring import tr_curve, tr_parameters, tr_ranks, train_ranks
-from tdcompress.ranks.tensor_train import tt_curve, tt_parameters, tt_ranks, tt_rule
+from tdcompress.ranks.tensor_train import tt_curve, tt_ranks, tt_rule
+from tdcompress.ranks.train_chain import tt_parameters
 from tdcompress.ranks.ttm import ttm_curve, ttm_ranks
 from tdcompress.ranks.ttm_costs import ttm_multiply_adds, ttm_parameters
 from tdcompress.ranks.tucker import tucker_curve, tucker_parameters, tucker_ranks, tucker_rule

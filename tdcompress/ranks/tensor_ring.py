@@ -13,7 +13,8 @@ from torch import Tensor
 from tdcompress.decompositions.tensor_ring import TROptions, tensor_ring, tensor_ring_limits
 from tdcompress.ranks.budget import grown
 from tdcompress.ranks.cp import cp_curve
-from tdcompress.ranks.tensor_train import chain_of, tt_curve, tt_ranks
+from tdcompress.ranks.tensor_train import tt_curve, tt_ranks
+from tdcompress.ranks.train_chain import chain_of
 from tdcompress.shapes import Point, Rank
 from tdcompress.threads import threads_by_kernel
 
