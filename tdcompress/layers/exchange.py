@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,39 +11,21 @@ from torch import Tensor, nn
 from tdcompress.decompositions.exchange import form_of, to_tensorly
 from tdcompress.decompositions.forms import Form
 from tdcompress.errors import CompressionError, warn
+from tdcompress.layers.arranging import MethodOptions
 from tdcompress.layers.kinds import bias_of, weight_of
+from tdcompress.layers.method import Factors
 from tdcompress.layers.parameters import parameter
 from tdcompress.layers.spec import ConvSpec
+from tdcompress.layers.stacked import StackedConv
 from tdcompress.shapes import Axes, Rank
 
 
-class Exchange(nn.Sequential):
+class Exchange(StackedConv[Factors, MethodOptions]):
     """The way from a factorized layer to tensorly's classes and back.
 
     A method whose factors tensorly has a class for fills in `forms`, `form` and `of_form`; for the others both ways
     are refused.
     """
-
-    method: ClassVar[str]
-    spec: ConvSpec
-    axes: Axes
-
-    if TYPE_CHECKING:  # what the factorized layer has
-
-        @property
-        def weighted(self) -> list[Any]:
-            """The stages that have a weight."""
-            ...
-
-        @property
-        def stage_specs(self) -> tuple[ConvSpec, ...]:
-            """The arguments of every stage."""
-            ...
-
-        @property
-        def growth(self) -> str | None:
-            """A sentence to warn by, if the layer has more parameters than the dense one."""
-            ...
 
     # --- what a method fills in -------------------------------------------------------------------------
 

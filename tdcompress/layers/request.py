@@ -11,8 +11,9 @@ import torch
 
 from tdcompress.decompositions import Solution
 from tdcompress.errors import CompressionError
+from tdcompress.layers.arranging import MethodOptions
 from tdcompress.layers.fisher import FisherFactors
-from tdcompress.layers.method import Factors, MethodOptions
+from tdcompress.layers.method import Factors
 from tdcompress.layers.moments import InputMoments
 from tdcompress.layers.whitening import Whitening
 from tdcompress.shapes import AskedRank, Axes, Rank

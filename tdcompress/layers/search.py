@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tdcompress.decompositions.algebra import check_rank
 from tdcompress.errors import CompressionError
-from tdcompress.layers.method import Factors, Method, MethodOptions
+from tdcompress.layers.arranging import MethodOptions
+from tdcompress.layers.method import Factors, Method
 from tdcompress.layers.request import Candidate, Request
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.whitening import Whitening
