@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,6 +58,16 @@ class Bootstrap:
 
 
 OVER_TRIALS, OVER_LAYERS = Bootstrap("trials"), Bootstrap("layers")
+
+
+def as_bootstrap(old: Mapping[str, Any], unit: Unit) -> Bootstrap:
+    """What `unit=`, `resamples=` and `seed=` said before there was a `Bootstrap`.
+
+    Args:
+        old: those that were given.
+        unit: what is drawn where they do not say.
+    """
+    return Bootstrap(**{"unit": unit, **old})
 
 
 def resampled(

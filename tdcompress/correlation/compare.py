@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tdcompress.correlation.bootstrap import OVER_TRIALS, Bootstrap, mean_tau, percentiles, resampled
+from tdcompress.correlation.bootstrap import OVER_TRIALS, Bootstrap, as_bootstrap, mean_tau, percentiles, resampled
 from tdcompress.correlation.table import VARIED, Table, grouped
 from tdcompress.correlation.tau import Variant, check_variant
+from tdcompress.deprecation import replaced_keywords
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Comparison:
         )
 
 
+@replaced_keywords(("unit", "resamples", "seed"), "bootstrap", lambda old: as_bootstrap(old, "trials"))
 def compare(
     table: Table,
     first: str,

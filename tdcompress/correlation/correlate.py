@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
 
-from tdcompress.correlation.bootstrap import Bootstrap, percentiles, resampled
+from tdcompress.correlation.bootstrap import Bootstrap, as_bootstrap, percentiles, resampled
 from tdcompress.correlation.table import VARIED, Table, grouped
 from tdcompress.correlation.tau import Variant, check_variant, kendall_tau
+from tdcompress.deprecation import replaced_keywords
 from tdcompress.errors import CompressionError
 
 
@@ -53,6 +54,14 @@ class Correlation:
         return f"τ-{self.variant} = {self.mean:.3f}{interval} {runs}, across {' × '.join(self.across)}, {size}"
 
 
+def _as_bootstrap(old: Mapping[str, Any]) -> Bootstrap | None:
+    """`interval=` said what is drawn, or None for no interval."""
+    unit = old.get("interval")
+    others = {name: value for name, value in old.items() if name != "interval"}
+    return None if unit is None else as_bootstrap(others, unit)
+
+
+@replaced_keywords(("interval", "resamples", "seed"), "bootstrap", _as_bootstrap)
 def correlate(
     table: Table,
     error: str,

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tdcompress.correlation.bootstrap import OVER_LAYERS, Array, Bootstrap, draws, percentiles
+from tdcompress.correlation.bootstrap import OVER_LAYERS, Array, Bootstrap, as_bootstrap, draws, percentiles
 from tdcompress.correlation.table import Groups, Table, grouped
+from tdcompress.deprecation import replaced_keywords
 from tdcompress.errors import CompressionError
 
 
@@ -49,6 +50,7 @@ class Regret:
         )
 
 
+@replaced_keywords(("resamples", "seed"), "bootstrap", lambda old: as_bootstrap(old, "layers"))
 def regret(
     table: Table,
     error: str,
