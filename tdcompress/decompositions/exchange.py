@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions.bridge import tensorly_on_torch
-from tdcompress.decompositions.forms import CPForm, Form, TRForm, TTForm, TTMForm, TuckerForm
+from tdcompress.decompositions.chain_forms import TRForm, TTForm, TTMForm
+from tdcompress.decompositions.forms import CPForm, Form, TuckerForm
 from tdcompress.errors import CompressionError
 
 

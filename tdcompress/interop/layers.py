@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tdcompress.decompositions.bridge import tensorly_torch
-from tdcompress.decompositions.forms import Form, TRForm, TTForm, TTMForm
+from tdcompress.decompositions.chain_forms import TRForm, TTForm, TTMForm
+from tdcompress.decompositions.forms import Form
 from tdcompress.errors import CompressionError
 from tdcompress.interop.weights import form_of_weight
 from tdcompress.layers import ConvSpec, FactorizedConv

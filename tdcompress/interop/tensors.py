@@ -17,8 +17,9 @@ from tdcompress.decompositions import (
     TuckerDecomposition,
 )
 from tdcompress.decompositions.bridge import tensorly_on_torch, tensorly_torch
+from tdcompress.decompositions.chain_forms import TTMForm
 from tdcompress.decompositions.exchange import form_of
-from tdcompress.decompositions.forms import CPForm, TTMForm, TuckerForm
+from tdcompress.decompositions.forms import CPForm, TuckerForm
 from tdcompress.errors import CompressionError
 
 Decomposition = CPDecomposition | TuckerDecomposition | TTDecomposition | TTMDecomposition

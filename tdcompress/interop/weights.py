@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tdcompress.decompositions.chain_forms import TTMForm
 from tdcompress.decompositions.exchange import form_of
-from tdcompress.decompositions.forms import CPForm, Form, TTMForm, TuckerForm
+from tdcompress.decompositions.forms import CPForm, Form, TuckerForm
 from tdcompress.errors import CompressionError
 
 _CORES = (2, 3, 4)

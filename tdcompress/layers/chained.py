@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tdcompress.decompositions.forms import Form, TTMForm
+from tdcompress.decompositions.chain_forms import TTMForm
+from tdcompress.decompositions.forms import Form
 from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.grid import as_reshape_of
 from tdcompress.layers.reshaped import ReshapedConv

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import Reshape, Solution
-from tdcompress.decompositions.forms import Form, TTMForm
+from tdcompress.decompositions.chain_forms import TTMForm
+from tdcompress.decompositions.forms import Form
 from tdcompress.errors import CompressionError
 from tdcompress.layers.grid import (
     as_axes,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import SVDecomposition, SVDOptions, svd
-from tdcompress.decompositions.forms import CPForm, Form, TuckerForm, product_of_rank
+from tdcompress.decompositions.form_parts import product_of_rank
+from tdcompress.decompositions.forms import CPForm, Form, TuckerForm
 from tdcompress.errors import CompressionError
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape

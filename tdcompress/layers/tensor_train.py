@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import TTDecomposition, TTOptions, tensor_train, tensor_train_limits
-from tdcompress.decompositions.forms import Form, TTForm
+from tdcompress.decompositions.chain_forms import TTForm
+from tdcompress.decompositions.forms import Form
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.spec import ConvSpec, stage_name

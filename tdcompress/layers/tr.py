@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import TRDecomposition, TROptions, tensor_ring, tensor_ring_limits
-from tdcompress.decompositions.forms import Form, TRForm, TTForm
+from tdcompress.decompositions.chain_forms import TRForm, TTForm
+from tdcompress.decompositions.forms import Form
 from tdcompress.decompositions.sweeping import quick_limits
 from tdcompress.layers.base import FactorizedConv
 from tdcompress.layers.exchange import check_shape

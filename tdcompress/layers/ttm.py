@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import Reshape, TTMDecomposition, TTMOptions, ttm, ttm_limits
-from tdcompress.decompositions.forms import Form, TTMForm
+from tdcompress.decompositions.chain_forms import TTMForm
+from tdcompress.decompositions.forms import Form
 from tdcompress.layers.chained import ChainedConv
 from tdcompress.layers.grid import over_columns, reshape_of
 from tdcompress.layers.spec import ConvSpec
