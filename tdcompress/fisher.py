@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tdcompress.batches import Data, batches, evaluating, first_samples, forward, pieces, quickest, same_every_pass
-from tdcompress.errors import CompressionError, naming
-from tdcompress.layers import ConvSpec
+from tdcompress.errors import CompressionError
+from tdcompress.gathering import made_for, those_met
 from tdcompress.layers.fisher import FisherFactors
 from tdcompress.layers.kinds import reads_features
 from tdcompress.outputs import Logits, Output, drawn_gradient, read_output
@@ -78,15 +78,11 @@ def fisher_factors(
     """
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise CompressionError(f"draws must be a whole number from 1, got {draws!r}.")
-    selected = select_layers(model, (lambda name, module: True) if layer is None else layer, linear=True)
-    factors_of = {}
-    for name, module in selected:
-        if layer is not None or reads_features(module):
-            with naming(name):
-                factors_of[name] = FisherFactors(ConvSpec.read(module), joint=joint)
-    if not factors_of:
+    selected = select_layers(model, layer, linear=True)
+    layers = {name: module for name, module in selected if layer is not None or reads_features(module)}
+    if not layers:
         return {}
-    layers = {name: module for name, module in selected if name in factors_of}
+    factors_of = made_for(layers, lambda spec: FisherFactors(spec, joint=joint))
     watched = _Watched(model, layers, factors_of, logits, draws, torch.Generator().manual_seed(seed))
     inputs = batches(data)
     total = len(inputs) if isinstance(inputs, Sized) else 0
@@ -100,7 +96,8 @@ def fisher_factors(
                 for piece in pieces(batch, most):
                     watched.observe(piece)
                 step("")
-    return _seen(factors_of, named=layer is not None)
+    why = ", or its output does not depend on them"
+    return those_met(factors_of, lambda factors: factors.complete, named=layer is not None, why=why)
 
 
 @dataclass(frozen=True)
@@ -187,15 +184,3 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in wanting:
             parameter.requires_grad_(True)
-
-
-def _seen(factors_of: Mapping[str, FisherFactors], named: bool) -> dict[str, FisherFactors]:
-    """The factors of the layers that the output depends on; of those that were named, all have to be."""
-    unseen = [name for name, factors in factors_of.items() if not factors.complete]
-    if len(unseen) == len(factors_of):
-        raise CompressionError("the data is empty, or the forward reaches none of the layers.")
-    if unseen and named:
-        raise CompressionError(
-            f"the model's forward never reached {', '.join(map(repr, unseen))}, or its output does not depend on them."
-        )
-    return {name: factors for name, factors in factors_of.items() if factors.complete}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sized
+from collections.abc import Callable, Mapping, Sized
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,7 +15,9 @@ from tdcompress.layers import ConvSpec, InputMoments
 from tdcompress.layers.kinds import reads_features
 from tdcompress.progress import Progress, following
 from tdcompress.surgery import LayerSelector, select_layers
-from tdcompress.watching import Call, Reached, run, watching
+from tdcompress.watching import Call, Countdown, run, watching
+
+_Gathered = TypeVar("_Gathered")
 
 
 def input_moments(
@@ -49,22 +52,21 @@ def input_moments(
     >>> sorted(moments), moments["2"].count
     (['0', '2'], 288)
     """
-    selected = select_layers(model, (lambda name, module: True) if layer is None else layer, linear=True)
-    selected = [(name, module) for name, module in selected if reads_features(module)]
-    if not selected:
+    selected = select_layers(model, layer, linear=True)
+    layers = {name: module for name, module in selected if reads_features(module)}
+    if not layers:
         return {}
-    moments_of = {}
-    for name, module in selected:
-        with naming(name):
-            moments_of[name] = InputMoments(ConvSpec.read(module), joint=joint)
-    calls: Counter[str] = Counter()  # in the first forward
-    left: Counter[str] = Counter()  # in this one; below zero in the first, which is seen to its end
+    moments_of = made_for(layers, lambda spec: InputMoments(spec, joint=joint))
+    calls: Counter[str] = Counter()  # in the first forward, which is seen to its end
+    countdown: Countdown | None = None
 
     def note(name: str, call: Call) -> None:
         moments_of[name].update(call.input)
-        left[name] -= 1
-        if calls and not +left:  # what comes after the last of the layers is of no interest
-            raise Reached
+        if countdown is None:
+            calls[name] += 1
+        else:
+            countdown.take(name)
+            countdown.end()
 
     inputs = batches(data)
     total = len(inputs) if isinstance(inputs, Sized) else 0
@@ -72,16 +74,45 @@ def input_moments(
         torch.no_grad(),
         evaluating(model),
         following(progress, total, "input moments") as step,
-        watching(dict(selected), note, outputs=False),
+        watching(layers, note, outputs=False),
     ):
         for batch in inputs:
             run(model, batch)
-            calls = calls or Counter({name: -count for name, count in left.items()})
-            left = calls.copy()
+            countdown = Countdown(calls) if calls else None
             step("")
-    unseen = [name for name, moments in moments_of.items() if not moments.count]
-    if len(unseen) == len(moments_of):
+    return those_met(moments_of, lambda moments: moments.count > 0, named=layer is not None)
+
+
+def made_for(layers: Mapping[str, nn.Module], make: Callable[[ConvSpec], _Gathered]) -> dict[str, _Gathered]:
+    """What gathers something of every layer, by name.
+
+    Raises:
+        CompressionError: `make` raised it; the layer's name is put in front.
+    """
+    made = {}
+    for name, module in layers.items():
+        with naming(name):
+            made[name] = make(ConvSpec.read(module))
+    return made
+
+
+def those_met(
+    gathered: Mapping[str, _Gathered], met: Callable[[_Gathered], bool], *, named: bool, why: str = ""
+) -> dict[str, _Gathered]:
+    """What has gathered something; of layers that were named, all have to have.
+
+    Args:
+        gathered: by the layer's name.
+        met: whether one has.
+        named: whether the layers were named.
+        why: what else can be the reason that one has not, for the message.
+
+    Raises:
+        CompressionError: none has, or one of the layers that were named has not.
+    """
+    unmet = [name for name, one in gathered.items() if not met(one)]
+    if len(unmet) == len(gathered):
         raise CompressionError("the data is empty, or the forward reaches none of the layers.")
-    if unseen and layer is not None:
-        raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
-    return {name: moments for name, moments in moments_of.items() if moments.count}
+    if unmet and named:
+        raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unmet))}{why}.")
+    return {name: one for name, one in gathered.items() if name not in unmet}

@@ -112,6 +112,37 @@ class Reached(Exception):  # noqa: N818, it is no error
     """Raised by who watches, when all that is needed of a forward has been seen; `run` ends it there."""
 
 
+class Countdown:
+    """The calls that are still awaited of a forward, which ends with the last of them.
+
+    Args:
+        calls: how many of every name; of others none.
+
+    >>> countdown = Countdown({"conv1": 2})
+    >>> [countdown.take(name) for name in ("conv1", "conv2", "conv1", "conv1")]
+    [True, False, True, False]
+    """
+
+    def __init__(self, calls: Mapping[str, int]) -> None:
+        self._left = dict(calls)
+
+    def take(self, name: str) -> bool:
+        """Count a call; whether it was awaited."""
+        awaited = self._left.get(name, 0) > 0
+        if awaited:
+            self._left[name] -= 1
+        return awaited
+
+    def end(self) -> None:
+        """End the forward if nothing is awaited any more: what comes after is of no interest.
+
+        Raises:
+            Reached: so it is.
+        """
+        if not any(self._left.values()):
+            raise Reached
+
+
 @contextmanager
 def watching(
     layers: Mapping[str, nn.Module], note: Callable[[str, Call], Any], *, outputs: bool = True

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from tdcompress.batches import Data, evaluating, forward, quickest, repeatable
-from tdcompress.calibration.batch_norm import estimating, is_estimated
+from tdcompress.calibration.batch_norm import estimating
 from tdcompress.calibration.fits import LayerFit
+from tdcompress.calibration.order import Order, check_reached, norms_to_estimate, order_of, waves_of
 from tdcompress.calibration.original import Original
-from tdcompress.errors import CompressionError, unknown
-from tdcompress.layers import FactorizedConv
+from tdcompress.errors import unknown
 from tdcompress.metrics.approximation import pairs
 from tdcompress.progress import Progress, following
-from tdcompress.watching import Call, Reached, run, watching
+from tdcompress.watching import Call, Countdown, run, watching
 
 Fit = Literal["bias", "last", "all"]
 FITS: tuple[Fit, ...] = get_args(Fit)
-_ALONE = 8  # so many layers are fitted one after the other, each in a pass over the data of its own
-_FEWEST = 2  # passes, however many layers there are
-_BYTES = 768 << 20  # of normal equations at a time
 
 
 def calibrate(
@@ -111,7 +106,7 @@ def fitted(
     frozen = {name for name, module in model.named_modules() if model.training and not module.training}
     with torch.no_grad(), evaluating(model, *([] if original is None else [original])):
         inputs = quickest(inputs, model, *([] if original is None else [original]))
-        order = _order(model, inputs, frozen if batch_norm else None)
+        order = order_of(model, inputs, frozen if batch_norm else None)
         if original is not None:
             _fit(model, inputs, original, order, fit, progress)
         elif norms := [norm for step in order.steps for norm in step.norms] + order.tail:
@@ -121,74 +116,25 @@ def fitted(
     return model
 
 
-@dataclass
-class _Step:
-    """A factorized layer, how often a forward calls it, and the BatchNorms between the one before it and it."""
-
-    name: str
-    norms: list[str]
-    calls: int = 0
-
-
-@dataclass(frozen=True)
-class _Order:
-    """The factorized layers in the order of a forward, and the BatchNorms behind the last."""
-
-    steps: list[_Step]
-    tail: list[str]
-
-
-def _order(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> _Order:
-    """What a forward on the first batch meets, but for the norms that are `frozen`; no norms at all if that is None."""
-    steps: dict[str, _Step] = {}
-    norms: list[str] = []
-    met: set[str] = set()
-    watched = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, FactorizedConv) or (is_estimated(module) and frozen is not None and name not in frozen)
-    }
-
-    def note(name: str, call: Call) -> None:
-        if isinstance(watched[name], FactorizedConv):
-            step = steps.setdefault(name, _Step(name, norms.copy()))
-            if not step.calls:
-                norms.clear()
-            step.calls += 1
-        elif steps and name not in met:  # what is before the first factorized layer sees what it always saw
-            norms.append(name)
-            met.add(name)
-
-    with watching(watched, note, outputs=False):
-        for batch in inputs:
-            run(model, batch)
-            break
-        else:
-            raise CompressionError("the data is empty; calibration needs at least one batch of inputs.")
-    if not steps:
-        raise CompressionError("the forward meets no factorized layer; decompose() the model first.")
-    return _Order(list(steps.values()), norms)
-
-
 def _fit(
     model: nn.Module,
     inputs: Iterable[Any],
     original: nn.Module,
-    order: _Order,
+    order: Order,
     fit: Fit,
     progress: Progress,
 ) -> None:
     """Fit every layer to the original's, wave after wave, and then what is behind them."""
     matched, steps = dict(pairs(original, model)), order.steps
-    _check_reached(matched, steps)
+    check_reached(matched, steps)
     behind = [*(bool(step.norms) for step in steps[1:]), bool(order.tail)]
     fits = [
         # Only a BatchNorm behind it makes up for a mean that a layer without bias cannot have.
         LayerFit(step.name, model, matched[step.name][0], fit, centred=centred, calls=step.calls)
         for step, centred in zip(steps, behind, strict=True)
     ]
-    waves = _waves(fits)
-    *between, last = _norms_to_estimate(order, [len(wave) for wave in waves])
+    waves = waves_of(fits)
+    *between, last = norms_to_estimate(order, [len(wave) for wave in waves])
     before = Original(original, inputs, fits, {norm for norms in (*between, last) for norm in norms})
     with following(progress, len(fits), "calibrate") as step_done:
         for wave, norms in zip(waves, between, strict=True):
@@ -198,37 +144,6 @@ def _fit(
                 step_done(one.name)
     if last:
         _observe([], last, model, before, inputs)
-
-
-def _check_reached(names: Iterable[str], steps: Sequence[_Step]) -> None:
-    unseen = set(names) - {step.name for step in steps}
-    if unseen:
-        raise CompressionError(f"the model's forward never reached {', '.join(map(repr, sorted(unseen)))}.")
-
-
-def _waves(fits: Sequence[LayerFit]) -> list[list[LayerFit]]:
-    """Neighbours that are fitted in one pass: one each of few layers, more of many, by what their equations take."""
-    passes = max(_FEWEST, min(len(fits), _ALONE**2 // len(fits)))
-    most = -(-len(fits) // passes)
-    waves: list[list[LayerFit]] = []
-    for one in fits:
-        if not waves or len(waves[-1]) == most or sum(other.nbytes for other in (*waves[-1], one)) > _BYTES:
-            waves.append([])
-        waves[-1].append(one)
-    return waves
-
-
-def _norms_to_estimate(order: _Order, sizes: Sequence[int]) -> list[list[str]]:
-    """For every wave the BatchNorms whose inputs the wave before or its own layers change; at last those behind all.
-
-    What lies inside a wave is estimated twice: before its layers are fitted, and in the pass of the next one.
-    """
-    ends = [0, *(sum(sizes[: number + 1]) for number in range(len(sizes)))]
-    found, begin = [], 0
-    for start, end in pairwise(ends):
-        found.append([norm for step in order.steps[begin:end] for norm in step.norms])
-        begin = start + 1
-    return [*found, [norm for step in order.steps[begin:] for norm in step.norms] + order.tail]
 
 
 def _observe(
@@ -244,14 +159,12 @@ def _observe(
 
 def _watch(model: nn.Module, wave: Sequence[LayerFit], batch: Any) -> None:
     """One forward, up to the last call of the wave's layers; to its end without any."""
-    by_name, left = {one.name: one for one in wave}, {one.name: one.calls for one in wave}
+    by_name, countdown = {one.name: one for one in wave}, Countdown({one.name: one.calls for one in wave})
 
     def note(name: str, call: Call) -> None:
-        if left[name]:
-            left[name] -= 1
+        if countdown.take(name):
             by_name[name].take_call(call)
-        if not any(left.values()):
-            raise Reached
+        countdown.end()
 
     with watching({one.name: one.watched for one in wave}, note):
         run(model, batch)

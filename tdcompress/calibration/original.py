@@ -13,7 +13,7 @@ from tdcompress.batches import same_every_pass
 from tdcompress.calibration.batch_norm import Pooled, Reference, is_estimated
 from tdcompress.calibration.fits import LayerFit
 from tdcompress.calibration.regression import Goal
-from tdcompress.watching import Call, Reached, run, watching
+from tdcompress.watching import Call, Countdown, run, watching
 
 _BYTES = 256 << 20  # of features that are kept
 
@@ -84,23 +84,18 @@ class Original:
     ) -> Mapping[str, Sequence[Goal]]:
         """The goals of the layers, from one forward that ends where they and the norms have been seen."""
         goals: dict[str, list[Goal]] = {one.name: [] for one in fits}
-        by_name, left = {one.name: one for one in fits}, {one.name: one.calls for one in fits}
-        unseen = set(references)
-
-        def ended() -> None:
-            if not unseen and not any(left.values()):
-                raise Reached
+        by_name = {one.name: one for one in fits}
+        countdown = Countdown({**{one.name: one.calls for one in fits}, **dict.fromkeys(references, 1)})
 
         def answered(name: str, call: Call) -> None:
-            if left[name]:
-                left[name] -= 1
+            if countdown.take(name):
                 goals[name].append(by_name[name].goal(call))
-            ended()
+            countdown.end()
 
         def normalized(name: str, call: Call) -> None:
             references[name].pooled.update(call.input)
-            unseen.discard(name)
-            ended()
+            countdown.take(name)
+            countdown.end()
 
         layers = {one.name: one.dense for one in fits}
         norms = {name: reference.norm for name, reference in references.items()}

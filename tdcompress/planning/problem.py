@@ -160,8 +160,7 @@ def _plain_layers(
     model: nn.Module, request: PlanRequest, refused: Refusals
 ) -> tuple[dict[str, Any], dict[str, tuple[str, ...]], dict[str, str]]:
     """The layers to plan, as plain ones, in the model's order; which share their weight; why others are left out."""
-    selector = (lambda name, module: True) if request.layers is None else request.layers
-    selected = select_layers(model, selector, linear=True)
+    selected = select_layers(model, request.layers, linear=True)
     selected, skipped = without(model, selected, request.skip)
     places = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     selected.sort(key=lambda one: places[one[0]])

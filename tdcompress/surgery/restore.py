@@ -44,7 +44,7 @@ def restore(
     Conv2d(64, 64, kernel_size=(3, 3), stride=(1, 1))
     """
     policy = Policy(hooks=hooks)
-    selected = select_factorized(model, (lambda name, module: True) if layer is None else layer)
+    selected = select_factorized(model, layer)
     cut = cut_ties(model, selected)
     swaps: list[Swap] = []
     for name, module in selected:

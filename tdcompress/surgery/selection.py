@@ -17,7 +17,7 @@ LayerSelector = str | Sequence[str] | Callable[[str, nn.Module], bool]
 Named = tuple[str, nn.Module]
 
 
-def select_layers(model: nn.Module, layer: LayerSelector, *, linear: bool = False) -> list[Named]:
+def select_layers(model: nn.Module, layer: LayerSelector | None, *, linear: bool = False) -> list[Named]:
     """The layers to factorize that `layer` means, by name, each once.
 
     A name may mean any module that is not factorized yet. Globs and predicates pick layers of the known kinds, and
@@ -25,7 +25,7 @@ def select_layers(model: nn.Module, layer: LayerSelector, *, linear: bool = Fals
 
     Args:
         model: where to look.
-        layer: see `decompose`.
+        layer: see `decompose`; None for all.
         linear: whether globs and predicates pick layers whose weight is a matrix too: linear layers and embeddings.
 
     Raises:
@@ -48,8 +48,8 @@ def select_layers(model: nn.Module, layer: LayerSelector, *, linear: bool = Fals
     return selected
 
 
-def select_factorized(model: nn.Module, layer: LayerSelector) -> list[tuple[str, FactorizedConv]]:
-    """The factorized layers that `layer` means, by name, each once.
+def select_factorized(model: nn.Module, layer: LayerSelector | None) -> list[tuple[str, FactorizedConv]]:
+    """The factorized layers that `layer` means, by name, each once; all of them for None.
 
     Raises:
         CompressionError: a name does not exist or its layer is not factorized, or nothing is matched.
@@ -64,7 +64,11 @@ def select_factorized(model: nn.Module, layer: LayerSelector) -> list[tuple[str,
     return selected  # type: ignore[return-value]
 
 
-def _select(model: nn.Module, layer: LayerSelector, noun: str, candidates: Sequence[Named]) -> list[Named]:
+def _select(model: nn.Module, layer: LayerSelector | None, noun: str, candidates: Sequence[Named]) -> list[Named]:
+    if layer is None:
+        if not candidates:
+            raise CompressionError(f"there is no {noun} in the model.")
+        return list(candidates)
     if isinstance(layer, nn.Module) or not isinstance(layer, str | Iterable | Callable):
         raise CompressionError(
             f"layer must be a name, a glob, a list of those, or a predicate, got a {type(layer).__name__}; "

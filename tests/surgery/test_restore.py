@@ -43,7 +43,7 @@ def test_selected_layers_only_and_the_model_itself():
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (None, "the predicate picks no factorized layer; there are none in it"),
+        (None, "there is no factorized layer in the model"),
         ("0", "layer '0': Conv2d is not factorized; none in it are"),
         ("nowhere", "the model has no layer 'nowhere'"),
         ("*", "matches no factorized layer"),
