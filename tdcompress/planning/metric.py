@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from tdcompress.fisher import fisher_factors
 from tdcompress.layers import FactorizedConv
 from tdcompress.layers.kinds import weight_of
 from tdcompress.layers.request import Request
 from tdcompress.methods import get_method
-from tdcompress.metrics import approximation_errors, get_metrics, weight_errors
+from tdcompress.metrics import get_metrics, weight_errors
+from tdcompress.metrics.alternatives import alternative_errors
+from tdcompress.metrics.approximation import foreseen_errors
 from tdcompress.planning.options import Option, with_metric
 from tdcompress.planning.problem import PREDICTED, PlanningProblem
-from tdcompress.surgery import decompose
 
 # Curves have ‖W − Ŵ‖ / ‖W‖, the first of these. For inputs x with E xxᵀ = LLᵀ the features lose E‖(W − Ŵ)x‖², which is
 # ‖WL − ŴL‖²: as the curve of the whitened kernel WL it is the second. With what the output makes of the features it is
@@ -20,7 +22,7 @@ from tdcompress.surgery import decompose
 _READ_OFF = ("relative_weights", "relative_features", PREDICTED)
 
 
-Measure = Callable[[PlanningProblem, str, Option], float]  # the error of a layer's option
+Measure = Callable[[PlanningProblem, str, Sequence[Option]], list[float]]  # the errors of some options of a layer
 
 
 def with_errors(problem: PlanningProblem, curves: Mapping[str, list[Option]]) -> dict[str, list[Option]]:
@@ -34,33 +36,33 @@ def with_errors(problem: PlanningProblem, curves: Mapping[str, list[Option]]) ->
     return {name: with_metric(curve, partial(measure, problem, name)) for name, curve in curves.items()}
 
 
-def _on_data(problem: PlanningProblem, name: str, option: Option) -> float:
-    model, inputs, request = problem.model, problem.inputs, problem.request
-    assert inputs is not None
+def _on_data(problem: PlanningProblem, name: str, options: Sequence[Option]) -> list[float]:
+    """In one pass over the data for all of them."""
+    request = problem.request
+    assert problem.inputs is not None
     assert isinstance(request.metric, str)
-    trial = decompose(
-        model,
-        name,
-        option.method,
-        rank=option.rank,
-        axes=option.axes,
-        solver=request.options[option.method],
-        seed=request.seed,
-        progress=False,
-    )
-    return approximation_errors(model, trial, [request.metric], inputs, logits=request.logits)[name][request.metric]
+    (metric,) = get_metrics(request.metric)
+    layers = [_factorized(problem, name, option) for option in options]
+    if metric.foreseen:
+        factors = fisher_factors(problem.model, problem.inputs, name, logits=request.logits, progress=False)[name]
+        return [foreseen_errors(problem.convs[name], one, factors, [metric])[metric.name] for one in layers]
+    return alternative_errors(problem.model, name, layers, metric, problem.inputs, request.logits)
 
 
-def _on_weights(problem: PlanningProblem, name: str, option: Option) -> float:
+def _on_weights(problem: PlanningProblem, name: str, options: Sequence[Option]) -> list[float]:
     assert isinstance(problem.request.metric, str)
     (metric,) = get_metrics(problem.request.metric)
-    return weight_errors(problem.convs[name], _factorized(problem, name, option), [metric])[metric.name]
+    layers = (_factorized(problem, name, option) for option in options)
+    return [weight_errors(problem.convs[name], layer, [metric])[metric.name] for layer in layers]
 
 
-def _by_function(problem: PlanningProblem, name: str, option: Option) -> float:
+def _by_function(problem: PlanningProblem, name: str, options: Sequence[Option]) -> list[float]:
     assert callable(problem.request.metric)
-    weights = weight_of(problem.convs[name]), _factorized(problem, name, option).weight
-    return float(problem.request.metric(*(weight.detach().double() for weight in weights)))
+    errors = []
+    for option in options:
+        weights = weight_of(problem.convs[name]), _factorized(problem, name, option).weight
+        errors.append(float(problem.request.metric(*(weight.detach().double() for weight in weights))))
+    return errors
 
 
 def _factorized(problem: PlanningProblem, name: str, option: Option) -> FactorizedConv:

@@ -72,19 +72,25 @@ def options_of(conv: Any, methods: Mapping[str, Options], whitening: Whitening |
     return [*smaller, Option(DENSE, (), (), spec.numel, 0.0)]
 
 
-def with_metric(options: Sequence[Option], measure: Callable[[Option], float]) -> list[Option]:
+def with_metric(options: Sequence[Option], measure: Callable[[Sequence[Option]], Sequence[float]]) -> list[Option]:
     """The same options with another error, computed at a few points of every method's curve and interpolated.
 
     Args:
         options: with their relative errors.
-        measure: the metric of an option, by decomposing.
+        measure: the metric of some options, by decomposing; called once.
     """
     measured = [replace(option, error=0.0) for option in options if option.method == DENSE]
-    for method, axes in dict.fromkeys((option.method, option.axes) for option in options if option.method != DENSE):
-        curve = sorted((o for o in options if (o.method, o.axes) == (method, axes)), key=lambda o: (o.error, o.rank))
-        places = sorted({round(place) for place in np.linspace(0, len(curve) - 1, _MEASURED)})
-        known = np.array([max(curve[place].error, 1e-9) for place in places])
-        values = np.array([max(measure(curve[place]), 1e-12) for place in places])
+    curves: dict[tuple[str, Axes], list[Option]] = {}
+    for option in sorted((one for one in options if one.method != DENSE), key=lambda one: (one.error, one.rank)):
+        curves.setdefault((option.method, option.axes), []).append(option)
+    tried = [
+        [curve[place] for place in sorted({round(at) for at in np.linspace(0, len(curve) - 1, _MEASURED)})]
+        for curve in curves.values()
+    ]
+    errors = iter(measure([option for some in tried for option in some]))
+    for curve, some in zip(curves.values(), tried, strict=True):
+        known = np.array([max(option.error, 1e-9) for option in some])
+        values = np.array([max(next(errors), 1e-12) for _ in some])
         for option in curve:
             at = np.interp(math.log(max(option.error, 1e-9)), np.log(known), np.log(values))
             measured.append(replace(option, error=float(np.exp(at))))
