@@ -11,9 +11,10 @@ from examples.paper.models import GaripovNet
 from tdcompress.decompositions import TTOptions, TuckerOptions, cp, tensor_train, tucker
 from tdcompress.decompositions.als import Sweep, start
 from tdcompress.decompositions.extrapolation import Run
+from tests.layers.strategies import for_kernels
 
 CHECKPOINT = Path(__file__).parents[1] / "examples" / "paper" / "checkpoints" / "garipovnet_fmnist.safetensors"
-METHODS = ["cp", "tucker", "tt"]
+METHODS = for_kernels()
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ class Row:
     Attributes:
         procedure: how the budget was spent.
         ratio: the share of the layers' weights to remove.
+        seed: that decided which images were taken for calibration; 0 in tables from before it was noted.
         accuracy: on the test images, in [0, 1].
         fine_tuned: the same after a short fine-tuning; empty if there was none.
         parameters: of the whole network.
@@ -62,6 +63,7 @@ class Row:
 
     procedure: str
     ratio: float
+    seed: int
     accuracy: float
     fine_tuned: float | str
     parameters: int
@@ -71,7 +73,7 @@ class Row:
     seconds: float
 
 
-def measure(task: Task, splits: Splits, procedure: str, ratio: float, recipe: Recipe | None) -> Row:
+def measure(task: Task, splits: Splits, procedure: str, ratio: float, recipe: Recipe | None, *, seed: int = 0) -> Row:
     """Compress in one way, and evaluate on the test images."""
     start = time.perf_counter()
     model = PROCEDURES[procedure](task, ratio)
@@ -91,6 +93,7 @@ def measure(task: Task, splits: Splits, procedure: str, ratio: float, recipe: Re
     return Row(
         procedure,
         ratio,
+        seed,
         round(accuracy, 4),
         tuned,
         costs.parameters[1],
@@ -118,15 +121,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = _read(table)
     for ratio in options.ratios:
         for procedure in options.procedures:
-            if any(row["procedure"] == procedure and float(row["ratio"]) == ratio for row in rows):
+            key = (procedure, ratio, options.seed)
+            if any((row["procedure"], float(row["ratio"]), int(row["seed"])) == key for row in rows):
                 continue
             recipe = None if options.no_finetune else _FINE_TUNING[preset.name]
-            row = vars(measure(task, splits, procedure, ratio, recipe))
+            row = vars(measure(task, splits, procedure, ratio, recipe, seed=options.seed))
             print(*(f"{value}" for value in row.values()), sep="\t", flush=True)
             rows.append({name: str(value) for name, value in row.items()})
             _write(table, rows)
-    (folder / "table.md").write_text(_markdown(rows, dense), encoding="utf-8")
-    draw(rows, dense, folder / "accuracy.png")
+    shown = [row for row in rows if int(row["seed"]) == options.seed]
+    (folder / "table.md").write_text(_markdown(shown, dense), encoding="utf-8")
+    draw(shown, dense, folder / "accuracy.png")
     print(f"{table}, table.md, accuracy.png")
 
 
@@ -134,7 +139,7 @@ def _read(table: Path) -> list[dict[str, str]]:
     if not table.exists():
         return []
     with table.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [{"seed": "0", **row} for row in csv.DictReader(file)]
 
 
 def _write(table: Path, rows: Sequence[dict[str, str]]) -> None:

@@ -166,7 +166,7 @@ SECTIONS: dict[str, Callable[[bool], str]] = {
 def _heading() -> str:
     machine = f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
     versions = f"torch {torch.__version__.partition('+')[0]}, tensorly {tensorly.__version__}"
-    return f"Measured on {machine}, {versions}, in one run."
+    return f"Measured on {machine}, {versions}."
 
 
 def headline(quick: bool) -> list[Cost]:

@@ -57,6 +57,19 @@ def test_noise_alone_has_rank_zero():
     assert vbmf_rank(torch.randn(50, 300, generator=torch.Generator().manual_seed(0))) == 0
 
 
+def test_rows_of_another_seed_are_computed_and_those_from_before_seeds_were_noted_are_of_seed_zero(tmp_path):
+    command = ["digits", "--output", str(tmp_path), "--ratios", "0.5", "--no-finetune", "--procedures", "uniform CP"]
+    main(command)
+    table = tmp_path / "results.csv"
+    (names, values) = (line.split(",") for line in table.read_text().splitlines())
+    place = names.index("seed")
+    table.write_text("\n".join(",".join(line[:place] + line[place + 1 :]) for line in (names, values)) + "\n")
+    main([*command, "--seed", "1"])
+    main(command)
+    header, *rows = (line.split(",") for line in table.read_text().splitlines())
+    assert [row[header.index("seed")] for row in rows] == ["0", "1"]
+
+
 def test_one_run_writes_table_and_picture_and_goes_on(tmp_path, capsys):
     command = ["digits", "--output", str(tmp_path), "--ratios", "0.5", "--no-finetune", "--procedures"]
     main([*command, "uniform CP"])
