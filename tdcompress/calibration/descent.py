@@ -19,6 +19,8 @@ from tdcompress.errors import CompressionError
 from tdcompress.outputs import Logits
 from tdcompress.progress import Progress, following
 
+_LEAST_SIZE = 1e-2  # of a parameter, to which its learning rate is relative
+
 
 class Judge:
     """Says how far a model is from the original on what is held out.
@@ -34,13 +36,13 @@ class Judge:
         self._listener = Listener((), logits, autocast=False)
         self._teacher = Teacher(original, self._listener)
 
-    def change(self, model: nn.Module) -> float:
-        """The number, see `distillation_loss.Change`; infinite if the model's output is not finite."""
-        found = Change()
+    def change(self, model: nn.Module) -> Change:
+        """How far it is."""
         with torch.no_grad():
-            for number, piece in enumerate(self._held_out):
-                found.add(self._teacher.says(piece, number).output, self._listener.hear(model, piece).output)
-        return found.value if math.isfinite(found.value) else math.inf
+            return Change.of(
+                (self._teacher.says(piece, number).output, self._listener.hear(model, piece).output)
+                for number, piece in enumerate(self._held_out)
+            )
 
 
 class Best:
@@ -51,17 +53,30 @@ class Best:
         state: its state then.
     """
 
-    def __init__(self, model: nn.Module, change: float) -> None:
-        self.change, self.state = change, _copied(model)
+    def __init__(self, model: nn.Module, change: Change) -> None:
+        self._given = self.change = change
+        self.state = _copied(model)
 
-    def offer(self, model: nn.Module, change: float) -> bool:
+    def offer(self, model: nn.Module, change: Change) -> bool:
         """Take the model's state if it is nearer now, and say whether it was."""
-        if not change < self.change:
+        if not change.value < self.change.value:
             return False
+        self._take(model, change)
+        return True
+
+    def offer_last(self, model: nn.Module, change: Change) -> None:
+        """Take the state that the descent has come to, unless it is clearly farther.
+
+        The least of many numbers that waver is partly luck, and a network that is still in motion; that the last one is
+        as good within one standard error is enough (the rule of Breiman, Friedman, Olshen & Stone 1984).
+        """
+        if change.value < self._given.value and change.is_within_noise_of(self.change):
+            self._take(model, change)
+
+    def _take(self, model: nn.Module, change: Change) -> None:
         # Copied first: an interruption leaves either the one or the other.
         state = _copied(model)
         self.change, self.state = change, state
-        return True
 
 
 def _copied(model: nn.Module) -> dict[str, Any]:
@@ -106,11 +121,14 @@ class Descent:
             for number in range(options.passes):
                 for key, piece in self.lessons.shuffled(self.generator):
                     steps.down(self._loss(key, piece), number)
-                changes.append(judge.change(self.model))
-                waited = 0 if best.offer(self.model, changes[-1]) else waited + 1
-                step(f"pass {number + 1}, {changes[-1]:.4g} from the original")
+                change = judge.change(self.model)
+                changes.append(change.value)
+                waited = 0 if best.offer(self.model, change) else waited + 1
+                step(f"pass {number + 1}, {change.value:.4g} from the original")
                 if waited == options.patience:
                     break
+            else:
+                best.offer_last(self.model, change)
         return tuple(changes)
 
     def _loss(self, key: Key, piece: Any) -> Tensor:
@@ -139,7 +157,9 @@ class _Steps:
         if not self._parameters:
             raise CompressionError("no parameter of the model requires a gradient, so there is nothing to train.")
         self._trained = [_in_float32(parameter) for parameter in self._parameters]
-        self._optimizer = torch.optim.Adam(self._trained, lr=options.learning_rate)
+        # Relative to the size of each parameter: a rate for all would change small stages much and large ones little.
+        self._sizes = [max(float(one.detach().square().mean().sqrt()), _LEAST_SIZE) for one in self._trained]
+        self._optimizer = torch.optim.Adam([{"params": [one]} for one in self._trained], lr=options.learning_rate)
 
     def down(self, loss: Tensor, number: int) -> None:
         """One step, in the pass of that number."""
@@ -154,8 +174,9 @@ class _Steps:
                 f"the loss ran away in pass {number + 1}: it is {float(loss.detach()):.4g}, and the norm of its "
                 f"gradient {float(norm):.4g}; lower learning_rate, which is {self._options.learning_rate:.4g}."
             )
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._options.learning_rate_at(self._done / self._total)
+        rate = self._options.learning_rate_at(self._done / self._total)
+        for group, size in zip(self._optimizer.param_groups, self._sizes, strict=True):
+            group["lr"] = rate * size
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._done += 1

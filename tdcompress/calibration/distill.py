@@ -33,6 +33,7 @@ class DistillationResult:
         before: of the model as it was given.
         calibrated: after the local fit; None if there was none.
         passes: after each pass.
+        after: of `model`.
         seconds: what all of it took.
     """
 
@@ -40,13 +41,8 @@ class DistillationResult:
     before: float
     calibrated: float | None
     passes: tuple[float, ...]
+    after: float
     seconds: float
-
-    @property
-    def after(self) -> float:
-        """Of `model`."""
-        local = [] if self.calibrated is None else [self.calibrated]
-        return min([self.before, *local, *self.passes])
 
     def __repr__(self) -> str:
         local = "" if self.calibrated is None else f" → {self.calibrated:.4g} calibrated"
@@ -72,8 +68,9 @@ def distill(
     First `calibrate` fits every layer in closed form or nearly so. Then all parameters that require a gradient go down
     on `distillation_loss` by Adam, on a one-cycle schedule, with clipped gradients. Both models are in evaluation mode
     all the while, so that the statistics of BatchNorm stay as the local fit left them, and nothing drops out; modes are
-    restored. A part of the data is held out; what is returned is whatever was nearest to the original on it: the model
-    after a pass, the calibrated one, or the one that was given. So it is no worse there than what was given.
+    restored. A part of the data is held out. What is returned is the model after the last pass, if it is nearer to the
+    original there than the given one and, within one standard error, as near as any; else whatever was nearest: the
+    model after some pass, the calibrated one, or the one that was given. So it is no worse there than what was given.
 
     No label is read. The original is not changed. The same seed, machine and number of threads give the same bits on
     the CPU, if the augmentation draws from PyTorch's generators alone, which are as they were afterwards.
@@ -123,11 +120,12 @@ def distill(
         model, reference = lessons.suited(model), lessons.suited(original)
         judge = Judge(lessons.held_out, reference, logits)
         best = Best(model, judge.change(model))
-        before, calibrated = best.change, None
+        before, calibrated = best.change.value, None
         if options.local is not None:
             model.load_state_dict(_local(compressed, lessons, original, options, progress))
-            calibrated = judge.change(model)
-            if not best.offer(model, calibrated):
+            change = judge.change(model)
+            calibrated = change.value
+            if not best.offer(model, change):
                 model.load_state_dict(best.state)
         listener = Listener(features, logits, options.autocast)
         descent = Descent(model, lessons, Teacher(reference, listener), listener, options, generator)
@@ -139,7 +137,7 @@ def distill(
             raise
     found = compressed if inplace else copy.deepcopy(compressed)
     found.load_state_dict(best.state)
-    return DistillationResult(found, before, calibrated, changes, time.perf_counter() - start)
+    return DistillationResult(found, before, calibrated, changes, best.change.value, time.perf_counter() - start)
 
 
 def _features(model: nn.Module, original: nn.Module, options: DistillationOptions) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ from tdcompress.errors import CompressionError
 from tdcompress.outputs import Logits, Output, read_output
 
 
-def distillation_loss(output: Any, target: Any, *, temperature: float = 4.0, logits: Logits = None) -> Tensor:
+def distillation_loss(output: Any, target: Any, *, temperature: float = 2.0, logits: Logits = None) -> Tensor:
     """The loss that `distill` goes down on, for a training loop of your own.
 
     For logits, the mean over all predictions of T² · KL(softmax(target / T) ‖ softmax(output / T)), in nats (Hinton,
@@ -64,31 +66,44 @@ def squared_change(target: Tensor, output: Tensor) -> Tensor:
     return (output - target).square().sum() / torch.where(size > 0, size, torch.ones_like(size))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Change:
-    """How far a model is from the original, over many batches: the mean KL divergence of logits in nats, at temperature
-    1, or Σ (output − target)² / Σ target² of other values.
+    """How far a model is from the original: the mean KL divergence of logits in nats, at temperature 1, or
+    Σ (output − target)² / Σ target² of other values.
+
+    Attributes:
+        parts: what each prediction has in it, (rows,), in float64.
     """  # noqa: D205, one sentence
 
-    above: float = 0.0
-    below: float = 0.0
+    parts: Tensor
 
-    def add(self, target: Output, output: Output) -> None:
-        """Count a batch in."""
-        _check_alike(target, output)
-        before, after = target.values.double(), output.values.double()
-        if target.are_logits:
-            first, second = before.log_softmax(1), after.log_softmax(1)
-            self.above += float((first.exp() * (first - second)).sum())
-            self.below += len(before)
-        else:
-            self.above += float((after - before).square().sum())
-            self.below += float(before.square().sum())
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[Output, Output]]) -> Change:
+        """Over many batches of targets and outputs."""
+        changes, sizes = [], []
+        for target, output in pairs:
+            _check_alike(target, output)
+            before, after = target.values.double(), output.values.double()
+            if target.are_logits:
+                first, second = before.log_softmax(1), after.log_softmax(1)
+                changes.append((first.exp() * (first - second)).sum(1))
+                sizes.append(torch.ones_like(changes[-1]))
+            else:
+                changes.append((after - before).square().sum(1))
+                sizes.append(before.square().sum(1))
+        size = torch.cat(sizes).sum()
+        return cls(torch.cat(changes) / torch.where(size > 0, size, torch.ones_like(size)))
 
     @property
     def value(self) -> float:
-        """The quotient; NaN or infinite where an output was."""
-        return max(self.above / self.below, 0.0) if self.below else self.above
+        """The number; infinite where an output was not finite."""
+        found = float(self.parts.sum())
+        return max(found, 0.0) if math.isfinite(found) else math.inf
+
+    def is_within_noise_of(self, other: Change) -> bool:
+        """Whether it is at most one standard error of their paired difference above another, on the same data."""
+        apart = self.parts - other.parts
+        return bool(apart.sum() <= apart.std(correction=0) * math.sqrt(len(apart)))
 
 
 def _check_alike(target: Output, output: Output) -> None:

@@ -17,8 +17,9 @@ class DistillationOptions:
 
     Attributes:
         passes: over the training part of the data. More of them help much where much is missing.
-        learning_rate: of Adam, the highest of a one-cycle schedule, which rises for a fifth of the steps and falls to 0
-            along a cosine.
+        learning_rate: of Adam, relative to the root mean square of each parameter, so that it does not matter how
+            stages share the size of their product; the highest of a one-cycle schedule, which rises for a fifth of the
+            steps and falls to 0 along a cosine.
         batch_size: samples in a step, at most; larger batches are cut, smaller ones are taken as they are.
         temperature: by which logits are divided before they are compared (Hinton, Vinyals & Dean 2015).
         local: what `calibrate` fits first, layer by layer; None to start from the model as it is.
@@ -37,9 +38,9 @@ class DistillationOptions:
     """
 
     passes: int = 60
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-2
     batch_size: int = 50
-    temperature: float = 4.0
+    temperature: float = 2.0
     local: Fit | None = "all"
     features: str | Sequence[str] | None = None
     features_weight: float = 1.0
