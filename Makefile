@@ -35,12 +35,13 @@ lint: $(READY)  ## style, types, import directions
 bench: $(READY)  ## error, time and memory beside the peers
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
-docs: $(READY)  ## the documentation, into docs/_build/html
-	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+docs: $(READY)  ## the documentation, with its gallery run anew, into docs/_build/html
+	@rm -rf docs/api
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html $(ARGS) docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 fuzz: $(READY)  ## 10 000 wrong files for everything that reads files
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) docs/_build docs/api results
+	rm -rf $(VENV) docs/_build docs/api docs/gallery results

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 
 import tdcompress
+from tdcompress.layers import FactorizedConv
+from tdcompress.layers.method import Method
 from tdcompress.methods import METHODS
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "tdcompress"
 author = "the tdcompress authors"
@@ -25,9 +32,16 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "study", "benchmarks"]  # folders of tables and figures that pages include
+exclude_patterns = ["_build", "gallery/used", "study", "benchmarks", "which"]  # what pages include, and what is made
+_EXAMPLES = Path(__file__).parents[1] / "examples" / "gallery"
+exclude_patterns += [  # pages that an earlier build made of an example that is not there any more
+    f"gallery/{page.name}"
+    for page in (Path(__file__).parent / "gallery").glob("plot_*.rst")
+    if not (_EXAMPLES / f"{page.stem}.py").exists()
+]
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 
@@ -47,7 +61,16 @@ autosummary_filename_map = {
     for name in tdcompress.__all__
     if name.islower() and name.capitalize() in tdcompress.__all__
 }
-autosummary_context = {"stacks": ["FactorizedConv", *(method.__name__ for method in METHODS.values())]}
+# A page of a layer has what users call; what a method fills in is on that of `Method` and in the guide to extending.
+_STACKS = [FactorizedConv, *METHODS.values()]
+_filled_in = {"extra_repr", "form", "forms", "group_forms", "of_form", "of_forms", *vars(Method)}
+for _base in {base for stack in _STACKS for base in stack.__mro__ if issubclass(base, FactorizedConv)} - {*_STACKS}:
+    _filled_in.update(vars(_base))
+_filled_in -= {"rank", "weight"}
+autosummary_context = {
+    "stacks": [stack.__name__ for stack in _STACKS],
+    "filled_in": ", ".join(sorted(name for name in _filled_in if not name.startswith("_"))),
+}
 
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3", None),
@@ -70,12 +93,34 @@ _PRIVATE_MODULES = {  # where classes are defined -> where their documentation h
     "pandas.core.frame.DataFrame": "pandas.DataFrame",
 }
 
+sphinx_gallery_conf = {
+    "examples_dirs": str(_EXAMPLES),
+    "gallery_dirs": "gallery",
+    "filename_pattern": "plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "write_computation_times": False,
+    "backreferences_dir": "gallery/used",
+    "doc_module": ("tdcompress",),
+    "image_scrapers": ("matplotlib", "figures"),
+    "ignore_repr_types": "matplotlib",
+    "min_reported_time": 10**6,  # how long an example takes depends on the machine
+}
+
+# Of torch.onnx about torch; no example can do anything about it.
+warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
 html_title = "tdcompress"
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+pygments_dark_style = "github-dark"
 
 _CODE = re.compile(r"`([^`]+)`")
 _ALIAS = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")  # how Sphinx writes an alias inside another type
