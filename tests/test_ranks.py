@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import tdcompress as td
 from tdcompress import CompressionError, ranks
 from tdcompress.decompositions import TuckerOptions, tensor_train, tensor_train_limits, tucker
+from tests.drawing import cases
 
 PUBLISHED = Path(__file__).parents[1] / "examples" / "paper" / "published" / "ranks.csv"
 
@@ -25,6 +26,7 @@ def random(shape, seed=0):
     return torch.randn(shape, generator=generator, dtype=torch.float64) * decay
 
 
+@cases(1000)
 @given(numel=st.integers(1, 10**7), ratio=st.floats(1e-6, 1 - 1e-6))
 def test_a_budget_never_exceeds_its_share_and_uses_it(numel, ratio):
     budget = ranks.parameter_budget(numel, ratio)

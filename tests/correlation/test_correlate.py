@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tdcompress.correlation import Correlation, KendallTau, correlate, kendall_tau
 from tdcompress.errors import CompressionError
+from tests.drawing import cases
 
 
 def brute_force_s(x, y):
@@ -126,17 +127,20 @@ class TestKendallTau:
     def test_huge_and_tiny_values(self):
         assert kendall_tau([-1.7e308, 5e-324, 0, 1.7e308], [1, 3, 2, 4]).tau == 1
 
+    @cases(500)
     @given(pairs, variants)
     def test_symmetric(self, points, variant):
         x, y = zip(*points, strict=True)
         assert tau_or_nan(x, y, variant) == pytest.approx(tau_or_nan(y, x, variant), rel=1e-12, nan_ok=True)
 
+    @cases(500)
     @given(pairs, variants)
     def test_antisymmetric(self, points, variant):
         x, y = zip(*points, strict=True)
         tau, negated = tau_or_nan(x, y, variant), tau_or_nan(x, [-value for value in y], variant)
         np.testing.assert_array_equal(tau, -negated)
 
+    @cases(500)
     @given(pairs, variants)
     @pytest.mark.parametrize(
         "increasing",
@@ -148,6 +152,7 @@ class TestKendallTau:
         mapped = [increasing(value) for value in x]
         np.testing.assert_array_equal(tau_or_nan(mapped, y, variant), tau_or_nan(x, y, variant))
 
+    @cases(500)
     @given(pairs, variants)
     def test_bounds(self, points, variant):
         x, y = zip(*points, strict=True)
@@ -159,6 +164,7 @@ class TestKendallTau:
         assert 0 <= result.p_value <= 1
         assert result.n == len(points)
 
+    @cases(500)
     @given(pairs)
     def test_both_variants_come_from_the_same_count(self, points):
         x, y = zip(*points, strict=True)

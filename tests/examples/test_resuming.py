@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import subprocess
@@ -38,14 +39,20 @@ def dies_after(steps, monkeypatch):
     monkeypatch.setattr(training, "_batches", cut)
 
 
+@functools.cache
+def trained(build, recipe):
+    """A network that was trained without an interruption, and how."""
+    model = seeded(build, seed=0)
+    return model, train(model, digits(), recipe, seed=3)
+
+
 @pytest.mark.parametrize(  # ten steps are an epoch
     ("build", "recipe", "steps"),
     [*((DigitsNet, ADAM, steps) for steps in (1, 7, 10, 14, 29)), *((digits_resnet, SGD, steps) for steps in (7, 14))],
 )
 def test_an_interrupted_training_ends_bit_for_bit_like_another(build, recipe, steps, tmp_path, monkeypatch):
     splits, file = digits(), tmp_path / "new" / "training.safetensors"
-    whole = seeded(build, seed=0)
-    expected = train(whole, splits, recipe, seed=3)
+    whole, expected = trained(build, recipe)
     monkeypatch.setattr(resuming.Keeper, "due", lambda keeper: True)
     dies_after(steps, monkeypatch)
     with pytest.raises(KilledError):

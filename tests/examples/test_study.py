@@ -1,6 +1,8 @@
+import io
 import json
 import pickle
 import shutil
+from contextlib import redirect_stdout
 from dataclasses import replace
 
 import pandas as pd
@@ -18,6 +20,7 @@ from examples.paper.train import SETTINGS, load_checkpoint
 from examples.paper.training import evaluate
 from examples.paper.work import Calibration, Evaluation, FineTuning, Source, some
 from tdcompress.metrics import METRICS
+from tdcompress.study import export
 
 ERRORS = tuple(METRICS)
 
@@ -26,11 +29,23 @@ TINY += ["--finetune-epochs", "1", "--images", "50", "--quiet"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of a small study that ran to its end."""
-    folder = tmp_path_factory.mktemp("study") / "finished"
-    assert command.main([*TINY, "--output", str(folder)]) == 0
-    return folder
+def reported(tmp_path_factory):
+    """The folder of a small study that ran to its end, and what it printed."""
+    folder, printed = tmp_path_factory.mktemp("study") / "finished", io.StringIO()
+    with redirect_stdout(printed):
+        assert command.main([*TINY, "--output", str(folder)]) == 0
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(reported):
+    return reported[0]
+
+
+@pytest.fixture
+def briefly(monkeypatch):
+    """The command writes its table alone: words and figures take longer than so few trials."""
+    monkeypatch.setattr(command, "_report", lambda preset, output, frame, study: export(frame, output / command.TABLE))
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +106,8 @@ class TestCommand:
                 assert (part[["relative_weights", "relative_features", "decompose_seconds"]].nunique() == 2).all()
             assert part["finetuned_test_cross_entropy"].nunique() == 2
 
-    def test_it_reports(self, finished, capsys):
-        assert command.main([*TINY, "--output", str(finished)]) == 0  # nothing is left to measure
-        printed = capsys.readouterr().out
+    def test_it_reports(self, reported):
+        finished, printed = reported
         assert "2 layers × 2 methods × 2 levels × 2 runs = 16 trials" in printed
         assert "12 distinct decompositions, 16 fine-tunings" in printed
         assert "Baseline: 0.9" in printed
@@ -103,6 +117,14 @@ class TestCommand:
         for name in ("results.csv", "settings.json", "tau.md", "figure1_by_level.png", "figure5_regret.png"):
             assert (finished / name).exists()
 
+    @pytest.mark.usefixtures("briefly")
+    def test_a_finished_study_is_not_measured_again(self, finished, monkeypatch):
+        before = (finished / "results.csv").read_bytes()
+        monkeypatch.setattr(work, "train", None)
+        assert command.main([*TINY, "--output", str(finished)]) == 0
+        assert (finished / "results.csv").read_bytes() == before
+
+    @pytest.mark.usefixtures("briefly")
     def test_an_interrupted_study_goes_on_and_ends_alike(self, finished, folder, monkeypatch, capsys):
         calls = []
 
@@ -113,19 +135,21 @@ class TestCommand:
             return train(*arguments)
 
         train = work.train
-        monkeypatch.setattr(work, "train", interrupted)
-        assert command.main([*TINY, "--output", str(folder)]) == 130
+        with monkeypatch.context() as patch:
+            patch.setattr(work, "train", interrupted)
+            assert command.main([*TINY, "--output", str(folder)]) == 130
         assert "the same command goes on from here" in capsys.readouterr().err
         assert len(calls) == 6
-        monkeypatch.undo()
         assert command.main([*TINY, "--output", str(folder)]) == 0
         pd.testing.assert_frame_equal(numbers(table(folder)), numbers(table(finished)))
 
+    @pytest.mark.usefixtures("briefly")
     def test_two_processes_end_alike(self, finished, folder):
         assert command.main([*TINY, "--output", str(folder), "--workers", "2"]) == 0
         pd.testing.assert_frame_equal(numbers(table(folder)), numbers(table(finished)))
         assert json.loads((folder / "settings.json").read_text())["environment"]["workers"] == 2
 
+    @pytest.mark.usefixtures("briefly")
     def test_a_larger_grid_adds_what_is_new(self, finished, folder, monkeypatch):
         shutil.copy(finished / "study.sqlite", folder)
         calls = []
@@ -135,6 +159,7 @@ class TestCommand:
         assert len(calls) == 8
         assert len(table(folder)) == 24
 
+    @pytest.mark.usefixtures("briefly")
     def test_other_settings_are_other_trials(self, finished, folder):
         shutil.copy(finished / "study.sqlite", folder)
         options = [word for word in TINY if word not in ("--finetune-epochs", "1")]
@@ -143,6 +168,7 @@ class TestCommand:
         assert command.main([*TINY, "--output", str(folder)]) == 0
         pd.testing.assert_frame_equal(table(folder), table(finished))
 
+    @pytest.mark.usefixtures("briefly")
     def test_fresh_starts_over(self, folder, monkeypatch):
         quick = ["digits", "--layers", "conv4", "--methods", "tt", "--runs", "1", "--no-finetune", "--quiet"]
         quick += ["--output", str(folder)]
@@ -191,6 +217,7 @@ class TestCommand:
         assert command.main(wrong) == 2
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.usefixtures("briefly")
     def test_the_number_of_threads_is_put_back(self, finished):
         before = torch.get_num_threads()
         command.main([*TINY, "--output", str(finished), "--threads", str(before + 1)])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdcompress.planning.allocation import allocate, lower_hull
+from tests.drawing import cases
 
 CURVE = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 100)), min_size=1, max_size=6)
 CURVES = st.lists(CURVE, min_size=1, max_size=4)
@@ -20,6 +21,7 @@ def all_totals(curves):
     return [totals(curves, chosen) for chosen in itertools.product(*(range(len(curve)) for curve in curves))]
 
 
+@cases(1000)
 @given(CURVES, st.integers(1, 100))
 def test_a_budget_is_kept_or_impossible(curves, budget):
     chosen = allocate(curves, budget)
@@ -29,6 +31,7 @@ def test_a_budget_is_kept_or_impossible(curves, budget):
         assert totals(curves, chosen)[0] <= budget
 
 
+@cases(1000)
 @given(CURVES, st.integers(1, 100))
 def test_no_single_exchange_would_be_better(curves, budget):
     chosen = allocate(curves, budget)
@@ -39,6 +42,7 @@ def test_no_single_exchange_would_be_better(curves, budget):
             assert cost > budget or loss >= totals(curves, chosen)[1]
 
 
+@cases(1000)
 @given(CURVES, st.integers(1, 100))
 def test_on_the_hulls_nothing_of_the_same_cost_loses_less(curves, budget):
     hulls = [[curve[place] for place in lower_hull(curve)] for curve in curves]
@@ -53,6 +57,7 @@ def test_on_the_hulls_nothing_of_the_same_cost_loses_less(curves, budget):
     assert cost <= budget
 
 
+@cases(1000)
 @given(CURVE)
 def test_the_hull_is_convex_and_below_every_point(curve):
     hull = [curve[place] for place in lower_hull(curve)]

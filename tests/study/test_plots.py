@@ -18,8 +18,9 @@ def _coarse(monkeypatch):
     monkeypatch.setattr(plots, "DPI", 60)
 
 
-@pytest.mark.parametrize(("fine_tuned", "calibrated"), [(False, False), (True, False), (True, True)])
-@pytest.mark.parametrize("reference", [None, FAINT])
+@pytest.mark.parametrize(
+    ("fine_tuned", "calibrated", "reference"), [(False, False, FAINT), (True, False, FAINT), (True, True, None)]
+)
 def test_every_figure_is_drawn(tmp_path, fine_tuned, calibrated, reference):
     frame = synthetic(fine_tuned=fine_tuned, calibrated=calibrated)
     shown = performances_of(frame, "test_error")
