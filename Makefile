@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Threads that wait by spinning make each other 100 times slower where other programs want the cores too.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: study test test-full lint bench docs fuzz clean help
+.PHONY: study test test-full coverage lint bench docs fuzz clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -25,6 +25,10 @@ test: $(READY)  ## the tests and every documented example, in a few minutes
 
 test-full: $(READY)  ## the same with every combination, and ten times the drawn examples
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --full $(ARGS)
+
+coverage: $(READY)  ## which lines and branches of the package the tests run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[coverage]'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term $(ARGS)
 
 lint: $(READY)  ## style, types, import directions
 	@$(BIN)/ruff check .

@@ -16,14 +16,9 @@ import tdcompress as td
 from tdcompress import CompressionError, ranks
 from tdcompress.decompositions import TuckerOptions, tensor_train, tensor_train_limits, tucker
 from tests.drawing import cases
+from tests.tensors import falling
 
 PUBLISHED = Path(__file__).parents[1] / "examples" / "paper" / "published" / "ranks.csv"
-
-
-def random(shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    decay = torch.linspace(1, 0.05, shape[1]).view(1, -1, *[1] * (len(shape) - 2))
-    return torch.randn(shape, generator=generator, dtype=torch.float64) * decay
 
 
 @cases(1000)
@@ -66,7 +61,7 @@ def test_the_rule_gives_every_cp_and_tucker_rank_that_the_paper_printed():
 
 
 def test_costs_are_the_number_of_parameters_of_the_factors():
-    kernel = random((6, 5, 3, 2))
+    kernel = falling((6, 5, 3, 2))
     found = tucker(kernel, (4, 3), modes=(0, 1))
     numbers = found.core.numel() + sum(factor.numel() for factor in found.factors.values())
     assert ranks.tucker_parameters(kernel.shape, (4, 3)) == numbers
@@ -77,7 +72,7 @@ def test_costs_are_the_number_of_parameters_of_the_factors():
 @pytest.mark.parametrize("shape", [(9, 7, 3, 2), (8, 8, 3), (10, 6), (5, 1, 3, 3)])
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.8])
 def test_the_tucker_rank_is_the_best_truncated_hosvd_within_the_budget(shape, kept):
-    kernel = random(shape)
+    kernel = falling(shape)
     budget = int(kernel.numel() * kept)
 
     def lost(rank):
@@ -99,7 +94,7 @@ def test_the_tucker_rank_is_the_best_truncated_hosvd_within_the_budget(shape, ke
 
 @pytest.mark.parametrize("kept", [0.2, 0.4, 0.6])
 def test_of_several_tucker_ranks_the_one_that_hooi_likes_best_is_taken(kept):
-    kernel = random((24, 16, 3, 3))
+    kernel = falling((24, 16, 3, 3))
     budget = int(kernel.numel() * kept)
     lost = []
     for candidates in (1, 3, 7):
@@ -113,7 +108,7 @@ def test_of_several_tucker_ranks_the_one_that_hooi_likes_best_is_taken(kept):
 @pytest.mark.parametrize("shape", [(7, 6, 3, 2), (8, 8, 3), (10, 6), (4, 3, 2, 2, 2)])
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.8])
 def test_the_tt_ranks_fit_and_the_best_of_them_is_near_the_best_of_all(shape, kept):
-    kernel = random(shape)
+    kernel = falling(shape)
     budget = int(kernel.numel() * kept)
     sizes = (shape[1], *shape[2:], shape[0])
 
@@ -134,7 +129,7 @@ def test_the_tt_ranks_fit_and_the_best_of_them_is_near_the_best_of_all(shape, ke
 
 
 def test_a_rank_is_shared_by_the_groups_and_chosen_for_all_of_them():
-    plain, steep = random((8, 8, 3, 3)), random((8, 8, 3, 3), seed=1) * torch.linspace(1, 0, 8)[:, None, None, None]
+    plain, steep = falling((8, 8, 3, 3)), falling((8, 8, 3, 3), seed=1) * torch.linspace(1, 0, 8)[:, None, None, None]
     options = TuckerOptions()
     together = ranks.tucker_ranks(torch.stack([plain, 100 * steep]), 250, options)
     assert together == ranks.tucker_ranks(steep[None], 250, options)  # the group with all the energy decides

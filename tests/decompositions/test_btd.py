@@ -13,12 +13,9 @@ from tdcompress.decompositions import BTDOptions, block_sweeps, btd, btd_limits,
 from tdcompress.decompositions.block_sweeps import BlockSweep, orthogonal_blocks
 from tdcompress.decompositions.extrapolation import Run
 from tests.drawing import cases
+from tests.tensors import random
 
 SHAPES = [(6, 4, 3), (8, 6, 3, 3), (6, 5), (5, 1, 3, 3), (1, 4, 3), (1, 1, 1), (4, 5, 2, 2, 2), (3, 2, 25)]
-
-
-def random(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def summed(found):

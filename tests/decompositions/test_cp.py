@@ -12,12 +12,9 @@ from tdcompress.decompositions.algebra import mode_dot
 from tdcompress.decompositions.als import Sweep, start
 from tdcompress.decompositions.extrapolation import Run
 from tests.drawing import cases
+from tests.tensors import random
 
 SHAPES = [(6, 5, 3, 3), (4, 7, 3), (5, 1, 3, 3), (8, 3), (3, 4, 2, 3, 2), (1, 1, 1)]
-
-
-def random(shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

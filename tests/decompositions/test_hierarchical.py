@@ -12,10 +12,7 @@ from tdcompress import CompressionError
 from tdcompress.decompositions import HTOptions, hierarchical_tucker, hierarchical_tucker_limits, tucker
 from tdcompress.decompositions.algebra import squared_singular_values, unfold
 from tests.drawing import cases
-
-
-def random(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.tensors import random
 
 
 @pytest.mark.parametrize(

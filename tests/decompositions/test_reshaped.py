@@ -23,10 +23,7 @@ from tdcompress.decompositions import (
 )
 from tdcompress.decompositions.algebra import relative_error
 from tests.drawing import cases
-
-
-def random(rows, columns, seed=0):
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.tensors import random
 
 
 @st.composite
@@ -97,7 +94,7 @@ def tails(values):  # (…, values) -> one more
 @given(shape=reshapes(), seed=st.integers(0, 99))
 @cases(50)
 def test_kronecker_loses_the_tail_of_van_loans_rearrangement_and_nothing_at_the_full_rank(shape, seed):
-    matrix = random(*shape.shape, seed)
+    matrix = random(shape.shape, seed)
     expected = tails(torch.linalg.svdvals(rearranged(matrix, shape)))
     for rank in range(1, kronecker_limit(shape) + 1):
         found = kronecker(matrix, rank, shape)
@@ -108,7 +105,7 @@ def test_kronecker_loses_the_tail_of_van_loans_rearrangement_and_nothing_at_the_
 
 
 def test_kronecker_is_a_sum_of_numpys_products_of_which_strides_are_a_permutation():
-    matrix, shape = random(6, 20), ((2, 3), (5, 4))
+    matrix, shape = random((6, 20)), ((2, 3), (5, 4))
     found = kronecker(matrix, 4, shape)
     products = sum(np.kron(a, b) for a, b in zip(found.left.numpy(), found.right.numpy(), strict=True))
     assert np.allclose(products, found.to_dense().numpy(), atol=1e-12)
@@ -121,7 +118,7 @@ def test_kronecker_is_a_sum_of_numpys_products_of_which_strides_are_a_permutatio
 @given(shape=reshapes(cores=(2, 3, 4)), data=st.data(), seed=st.integers(0, 99))
 @cases(60)
 def test_ttm_keeps_the_bound_of_its_unfoldings_and_is_exact_at_the_full_ranks(shape, data, seed):
-    matrix = random(*shape.shape, seed)
+    matrix = random(shape.shape, seed)
     tensor = shape.to_tensor(matrix).reshape(shape.sizes)
     rank, bound = [], 0.0
     for bond, limit in enumerate(ttm_limits(shape), start=1):
@@ -136,7 +133,7 @@ def test_ttm_keeps_the_bound_of_its_unfoldings_and_is_exact_at_the_full_ranks(sh
 
 
 def test_ttm_is_what_tensorly_finds_and_with_two_cores_the_sum_of_kronecker_products():
-    matrix, rows, columns = random(24, 30), (2, 3, 4), (5, 3, 2)
+    matrix, rows, columns = random((24, 30)), (2, 3, 4), (5, 3, 2)
     found = ttm(matrix, (4, 5), (rows, columns), solver=TTMOptions(max_iter=0))
     theirs = tensor_train_matrix(matrix.reshape(*rows, *columns).numpy(), [1, 4, 5, 1])
     assert np.allclose(theirs.to_tensor().reshape(24, 30), found.to_dense().numpy(), atol=1e-9)
@@ -147,7 +144,7 @@ def test_ttm_is_what_tensorly_finds_and_with_two_cores_the_sum_of_kronecker_prod
 @given(shape=reshapes(), seed=st.integers(0, 99))
 @cases(50)
 def test_blocks_are_the_best_of_their_rank_and_exact_at_the_full_one(shape, seed):
-    matrix = random(*shape.shape, seed)
+    matrix = random(shape.shape, seed)
     row = [digits(index, shape.rows, shape.strided_rows)[0] for index in range(matrix.shape[0])]
     column = [digits(index, shape.columns, shape.strided_columns)[0] for index in range(matrix.shape[1])]
     grid = [
@@ -165,7 +162,7 @@ def test_blocks_are_the_best_of_their_rank_and_exact_at_the_full_one(shape, seed
 
 
 def test_blocks_of_rank_one_are_monarch_two_block_diagonal_matrices_and_a_shuffle_after_each():
-    matrix = random(16, 16)
+    matrix = random((16, 16))
     found = blr(matrix, 1, "balanced")
     first = torch.block_diag(*(found.right[:, block, 0] for block in range(4)))  # (row blocks, columns of a block)
     second = torch.block_diag(*(found.left[block, :, :, 0].T for block in range(4)))
@@ -183,7 +180,7 @@ DECOMPOSITIONS = {
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 1e20])
 def test_badly_scaled_and_zero_matrices(name, scale):
-    found = DECOMPOSITIONS[name](random(24, 30).float() * scale, 2)
+    found = DECOMPOSITIONS[name](random((24, 30)).float() * scale, 2)
     assert found.to_dense().isfinite().all()
     assert found.to_dense().dtype == torch.float32
     assert 0 <= found.solution.relative_error < 1
@@ -192,7 +189,7 @@ def test_badly_scaled_and_zero_matrices(name, scale):
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 @pytest.mark.parametrize("shape", [(7, 13), (1, 24), (24, 1), (7, 24)])
 def test_prime_sizes_and_vectors(name, shape):
-    matrix = random(*shape)
+    matrix = random(shape)
     found = DECOMPOSITIONS[name](matrix, 1)
     assert found.to_dense().shape == shape
     assert relative_error(matrix, found.to_dense()) == pytest.approx(found.solution.relative_error, abs=1e-12)
@@ -201,7 +198,7 @@ def test_prime_sizes_and_vectors(name, shape):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 def test_half_precision_keeps_its_type(name, dtype):
-    found = DECOMPOSITIONS[name](random(24, 30).to(dtype), 2)
+    found = DECOMPOSITIONS[name](random((24, 30)).to(dtype), 2)
     assert found.to_dense().dtype == dtype
     assert 0 < found.solution.relative_error < 1
 
@@ -220,7 +217,7 @@ def test_half_precision_keeps_its_type(name, dtype):
 def test_reshapes_that_do_not_fit_are_refused(reshape, message):
     for decompose in (kronecker, blr, lambda matrix, rank, given: ttm(matrix, (rank,), given)):
         with pytest.raises(CompressionError, match=message):
-            decompose(random(8, 16), 1, reshape)
+            decompose(random((8, 16)), 1, reshape)
 
 
 def test_what_is_no_matrix_or_has_no_such_rank_is_refused():
@@ -228,12 +225,12 @@ def test_what_is_no_matrix_or_has_no_such_rank_is_refused():
         kronecker(torch.zeros(2, 3, 4), 1)
     three = ((2, 2, 2), (4, 2, 2))
     with pytest.raises(CompressionError, match="has two factors, and the reshape is for 3"):
-        kronecker(random(8, 16), 1, three)
+        kronecker(random((8, 16)), 1, three)
     with pytest.raises(CompressionError, match="got 3"):
-        blr(random(8, 16), 1, three)
+        blr(random((8, 16)), 1, three)
     with pytest.raises(CompressionError, match="largest feasible is 4"):
-        blr(random(8, 16), 5, ((2, 4), (4, 4)))
+        blr(random((8, 16)), 5, ((2, 4), (4, 4)))
     with pytest.raises(CompressionError, match="largest feasible is 8"):
-        kronecker(random(8, 16), 9, ((2, 4), (4, 4)))
+        kronecker(random((8, 16)), 9, ((2, 4), (4, 4)))
     with pytest.raises(CompressionError, match="1 entries, 2 are needed"):
-        ttm(random(8, 16), (1,), three)
+        ttm(random((8, 16)), (1,), three)

@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 from tdcompress import CompressionError
 from tdcompress.decompositions import svd
 from tests.drawing import cases
-
-
-def random(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.tensors import random
 
 
 @cases(60)

@@ -12,12 +12,9 @@ from tdcompress.decompositions import svd, tensor_ring, tensor_ring_limits, tens
 from tdcompress.decompositions.extrapolation import Run
 from tdcompress.decompositions.ring_sweep import RingSweep, ring_cores, ring_start
 from tests.drawing import cases
+from tests.tensors import random
 
 SHAPES = [(6, 3, 4), (8, 3, 3, 6), (6, 5), (1, 3, 3, 5), (4, 3, 1), (1, 1, 1), (4, 2, 2, 2, 5), (3, 25, 2)]
-
-
-def random(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def traced(cores):

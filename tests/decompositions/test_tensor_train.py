@@ -10,10 +10,7 @@ from tdcompress import CompressionError
 from tdcompress.decompositions import TTOptions, tensor_train, tensor_train_limits
 from tdcompress.decompositions.algebra import squared_singular_values
 from tests.drawing import cases
-
-
-def random(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.tensors import random
 
 
 @pytest.mark.parametrize("shape", [(6, 3, 3, 8), (4, 5), (2, 3, 2, 3, 2), (1, 4, 1)])

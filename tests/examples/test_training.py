@@ -1,6 +1,5 @@
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ from examples.paper.recipes import RECIPES, Recipe
 from examples.paper.train import SETTINGS, load_checkpoint, main, save_checkpoint
 from examples.paper.training import Performance, evaluate, train
 from tdcompress.errors import CompressionError
+from tests.tensors import CHECKPOINT
 
-CHECKPOINT = Path(training.__file__).parent / "checkpoints" / "garipovnet_fmnist.safetensors"
 SHORT = replace(RECIPES["digits"], epochs=2)
 pytestmark = pytest.mark.usefixtures("one_thread")  # networks so small that two would wait for each other
 

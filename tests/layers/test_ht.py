@@ -6,12 +6,9 @@ from torch import nn
 
 import tdcompress as td
 from tdcompress.decompositions.algebra import relative_error
+from tests.tensors import random
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*makes the layer larger")
-
-
-def random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def a_conv(kernel, **how):
@@ -22,7 +19,7 @@ def a_conv(kernel, **how):
 
 
 def test_a_kernel_whose_channels_share_two_filters_is_met_where_tucker_loses():
-    conv = a_conv(torch.einsum("oik,khw->oihw", random(12, 10, 2), random(2, 3, 3, seed=1)), padding=1)
+    conv = a_conv(torch.einsum("oik,khw->oihw", random((12, 10, 2)), random((2, 3, 3), seed=1)), padding=1)
     found, tucker = (td.decompose(conv, "", method, 0.5) for method in ("ht", "tucker"))
     assert found.rank[2] == 2
     assert found.solution.relative_error < 1e-10
@@ -37,10 +34,10 @@ def test_with_all_filters_it_is_tucker():
 
 def test_every_channel_of_a_group_goes_through_the_groups_own_filters():
     layer = td.HTConv(td.ConvSpec.of(nn.Conv2d(8, 6, 3, groups=2, padding=1)), (3, 4, 2), dtype=torch.float64)
-    folded = layer[:2](random(5, 8, 7, 6))
+    folded = layer[:2](random((5, 8, 7, 6)))
     assert folded.shape == (20, 2, 7, 6)  # four channels of each of the two groups, in the samples
-    inner = layer.input(random(5, 8, 7, 6)).unflatten(1, (2, 4))
-    filtered = layer[:4](random(5, 8, 7, 6)).unflatten(1, (2, 4, 2))
+    inner = layer.input(random((5, 8, 7, 6))).unflatten(1, (2, 4))
+    filtered = layer[:4](random((5, 8, 7, 6))).unflatten(1, (2, 4, 2))
     for group, kernels in enumerate(layer.filters.weight.chunk(2)):
         for channel in range(4):
             expected = nn.functional.conv2d(inner[:, group, channel, None], kernels, padding=1)
@@ -68,9 +65,9 @@ def test_the_memory_format_is_kept_however_few_filters_there_are(filters, layout
 @pytest.mark.parametrize("channels", [(2, 30), (30, 2), (6, 8)])
 def test_what_a_tree_cannot_fill_is_cut_without_loss(channels, rank):
     out, inner = channels
-    conv = a_conv(random(out, inner, 3, 2), stride=2)
-    core = random(*rank)
-    factors = [random(size, r, seed=r) for size, r in zip((out, inner, 6), rank, strict=True)]
+    conv = a_conv(random((out, inner, 3, 2)), stride=2)
+    core = random(rank)
+    factors = [random((size, r), seed=r) for size, r in zip((out, inner, 6), rank, strict=True)]
     layer = td.HTConv.from_tensorly((core, factors), like=conv)
     limits = td.HTConv.full_rank(layer.spec.modes(layer.axes))
     assert all(ours <= limit for ours, limit in zip(layer.ranks, limits, strict=True))

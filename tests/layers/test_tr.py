@@ -1,21 +1,17 @@
 """The tensor ring as a layer: what is folded, what it costs, and that it is never worse than the tensor train."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 import tdcompress as td
-
-CHECKPOINT = Path(__file__).parents[2] / "examples" / "paper" / "checkpoints" / "garipovnet_fmnist.safetensors"
+from tests.tensors import trained_weights
 
 
 @pytest.fixture(scope="module")
 def trained():
     """GaripovNet's convolutions with more than one input channel."""
-    weights = {name: weight for name, weight in load_file(CHECKPOINT).items() if weight.ndim == 4}
+    weights = {name: weight for name, weight in trained_weights().items() if weight.ndim == 4}
     return {name: a_conv(weight) for name, weight in weights.items() if weight.shape[1] > 1}
 
 

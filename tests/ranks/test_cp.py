@@ -2,18 +2,15 @@
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import tdcompress.ranks.cp as module
 from tdcompress.decompositions import cp, cp_limit
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
 from tdcompress.ranks import cp_curve
-
-CHECKPOINT = Path(__file__).parents[2] / "examples" / "paper" / "checkpoints" / "garipovnet_fmnist.safetensors"
+from tests.tensors import trained_weights
 
 
 def decaying(shape, power, seed=0):
@@ -28,7 +25,7 @@ def decaying(shape, power, seed=0):
 
 
 def trained(layer):
-    return load_file(CHECKPOINT)[f"{layer}.weight"].float()
+    return trained_weights()[f"{layer}.weight"].float()
 
 
 def off(kernel, share):

@@ -8,12 +8,7 @@ import torch
 
 from tdcompress import ranks
 from tdcompress.decompositions import HTOptions, hierarchical_tucker, hierarchical_tucker_limits
-
-
-def random(shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    decay = torch.linspace(1, 0.05, shape[1]).view(1, -1, *[1] * (len(shape) - 2))
-    return torch.randn(shape, generator=generator, dtype=torch.float64) * decay
+from tests.tensors import falling
 
 
 def truncated(kernel, rank):
@@ -30,7 +25,7 @@ def feasible(shape, budget):
 @pytest.mark.parametrize("shape", [(6, 5, 3, 2), (7, 6, 3), (8, 6), (5, 1, 3, 3), (3, 4, 2, 2, 2)])
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.8])
 def test_the_rank_is_the_best_truncation_within_the_budget(shape, kept):
-    kernel = random(shape)
+    kernel = falling(shape)
     budget = int(kernel.numel() * kept)
     found = ranks.ht_ranks(kernel[None], budget, HTOptions(candidates=1))
     all_of_them = list(feasible(shape, budget))
@@ -42,7 +37,7 @@ def test_the_rank_is_the_best_truncation_within_the_budget(shape, kept):
 
 @pytest.mark.parametrize("kept", [0.2, 0.4, 0.6])
 def test_of_several_the_one_that_sweeps_like_best_is_taken(kept):
-    kernel = random((24, 16, 3, 3))
+    kernel = falling((24, 16, 3, 3))
     budget = int(kernel.numel() * kept)
     lost = []
     for candidates in (1, 3, 5):
@@ -54,13 +49,13 @@ def test_of_several_the_one_that_sweeps_like_best_is_taken(kept):
 
 
 def test_costs_are_the_number_of_parameters_of_the_factors():
-    found = hierarchical_tucker(random((6, 5, 3, 2)), (4, 3, 5))
+    found = hierarchical_tucker(falling((6, 5, 3, 2)), (4, 3, 5))
     parts = (found.left, found.right, found.transfer, found.filters)
     assert ranks.ht_parameters((6, 5, 3, 2), (4, 3, 5)) == sum(part.numel() for part in parts)
 
 
 def test_the_curve_is_what_truncating_loses_and_groups_add_up():
-    kernels = torch.stack([random((8, 6, 3, 3)), 2 * random((8, 6, 3, 3), 1)])
+    kernels = torch.stack([falling((8, 6, 3, 3)), 2 * falling((8, 6, 3, 3), 1)])
     norms = kernels.flatten(1).norm(dim=1)
     points = ranks.ht_curve(kernels, [40, 100, 200])
     assert len(points) == 3

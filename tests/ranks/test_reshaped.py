@@ -21,13 +21,7 @@ from tdcompress.decompositions import (
 )
 from tdcompress.ranks.reshaped import Spectra, as_split
 from tests.drawing import cases
-
-
-def random(rows, columns, seed=0):
-    """With a spectrum that falls, so that shapes differ."""
-    decay = torch.linspace(1, 0.05, columns, dtype=torch.float64)
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * decay
-
+from tests.tensors import falling
 
 CURVES = {"kronecker": ranks.kronecker_curve, "ttm": ranks.ttm_curve, "blr": ranks.blr_curve}
 PARAMETERS = {"kronecker": ranks.kronecker_parameters, "ttm": ranks.ttm_parameters, "blr": ranks.blr_parameters}
@@ -55,7 +49,7 @@ def entries(found):
 )
 @cases(40)
 def test_a_budget_is_kept_and_what_is_promised_is_lost(name, shape, kept, reshape, seed):
-    matrix, budget = random(*shape, seed), int(kept * math.prod(shape))
+    matrix, budget = falling(shape, seed), int(kept * math.prod(shape))
     for choice in CURVES[name](matrix[None], [budget], reshape):
         found = solved(name, matrix, choice)
         assert entries(found) == PARAMETERS[name](choice.reshape, choice.rank) <= budget
@@ -68,7 +62,7 @@ def test_a_budget_is_kept_and_what_is_promised_is_lost(name, shape, kept, reshap
 
 @pytest.mark.parametrize("name", CURVES)
 def test_more_is_lost_under_smaller_budgets_and_none_is_proposed_where_none_fits(name):
-    matrix = random(24, 36)
+    matrix = falling((24, 36))
     budgets = [0, 3, *range(20, 860, 40)]
     losses = [[one.lost for one in CURVES[name](matrix[None], [budget])] for budget in budgets]
     assert losses[0] == losses[1] == []
@@ -81,7 +75,7 @@ def test_more_is_lost_under_smaller_budgets_and_none_is_proposed_where_none_fits
 
 @pytest.mark.parametrize("kept", [0.15, 0.25, 0.5])
 def test_the_best_sum_of_kronecker_products_is_the_best_of_all_that_can_be_solved_for(kept):
-    matrix = random(12, 20)
+    matrix = falling((12, 20))
     budget, losses = int(kept * matrix.numel()), []
     for rows, columns, strided in product(factorizations(12, 2), factorizations(20, 2), [False, True]):
         shape = Reshape(rows, columns, strided_columns=strided)
@@ -94,7 +88,7 @@ def test_the_best_sum_of_kronecker_products_is_the_best_of_all_that_can_be_solve
 
 @pytest.mark.parametrize("kept", [0.3, 0.5])
 def test_the_best_blocks_are_the_best_of_all_grids(kept):
-    matrix = random(12, 20)
+    matrix = falling((12, 20))
     budget, losses = int(kept * matrix.numel()), []
     for rows, columns, *strided in product(factorizations(12, 2), factorizations(20, 2), [False, True], [False, True]):
         shape = Reshape(rows, columns, *strided)
@@ -122,7 +116,7 @@ def chains(rows, columns, cores):
 @pytest.mark.parametrize("cores", [2, 3, 4])
 @pytest.mark.parametrize("kept", [0.25, 0.45])
 def test_the_best_train_has_the_least_bound_of_all_shapes_and_ranks(cores, kept):
-    matrix = random(8, 12)
+    matrix = falling((8, 12))
     budget, spectra, best = int(kept * matrix.numel()), Spectra(matrix[None]), math.inf
     for shape in chains(8, 12, cores):
         bonds = [
@@ -169,7 +163,7 @@ def test_the_trains_that_are_proposed_lose_most_at_bonds_that_differ():
 
 
 def test_the_unfolding_that_is_computed_once_for_several_reshapes_is_that_of_each():
-    matrix = random(12, 20)
+    matrix = falling((12, 20))
     spectra = Spectra(matrix[None])
     for rows, columns, *strided in product(factorizations(12, 2), factorizations(20, 2), [False, True], [False, True]):
         shape = Reshape(rows, columns, *strided)
@@ -180,7 +174,7 @@ def test_the_unfolding_that_is_computed_once_for_several_reshapes_is_that_of_eac
 
 
 def test_groups_share_shape_and_rank_and_lose_the_sum():
-    kernels = torch.stack([random(12, 20, seed) for seed in range(3)])
+    kernels = torch.stack([falling((12, 20), seed) for seed in range(3)])
     for name, curve in CURVES.items():
         choice = curve(kernels, [120])[0]
         found = [solved(name, kernel, choice) for kernel in kernels]
@@ -194,14 +188,14 @@ def test_groups_share_shape_and_rank_and_lose_the_sum():
 @pytest.mark.parametrize("name", CURVES)
 def test_zero_rank_deficient_and_prime_matrices(name):
     assert all(one.lost == 0 for one in CURVES[name](torch.zeros(1, 12, 20), [100, 200]))
-    low = random(12, 1) @ random(1, 20)
+    low = falling((12, 1)) @ falling((1, 20))
     assert CURVES[name](low[None], [150])[0].lost == pytest.approx(0, abs=1e-12)
-    assert CURVES[name](random(7, 13)[None], [60]) == []
+    assert CURVES[name](falling((7, 13))[None], [60]) == []
 
 
 def test_multiply_adds_are_those_of_the_products_that_are_made():
     shape, rank = Reshape((4, 6, 2), (3, 5, 8)), (7, 9)
-    cores = ttm(random(48, 120), rank, shape).cores
+    cores = ttm(falling((48, 120)), rank, shape).cores
     totals = []
     for turned in (False, True):
         x, total = torch.zeros(3, 5, 8)[..., None], 0
@@ -219,8 +213,8 @@ def test_multiply_adds_are_those_of_the_products_that_are_made():
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(CompressionError, match="2, 3 or 4 cores here, got"):
-        ranks.ttm_ranks(random(8, 12)[None], 50, cores=(5,))
+        ranks.ttm_ranks(falling((8, 12))[None], 50, cores=(5,))
     with pytest.raises(CompressionError, match="2, 3 or 4 cores here, the reshape has 5"):
-        ranks.ttm_ranks(random(8, 12)[None], 50, ((2, 2, 2, 1, 1), (2, 2, 3, 1, 1)))
+        ranks.ttm_ranks(falling((8, 12))[None], 50, ((2, 2, 2, 1, 1), (2, 2, 3, 1, 1)))
     with pytest.raises(CompressionError, match="this one is 8 × 12"):
-        ranks.kronecker_curve(random(8, 12)[None], [50], ((2, 2), (2, 6)))
+        ranks.kronecker_curve(falling((8, 12))[None], [50], ((2, 2), (2, 6)))

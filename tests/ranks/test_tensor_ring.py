@@ -2,20 +2,17 @@
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from tdcompress import TROptions, ranks
 from tdcompress.decompositions import tensor_ring, tensor_ring_limits
 from tdcompress.ranks.tensor_ring import ring_within
 from tests.drawing import cases
-
-CHECKPOINT = Path(__file__).parents[2] / "examples" / "paper" / "checkpoints" / "garipovnet_fmnist.safetensors"
+from tests.tensors import trained_weights
 
 
 @given(data=st.data(), modes=st.lists(st.integers(1, 12), min_size=2, max_size=5))
@@ -64,7 +61,7 @@ def test_the_size_of_the_bonds_is_the_one_that_sweeps_prefer():
 
 @pytest.mark.parametrize("name", ["conv3", "conv6"])
 def test_the_curve_foresees_what_solving_loses(name):
-    kernel = load_file(CHECKPOINT)[f"{name}.weight"]
+    kernel = trained_weights()[f"{name}.weight"]
     options, budgets = TROptions(), [int(kernel.numel() * kept) for kept in (0.1, 0.25)]
     points = ranks.tr_curve(kernel[None], budgets, options)
     for budget in budgets:
