@@ -1,5 +1,6 @@
-"""How many examples hypothesis draws for a test."""
+"""How much of what could be drawn or combined a test takes, in a quick run and in a full one."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 FULL = 100  # examples, the profile's own number in a full run
@@ -12,3 +13,18 @@ def cases(count):
     """
     share = settings.default.max_examples / FULL
     return settings(max_examples=max(min(count, 5), round(share * count)), suppress_health_check=[HealthCheck.too_slow])
+
+
+def each_once(pairs):
+    """All pairs as parameters, of which a quick run takes as few as show each member of either side.
+
+    The second members share the first ones out among them, so that most combine with one that is not the first.
+    """
+    pairs, shown = list(pairs), {}
+    for side in (1, 0):
+        members = dict.fromkeys(pair[side] for pair in pairs)
+        for number, member in enumerate(members):
+            able = [pair for pair in pairs if pair[side] == member]
+            if not any(pair in shown for pair in able):
+                shown[able[number % len(able)]] = True
+    return [pytest.param(*pair, marks=() if pair in shown else pytest.mark.full) for pair in pairs]

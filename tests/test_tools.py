@@ -14,20 +14,12 @@ from torch import nn
 from torch.nn.utils import prune
 
 from tdcompress.methods import METHODS
+from tests.drawing import each_once
 from tests.layers.strategies import a_spec, an_input, factorize, kinds, side
 
-
-def cases():
-    """Every method × kind of layer, of which a quick run takes those that show each of the two once."""
-    pairs = [(method, kind) for method in sorted(METHODS) for kind in kinds(method)]
-    first = {(method, "Conv2d") for method in METHODS}
-    for number, kind in enumerate(dict.fromkeys(kind for _, kind in pairs)):
-        able = [method for method, other in pairs if other == kind]
-        first.add((able[number % len(able)], kind))
-    return [pytest.param(*pair, marks=() if pair in first else pytest.mark.full) for pair in pairs]
-
-
-every_case = pytest.mark.parametrize(("method", "kind"), cases())
+USUAL = [(method, "Conv2d") for method in sorted(METHODS)]
+OTHERS = [(method, kind) for method in sorted(METHODS) for kind in kinds(method) if kind != "Conv2d"]
+every_case = pytest.mark.parametrize(("method", "kind"), [*USUAL, *each_once(OTHERS)])
 
 
 @functools.cache

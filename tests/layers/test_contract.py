@@ -16,7 +16,7 @@ from tdcompress.decompositions.options import TensorlyOptions
 from tdcompress.layers.kinds import KINDS, default_kind, kind_of
 from tdcompress.methods import METHODS, taking
 from tdcompress.ranks import kept_share
-from tests.drawing import cases
+from tests.drawing import cases, each_once
 from tests.layers.strategies import (
     DTYPES,
     a_spec,
@@ -173,7 +173,7 @@ def test_it_is_a_sequence_of_plain_convolutions_with_the_bias_last(method):
     assert [stage.bias is not None for stage in layer] == [False] * (len(layer) - 1) + [True]
 
 
-@pytest.mark.parametrize(("method", "kind"), [(method, kind) for method in METHOD_NAMES for kind in kinds(method)])
+@pytest.mark.parametrize(("method", "kind"), each_once((name, kind) for name in METHOD_NAMES for kind in kinds(name)))
 def test_the_stages_are_of_the_layers_own_kind_and_its_attributes_are_kept(method, kind):
     extra = {"has_bias": False} | ({} if "Transpose" in kind else {"padding_mode": "reflect"})
     dense = fresh(a_spec(kind, side(method), **(extra if axes_of(kind) else {})))

@@ -1,5 +1,6 @@
 """The curves that planning reads off: within their budgets, near what solving gives, never better than can be."""
 
+import functools
 import math
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ from torch import nn
 
 import tdcompress as td
 from tdcompress.methods import METHODS
+from tests.drawing import each_once
 
 KINDS = [
     nn.Conv1d(12, 16, 5),
@@ -33,25 +35,28 @@ def smooth(conv):
     return conv
 
 
+@functools.cache
 def curves(method, conv):
-    """(arrangement, budgets, curve) for every arrangement."""
+    """(arrangement, budgets, curve) for every arrangement, of a convolution that then is smooth."""
+    smooth(conv)
     spec = td.ConvSpec.of(conv)
-    kind = METHODS[method]
+    kind, found = METHODS[method], []
     for axes in kind.ways(spec, kind.options()):
         kernels = kind.seen(conv.weight.detach(), spec, axes, None)
         size = math.prod(kernels.shape[1:])
         budgets = [size // 8, size // 4, size // 2, size]
-        yield axes, budgets, kind.curve(kernels, budgets, kind.options())
+        found.append((axes, budgets, kind.curve(kernels, budgets, kind.options())))
+    return found
 
 
 CASES = [(method, conv) for method in sorted(METHODS) for conv in KINDS if METHODS[method].takes(td.ConvSpec.of(conv))]
-every_case = pytest.mark.parametrize(("method", "conv"), CASES, ids=str)
+every_case = pytest.mark.parametrize(("method", "conv"), each_once(CASES), ids=str)
 
 
 @every_case
 def test_points_are_feasible_within_a_budget_and_fall(method, conv):
     spec, kind = td.ConvSpec.of(conv), METHODS[method]
-    for axes, budgets, curve in curves(method, smooth(conv)):
+    for axes, budgets, curve in curves(method, conv):
         modes = kind.modes_of(spec, axes)
         costs = [kind.parameters_at(modes, rank) for rank, _ in curve]
         assert costs
@@ -64,7 +69,7 @@ def test_points_are_feasible_within_a_budget_and_fall(method, conv):
 
 @every_case
 def test_a_point_is_near_what_solving_gives_and_no_better(method, conv):
-    for axes, budgets, curve in curves(method, smooth(conv)):
+    for axes, budgets, curve in curves(method, conv):
         for rank, lost in curve:
             cost = METHODS[method].parameters_at(METHODS[method].modes_of(td.ConvSpec.of(conv), axes), rank)
             solved = METHODS[method].from_conv(conv, rank=rank, axes=axes).solution.relative_error

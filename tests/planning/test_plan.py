@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tdcompress.decompositions import cp
 from tdcompress.methods import planned_by_default
 from tdcompress.metrics import METRICS
 from tdcompress.report.measuring import count_multiply_adds
+from tests.drawing import each_once
 
 METHODS = planned_by_default()
 
@@ -55,8 +57,10 @@ def dense_weights(plan, model):
     return sum(model.get_submodule(entry.layer).weight.numel() for entry in plan.layers)
 
 
-@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.75, 0.9])
-@pytest.mark.parametrize("methods", [*[(method,) for method in METHODS], METHODS])
+EVERY_METHOD = [*((method,) for method in METHODS), tuple(METHODS)]
+
+
+@pytest.mark.parametrize(("methods", "ratio"), each_once(product(EVERY_METHOD, [0.1, 0.3, 0.5, 0.75, 0.9])))
 def test_the_budget_is_never_exceeded_and_nearly_used(methods, ratio):
     model = network()
     plan = td.plan(model, ratio, methods=methods, layers=["3", "6"] if methods != ("svd",) else None)

@@ -1,5 +1,7 @@
 """Estimated spectra: right on the mean, and good enough to find a shape that loses hardly more than the best."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from tdcompress import ranks
 from tdcompress.ranks import sketches
 from tdcompress.ranks.reshaped import Spectra
 from tdcompress.ranks.sketches import SketchedSpectra, promising
+from tests.drawing import each_once
 
 
 def normal(*shape, seed=0):
@@ -34,8 +37,7 @@ def all_are_large(monkeypatch):
     monkeypatch.setattr(sketches, "_SMALL", 0)
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("method", CURVES)
+@pytest.mark.parametrize(("method", "matrix"), each_once(product(CURVES, MATRICES)))
 def test_what_is_chosen_by_estimates_loses_hardly_more_than_the_best_of_all(method, matrix, monkeypatch):
     kernels = MATRICES[matrix](*((180, 192) if method == "ttm" else (300, 288)))[None]
     budgets = [kernels[0].numel() // part for part in (4, 10)]
