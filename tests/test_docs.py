@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 
 
 # Without running the gallery, and with it; `make docs` runs it too.
-@pytest.mark.parametrize("options", [["-D", "plot_gallery=0"], pytest.param([], marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("options", [["-D", "plot_gallery=0"], []])
 def test_the_documentation_builds_without_a_warning_and_its_links_lead_somewhere(options, tmp_path):
     pytest.importorskip("furo", reason="the documentation needs the extra dev")
     pytest.importorskip("sphinx_gallery", reason="the documentation needs the extra dev")

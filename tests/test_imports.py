@@ -1,6 +1,8 @@
-"""Which file imports which: no two of the package import each other, not even for types or inside functions."""
+"""What importing loads, and which file imports which: no two of the package each other, not even inside functions."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -8,6 +10,25 @@ from pathlib import Path
 import pytest
 
 import tdcompress
+
+FRESH = """
+import sys, typing, numpy, torch
+
+def loaded(*names):
+    return {*names} & {*sys.modules}
+
+states = torch.random.get_rng_state(), numpy.random.get_state()[1].copy()
+import tdcompress as td
+
+assert not loaded("pandas", "matplotlib", "tltorch", "tensorly", "transformers", "tdcompress.study"), sys.modules
+assert torch.equal(torch.random.get_rng_state(), states[0])
+assert (numpy.random.get_state()[1] == states[1]).all()
+import tdcompress.study
+
+assert not loaded("pandas", "matplotlib", "distributed"), sys.modules
+sys.modules["pandas"] = None  # as where it is not installed
+assert typing.get_type_hints(td.Report.to_pandas)["return"] is typing.Any
+"""
 
 ROOT = Path(tdcompress.__file__).parents[1]
 
@@ -40,6 +61,10 @@ def circle(package: Path) -> list[str]:
     except CycleError as error:
         return list(error.args[1])
     return []
+
+
+def test_importing_loads_nothing_heavy_and_moves_nothing_and_what_is_not_installed_may_be_anything():
+    subprocess.run([sys.executable, "-W", "error", "-c", FRESH], check=True)
 
 
 def test_no_two_files_of_the_package_import_each_other():

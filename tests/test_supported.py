@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import tdcompress as td
@@ -37,6 +38,7 @@ def tried(kind, method):
     return f"{len(layer)} layers"
 
 
+@pytest.mark.full
 def test_the_page_has_the_table_of_today():
     assert table() in PAGE.read_text(encoding="utf-8"), f"write this into {PAGE}:\n{table()}"
 

@@ -24,21 +24,21 @@ def model():
 @pytest.mark.parametrize("method", METHODS)
 def test_stronger_compression_loses_more_and_never_exceeds_the_budget(model, method):
     errors = []
-    for ratio in (0.5, 0.75, 0.9):
+    for ratio in (0.75, 0.9, 0.95):
         layer = td.decompose(model, "conv2", method, ratio).conv2
         assert layer.ratio >= ratio
         errors.append(layer.solution.relative_error)
     assert errors == sorted(errors)
-    assert errors[-1] < 0.7
+    assert errors[1] < 0.7
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_report_is_what_approximation_errors_measures(model, method):
-    small = td.decompose(model, "conv4", method, 0.9)
+    small = td.decompose(model, "conv2", method, 0.9)
     errors = td.approximation_errors(model, small, metrics=["relative_weights"])
-    assert errors["conv4"]["relative_weights"] == pytest.approx(small.conv4.solution.relative_error, rel=1e-4)
-    assert small.conv4.solution.seconds > 0
-    assert (small.conv4.solution.sensitivity is not None) == (method == "cp")
+    assert errors["conv2"]["relative_weights"] == pytest.approx(small.conv2.solution.relative_error, rel=1e-4)
+    assert small.conv2.solution.seconds > 0
+    assert (small.conv2.solution.sensitivity is not None) == (method == "cp")
 
 
 def test_cp_falls_with_every_accepted_sweep(model):

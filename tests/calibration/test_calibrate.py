@@ -1,6 +1,7 @@
 """td.calibrate: what it fits, what it leaves alone, and in which states of a model it works."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tdcompress.calibration.batch_norm import estimating
 from tdcompress.calibration.fits import LayerFit
 from tdcompress.calibration.regression import Regression
 from tdcompress.methods import METHODS
+from tests.drawing import each_once
 
 
 def network(norm=True, seed=0):
@@ -73,8 +75,7 @@ class td_eval:  # noqa: N801
         self.model.train(self.mode)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize(("method", "norm"), each_once(product(sorted(METHODS), [True, False])))
 def test_each_fit_comes_nearer_to_the_original_on_new_data(method, norm):
     model, old, new = network(norm), images(256), images(64, seed=9)
     if not METHODS[method].takes(td.ConvSpec.of(model[3])):

@@ -1,7 +1,5 @@
 """tensorly is borrowed, and given back as it was."""
 
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -46,16 +44,3 @@ def test_the_start_is_drawn_from_the_generator_and_numpys_is_left_alone():
     assert torch.equal(one.factors[0], two.factors[0])
     assert not torch.equal(one.factors[0], other.factors[0])
     assert (np.random.get_state()[1] == state).all()
-
-
-def test_importing_tdcompress_loads_nothing_heavy_and_moves_nothing():
-    code = """
-import sys, torch, numpy
-torch_state, numpy_state = torch.random.get_rng_state(), numpy.random.get_state()[1].copy()
-import tdcompress
-heavy = {"pandas", "matplotlib", "tltorch", "tensorly"} & set(sys.modules)
-assert not heavy, heavy
-assert torch.equal(torch.random.get_rng_state(), torch_state)
-assert (numpy.random.get_state()[1] == numpy_state).all()
-"""
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

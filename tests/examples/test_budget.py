@@ -1,5 +1,7 @@
 """The comparison of ways to spend a budget."""
 
+from itertools import product
+
 import pandas as pd
 import pytest
 import torch
@@ -13,6 +15,7 @@ from examples.budget.sensitivity import main as sensitivity
 from examples.budget.vbmf import vbmf_rank
 from tdcompress import FactorizedConv
 from tdcompress.report.table import short_count
+from tests.drawing import each_once
 from tests.examples.test_tables import synthetic
 
 
@@ -29,8 +32,7 @@ def network():
     ).eval()
 
 
-@pytest.mark.parametrize("procedure", PROCEDURES)
-@pytest.mark.parametrize("ratio", [0.5, 0.8])
+@pytest.mark.parametrize(("procedure", "ratio"), each_once(product(PROCEDURES, [0.5, 0.8])))
 def test_every_procedure_keeps_to_the_budget(procedure, ratio):
     model = network()
     task = Task(model, ("3", "5"), torch.randn(32, 3, 9, 9), batch=16)

@@ -42,6 +42,7 @@ def small(request, monkeypatch):
     return name
 
 
+@pytest.mark.usefixtures("briefly")
 def test_the_study_trains_the_network_and_decomposes_all_convolutions(small, tmp_path, capsys):
     arguments = [small, "--no-finetune", "--ratios", "0.5", "0.99", "--methods", "tucker", "tt", "--quiet"]
     assert command.main([*arguments, "--output", str(tmp_path)]) == 0

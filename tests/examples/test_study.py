@@ -20,7 +20,6 @@ from examples.paper.train import SETTINGS, load_checkpoint
 from examples.paper.training import evaluate
 from examples.paper.work import Calibration, Evaluation, FineTuning, Source, some
 from tdcompress.metrics import METRICS
-from tdcompress.study import export
 
 ERRORS = tuple(METRICS)
 
@@ -40,12 +39,6 @@ def reported(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(reported):
     return reported[0]
-
-
-@pytest.fixture
-def briefly(monkeypatch):
-    """The command writes its table alone: words and figures take longer than so few trials."""
-    monkeypatch.setattr(command, "_report", lambda preset, output, frame, study: export(frame, output / command.TABLE))
 
 
 @pytest.fixture(scope="module")
