@@ -95,6 +95,7 @@ class TestKendallTau:
     def test_perfect_order_has_an_interval(self, n):
         up, down = kendall_tau(range(n), range(n)), kendall_tau(range(n), range(0, -n, -1))
         almost = kendall_tau(range(n), with_discordant(n, 2))
+        assert -1 < almost.low < almost.tau
         assert (up.low, up.high) == (pytest.approx(almost.low), 1)
         assert (down.low, down.high) == (-1, pytest.approx(-almost.low))
 
@@ -195,9 +196,18 @@ class TestKendallTau:
         with pytest.raises(CompressionError, match=message):
             kendall_tau(x, y)
 
+    def test_refuses_no_fewer_than_it_says(self, monkeypatch):
+        monkeypatch.setattr("tdcompress.correlation.tau._MAX_N", 5)
+        assert kendall_tau(range(5), range(5)).n == 5
+        with pytest.raises(CompressionError, match="exact up to n = 5, not for 6: draw a sample"):
+            kendall_tau(range(6), range(6))
+
     def test_refuses_other_variants(self):
         with pytest.raises(CompressionError, match="variant must be 'a' or 'b', not 'c'"):
             kendall_tau([1, 2], [1, 2], variant="c")
+
+    def test_equal_results_are_one(self):
+        assert len({kendall_tau([1, 2, 3], [1, 3, 2]) for _ in range(2)}) == 1
 
     def test_str(self):
         assert str(KendallTau(0.7011, 0.6, 0.777, 1.24e-16, 72)) == "τ-a = 0.701 [0.60, 0.78], n = 72, p = 1.2e-16"
