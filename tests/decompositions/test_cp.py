@@ -1,5 +1,8 @@
 """CP against tensorly, closed forms, and the kernels that make other solvers fall over."""
 
+import dataclasses
+import time
+
 import pytest
 import tensorly
 import torch
@@ -23,6 +26,13 @@ def test_the_full_rank_is_exact(shape):
     found = cp(tensor, cp_limit(shape))
     assert torch.allclose(found.to_dense(), tensor, atol=1e-12)
     assert found.solution.sweeps == 0
+    assert found.solution.converged
+
+
+def test_the_seconds_are_those_that_it_took():
+    began = time.perf_counter()
+    seconds = cp(random((6, 5, 3, 3)), 4).solution.seconds
+    assert 0 < seconds <= time.perf_counter() - began
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -191,6 +201,7 @@ def test_awkward_kernels_are_ordinary_input(kernel):
     assert found.to_dense().isfinite().all()
     assert found.to_dense().dtype == kernel.dtype
     assert 0 <= found.solution.relative_error < 1
+    assert found.solution.sensitivity >= 0  # not NaN
 
 
 @cases(250)
@@ -213,6 +224,20 @@ def test_same_generator_same_bits():
 def test_an_infeasible_rank_is_refused_with_the_largest(rank):
     with pytest.raises(CompressionError, match="largest feasible is 270"):
         cp(random((40, 30, 3, 3)), rank)
+
+
+def test_what_is_no_kernel_is_refused():
+    for tensor, message in (
+        (torch.full((4, 3, 2), float("nan")), "24 of 24 weights are NaN or infinite"),
+        (torch.ones(4, 3, 2, dtype=torch.int64), "int64"),
+    ):
+        with pytest.raises(CompressionError, match=message):
+            cp(tensor, 2)
+
+
+def test_a_decomposition_is_not_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cp(random((4, 3, 2)), 2).weights = None
 
 
 def test_an_unknown_solver_is_refused():
