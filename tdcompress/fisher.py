@@ -41,10 +41,11 @@ def fisher_factors(
     """The factors A and G of the Fisher information of a model's layers, by which `predicted_loss` foresees a change.
 
     For a layer with inputs a and outputs W a at some positions, A = E[a aᵀ] is the second moment of its patches, and
-    G = Σ E[g gᵀ], over the positions, that of the gradients g of the log-likelihood of a label that is drawn from the
-    model's own prediction. A change D of the weight then changes the predictions by a KL divergence of about
-    ½ tr(G D A Dᵀ) (Martens and Grosse 2015; for convolutions Grosse and Martens 2016). No label is looked at. For
-    outputs that are no logits g = Jᵀv, with random v, and it is the relative squared change, by Gauss and Newton.
+    G = Σ E[g gᵀ], over the positions, that of the gradients that come back from a root of the Fisher information of the
+    model's own prediction p, diag(p) − ppᵀ, times random signs. A change D of the weight then changes the predictions
+    by a KL divergence of about ½ tr(G D A Dᵀ) (Martens and Grosse 2015; for convolutions Grosse and Martens 2016). No
+    label is looked at, and none is drawn. For outputs that are no logits it is the relative squared change, by Gauss
+    and Newton.
 
     One pass forward for all layers, in evaluation mode, and one backward a draw, to the features alone. Large batches
     are taken in pieces, so that memory depends neither on them nor on how many there are: the factors, (in_channels ·
@@ -54,9 +55,9 @@ def fisher_factors(
         model: the model before it is compressed.
         data: batches of inputs, as for `approximation_errors`; what stands beside them is not looked at.
         layer: which layers, as for `decompose`; all but embeddings by default.
-        draws: of labels for every prediction.
+        draws: of signs for every prediction.
         logits: what the output is, see `approximation_errors`.
-        seed: what labels are drawn from.
+        seed: what signs are drawn from.
         joint: keep the second moment of whole patches; without it that of channels times that of positions in the
             kernel stands for it, which takes (positions in the kernel)² times less.
         progress: as for `decompose`; a piece is a batch.

@@ -94,9 +94,10 @@ def class_axis(result: Any, logits: Logits = None) -> int | Literal[False]:
 def drawn_gradient(output: Output, generator: torch.Generator) -> Tensor:
     """A random g with E gᵀ·g = the curvature of the output's divergence: what is to be sent back through the model.
 
-    Of logits, the gradient of the log-likelihood of a label that is drawn from the prediction itself, e_y − p, whose
-    second moment is the Fisher information diag(p) − ppᵀ (Martens 2014). Of values f, √2 v / ‖f‖ with random signs v,
-    so that half its quadratic form is the relative squared change.
+    With random signs v, S v for a root S of that curvature. Of logits it is the Fisher information diag(p) − ppᵀ of the
+    prediction (Martens 2014), whose root is S = diag(√p) − p√pᵀ. The gradient e_y − p of a label y that is drawn from p
+    has the same second moment, but where a prediction is sure it is next to nothing for all but a few draws, and with
+    them comes most of the moment. Of values f it is 2 / ‖f‖², so that half the form is the relative squared change.
 
     Args:
         output: what the model says.
@@ -111,13 +112,14 @@ def drawn_gradient(output: Output, generator: torch.Generator) -> Tensor:
     values = output.values.detach()
     if not values.isfinite().all():
         raise CompressionError("the model's output is NaN or infinite; look at the data, and at the model.")
+    # In bytes: of a large vocabulary a row has as many signs as it has classes.
+    signs = torch.randint(0, 2, values.shape, generator=generator, dtype=torch.int8).to(values) * 2 - 1
     if not output.are_logits:
         size = torch.linalg.vector_norm(values, dim=1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
-        signs = torch.randint(0, 2, values.shape, generator=generator).to(values) * 2 - 1
         return 2**0.5 * signs / size
     probabilities = values.softmax(1)
-    labels = torch.multinomial(probabilities.cpu(), 1, generator=generator).to(values.device)
-    return (-probabilities).scatter_add_(1, labels, torch.ones_like(probabilities[:, :1]))
+    scaled = probabilities.sqrt() * signs
+    return scaled - probabilities * scaled.sum(1, keepdim=True)
 
 
 def divergence(original: Output, approximation: Output) -> Tensor:

@@ -37,7 +37,7 @@ class FisherFactors:
 
     Attributes:
         patches: of the inputs of the layer; of a transposed one, of the gradients of its outputs.
-        rows: how many predictions the gradients are of, each draw of a label by itself.
+        rows: how many predictions the gradients are of, each draw of signs by itself.
 
     Raises:
         CompressionError: the layer takes numbers of rows, or a second moment would be too large.

@@ -26,7 +26,7 @@ def output_divergence(original: Output, approximation: Output) -> Tensor:
     return divergence(original, approximation)
 
 
-@register_metric("predicted_loss", on="outputs", foreseen=True)
+@register_metric("predicted_loss", on="outputs", foreseen=True, version=2)
 def predicted_loss(original: nn.Module, approximation: nn.Module, factors: FisherFactors) -> float:
     """½ tr(G ΔW A ΔWᵀ), what `output_divergence` is foreseen to be, without running the compressed model.
 
@@ -35,7 +35,7 @@ def predicted_loss(original: nn.Module, approximation: nn.Module, factors: Fishe
 
     It is the second order of the divergence, so right for small changes and misleading for large ones; and it takes A
     and G for independent, positions for uncorrelated (the Kronecker-factored Fisher information: Martens and Grosse
-    2015, Grosse and Martens 2016) and groups for unrelated. Exact up to third order, and but for the draws of labels,
+    2015, Grosse and Martens 2016) and groups for unrelated. Exact up to third order, and but for the draws of signs,
     where the layer has one position and one group, and all samples the same inputs or the same second moment of the
     gradients. One pass over the data serves all layers and all their approximations, each of which costs
     out · (in · positions in the kernel)² multiply-adds. The change of a transposed layer's bias is not counted.

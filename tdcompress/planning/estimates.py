@@ -31,7 +31,7 @@ from tdcompress.work import in_order, one_by_one
 _KEPT = 128 << 20
 # Bytes of the layers of one pass: each further pass runs the model over the data once more.
 _MOMENTS = 512 << 20
-_DRAWS = 1  # of labels, for every prediction of the data
+_DRAWS = 1  # of signs, for every prediction of the data
 
 Moments = InputMoments | FisherFactors
 

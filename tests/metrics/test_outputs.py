@@ -10,7 +10,7 @@ from torch import nn
 import tdcompress as td
 from tdcompress.fisher import fisher_factors
 from tdcompress.metrics import METRICS, get_metrics
-from tdcompress.outputs import Output, read_output
+from tdcompress.outputs import Output, drawn_gradient, read_output
 from tests.layers.strategies import a_spec, an_input, fresh
 
 OUTPUTS = ["output_divergence", "predicted_loss"]
@@ -48,6 +48,25 @@ def kl(model, change, inputs):
         change(moved)
         before, after = (one(inputs).log_softmax(-1) for one in (model, moved))
     return float((before.exp() * (before - after)).sum(-1).mean())
+
+
+class TestDrawnGradient:
+    def test_its_second_moment_is_the_information_of_the_logits(self):
+        logits = torch.tensor([2.0, 0.0, -1.0, 1.0], dtype=torch.float64)
+        p = logits.softmax(0)
+        found = drawn_gradient(Output(logits.expand(50_000, 4), True), torch.Generator().manual_seed(0))
+        assert (found.mT @ found / len(found)).numpy() == pytest.approx(
+            (p.diag() - torch.outer(p, p)).numpy(), abs=3e-3
+        )
+        assert float(found.sum(1).abs().max()) < 1e-12  # a shift of all logits changes nothing
+
+    def test_one_draw_knows_the_information_of_sure_predictions(self):
+        """A label that is drawn would be the one of a million for which the other class shows at all."""
+        sure = Output(torch.tensor([[14.0, 0.0, 0.0]], dtype=torch.float64).expand(64, 3), True)
+        p = sure.values[0].softmax(0)
+        found = drawn_gradient(sure, torch.Generator().manual_seed(0))
+        moment = found.square().mean(0)
+        assert moment[1:].numpy() == pytest.approx((p * (1 - p))[1:].numpy(), rel=1e-2)
 
 
 class TestPredictedLoss:

@@ -1,0 +1,223 @@
+"""Which error to trust, over all networks that were studied: `python -m examples.paper.answer`.
+
+Reads the tables of `docs/study/` and writes `answer.md` and `answer.png` there, and what becomes of the levels beyond
+90 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import tdcompress as td
+from examples.paper import beyond
+from examples.paper.committed import studies
+from examples.paper.publish import DOCS
+from examples.paper.tables import MEASURES, markdown_table, spoken
+from tdcompress.errors import CompressionError
+from tdcompress.study.drawing import MARKERS, METHOD_COLOURS, panels
+from tdcompress.study.groupings import errors_of
+
+LEVELS = (0.5, 0.75, 0.9, 0.95)  # those that most studies have, from the lowest of the paper's figures 2 and 3 on
+BASE = "relative_weights"  # what the paper advises
+GROUPINGS: Mapping[str, tuple[str, ...]] = {
+    "all": ("layer", "method", "ratio"),
+    "layers": ("layer",),
+    "methods": ("method",),
+    "levels": ("ratio",),
+}
+# What is asked with, and what stands for it where a table has none: bits per byte are a cross-entropy.
+_WANTED = {
+    "cross-entropy": ("cross_entropy", "bits_per_byte"),
+    "classification error": ("error", "bits_per_byte", "cross_entropy"),
+}
+_KEYS = ("layer", "method", "ratio")
+_OVER_LAYERS = td.Bootstrap("layers")
+
+Studies = Mapping[str, pd.DataFrame]
+
+
+def taus(tables: Studies, bootstrap: td.Bootstrap = _OVER_LAYERS) -> pd.DataFrame:
+    """τ-a of every error in every network, and how far above that of relative weights it is.
+
+    Args:
+        tables: the trials of each network, one row a trial, before fine-tuning.
+        bootstrap: of all intervals, over whole layers.
+
+    Returns:
+        One row a network, grouping, measure and error: `network`, `across`, `measure`, `error`, `tau`, `low`, `high`,
+        and `rise`, `rise_low`, `rise_high`, the paired difference to relative weights; theirs is 0.
+    """
+    rows = []
+    for network, table in tables.items():
+        for measure in _WANTED:
+            column = performance(table, measure)
+            for across, columns in GROUPINGS.items():
+                part = comparable(table[table["ratio"].isin(LEVELS)], columns)
+                if part["layer"].nunique() < 2:
+                    continue
+                for error in errors_of(table):
+                    tau = td.correlate(part, error, column, columns, bootstrap=bootstrap)
+                    rise = td.compare(part, error, BASE, column, columns, bootstrap=bootstrap)
+                    row = {"network": network, "across": across, "measure": measure, "error": error}
+                    row |= {"tau": tau.mean, "low": tau.low, "high": tau.high}
+                    rows.append(row | {"rise": rise.difference, "rise_low": rise.low, "rise_high": rise.high})
+    return pd.DataFrame(rows)
+
+
+def regrets(tables: Studies, bootstrap: td.Bootstrap = _OVER_LAYERS) -> pd.DataFrame:
+    """What it costs to choose by an error: how much worse than the best the choice performs.
+
+    Returns:
+        One row a network, `among` (methods or layers) and error: `mean`, `low`, `high` (None among layers) and
+        `chance`, in the unit of the classification error or, for text, of the bits.
+    """
+    rows = []
+    for network, table in tables.items():
+        column = performance(table, "classification error")
+        for among, columns in (("methods", ("method",)), ("layers", ("layer",))):
+            part = comparable(table[table["ratio"].isin(LEVELS)], columns)
+            if part.empty:
+                continue
+            for error in errors_of(table):
+                found = td.regret(part, error, column, columns, bootstrap=bootstrap)
+                row = {"network": network, "among": among, "error": error, "column": column, "mean": found.mean}
+                rows.append(row | {"low": found.low, "high": found.high, "chance": found.chance})
+    return pd.DataFrame(rows)
+
+
+def performance(table: pd.DataFrame, measure: str) -> str:
+    """The column of a measure, or of what stands for it."""
+    return next(f"test_{one}" for one in _WANTED[measure] if f"test_{one}" in table)
+
+
+def comparable(table: pd.DataFrame, across: Sequence[str]) -> pd.DataFrame:
+    """The trials that have another to be compared with: a small layer may have none at a high level."""
+    held = ["run", *(key for key in _KEYS if key not in across)]
+    return table[table.groupby(held)["layer"].transform("size") > 1]
+
+
+def as_markdown(tables: Studies, found: pd.DataFrame, costs: pd.DataFrame) -> str:
+    """All tables, and what they say in a paragraph before them."""
+    lines = [in_words(found), "", *_networks(tables)]
+    for measure in _WANTED:
+        for across in GROUPINGS:
+            part = found[(found["measure"] == measure) & (found["across"] == across)]
+            lines += ["", f"**τ-a with the test {measure}, {_asked(across)}**", ""]
+            lines += _wide(part, lambda row: f"{row.tau:.2f} [{row.low:.2f}, {row.high:.2f}]")
+    for across in ("all", "layers"):
+        part = found[(found["measure"] == "cross-entropy") & (found["across"] == across) & (found["error"] != BASE)]
+        lines += ["", f"**τ-a with the cross-entropy less that of relative weights, {_asked(across)}**", ""]
+        lines += _wide(part, _rise)
+    for among, part in costs.groupby("among", sort=False):
+        lines += ["", f"**Regret of choosing among {among} by an error, at the same other two**", ""]
+        lines += _wide(pd.concat([part, _by_lot(part)]), _cost)
+    return "\n".join(lines) + "\n"
+
+
+def in_words(found: pd.DataFrame) -> str:
+    """In how many networks an error is above relative weights, and in how many that is settled."""
+    sentences = []
+    for across in ("all", "layers"):
+        part = found[(found["measure"] == "cross-entropy") & (found["across"] == across)]
+        networks = part["network"].nunique()
+        for error in [one for one in dict.fromkeys(part["error"]) if one != BASE]:
+            rises = part[part["error"] == error]
+            settled, fallen = int((rises["rise_low"] > 0).sum()), int((rises["rise_high"] < 0).sum())
+            above = int((rises["rise"] > 0).sum())
+            sentences.append([_asked(across), spoken(error), f"{above} of {networks}", str(settled), str(fallen)])
+    header = ["", "error", "above relative weights", "settled", "settled below"]
+    title = "**In how many networks an error has a higher τ with the cross-entropy than relative weights**"
+    return "\n".join([title, "", *markdown_table(header, sentences, left=2)])
+
+
+def draw(found: pd.DataFrame, file: Path) -> None:
+    """One picture: τ with the cross-entropy of every error in every network, over all trials and across layers."""
+    part = found[found["measure"] == "cross-entropy"]
+    networks = list(dict.fromkeys(part["network"]))
+    means = part[part["across"] == "layers"].groupby("error")["tau"].mean().sort_values(ascending=False)
+    errors = list(means.index)
+    figure, axes = panels(2, width=4.6)
+    figure.set_figheight(1.4 + 0.55 * len(errors))
+    for axis, across in zip(axes, ("all", "layers"), strict=True):
+        for place, network in enumerate(networks):
+            rows = part[(part["network"] == network) & (part["across"] == across)].set_index("error").loc[errors]
+            heights = [n + (place - (len(networks) - 1) / 2) / (1.5 * len(networks)) for n in range(len(errors))]
+            colour, marker = METHOD_COLOURS[place % len(METHOD_COLOURS)], MARKERS[place % len(MARKERS)]
+            axis.hlines(heights, rows["low"], rows["high"], color=colour, linewidth=1, alpha=0.6)
+            axis.plot(rows["tau"], heights, marker, color=colour, markersize=5, label=network)
+        axis.axvline(0, color="0.4", linewidth=0.8)
+        axis.grid(axis="x", color="0.9")
+        axis.set_title(_asked(across))
+        axis.set_xlabel("Kendall's τ-a with the cross-entropy")
+    axes[0].set_yticks(range(len(errors)), [spoken(error) for error in errors])
+    axes[0].invert_yaxis()
+    figure.legend(handles=axes[0].get_legend_handles_labels()[0], loc="outside right center", frameon=False)
+    figure.savefig(file, dpi=150)
+
+
+def _asked(across: str) -> str:
+    return "over all trials" if across == "all" else f"across {across}"
+
+
+def _networks(tables: Studies) -> Iterator[str]:
+    header = ["network", "layers", "methods", "levels", "trials", "performance"]
+    body = []
+    for network, table in tables.items():
+        part = table[table["ratio"].isin(LEVELS)]
+        levels = ", ".join(f"{100 * ratio:.0f}" for ratio in sorted(part["ratio"].unique()))
+        measures = [MEASURES[one] for one in MEASURES if f"test_{one}" in table]
+        methods = ", ".join(dict.fromkeys(part["method"]))
+        cells = [network, str(part["layer"].nunique()), methods, f"{levels} %", str(len(part)), " and ".join(measures)]
+        body.append(cells)
+    yield from markdown_table(header, body, left=6)
+
+
+def _wide(rows: pd.DataFrame, cell: Callable[[Any], str]) -> list[str]:
+    """An error a line, a network a column."""
+    networks, errors = (list(dict.fromkeys(rows[name])) for name in ("network", "error"))
+    cells = {(row.error, row.network): cell(row) for row in rows.itertuples()}
+    body = [[spoken(error), *(cells.get((error, network), "") for network in networks)] for error in errors]
+    return markdown_table(["", *networks], body)
+
+
+def _rise(row: Any) -> str:
+    text = f"{row.rise:+.2f} [{row.rise_low:+.2f}, {row.rise_high:+.2f}]"
+    return f"**{text}**" if row.rise_low > 0 or row.rise_high < 0 else text
+
+
+def _cost(row: Any) -> str:
+    scale, unit = (1, " bits") if row.column == "test_bits_per_byte" else (100, "")
+    interval = "" if pd.isna(row.low) else f" [{scale * row.low:.2f}, {scale * row.high:.2f}]"
+    return f"{scale * row.mean:.2f}{interval}{unit}"
+
+
+def _by_lot(costs: pd.DataFrame) -> pd.DataFrame:
+    return costs.drop_duplicates("network").assign(error="by lot", mean=costs["chance"], low=None, high=None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m examples.paper.answer", description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=Path, default=DOCS, help="folder of studies; docs/study by default")
+    options = parser.parse_args(arguments)
+    try:
+        tables = studies(options.studies)
+    except CompressionError as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    found = taus(tables)
+    (options.studies / "answer.md").write_text(as_markdown(tables, found, regrets(tables)), encoding="utf-8")
+    draw(found, options.studies / "answer.png")
+    files = ["answer.md", "answer.png", *(file.name for file in beyond.report(options.studies, tables))]
+    print(f"In {options.studies}:", ", ".join(files))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
