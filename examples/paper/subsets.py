@@ -27,6 +27,7 @@ PAPER = (
     "layer4.1.conv2",
 )  # the layers of ResNet-18 that the paper decomposed
 EVERY = "all"
+_BY_ORDER = ("first", "middle", "last", "small", "medium", "large")  # thirds by depth, and by size
 _LEAST = 6  # layers of a study from which on subsets of it say something
 _FEWEST = 3  # layers of a subset: a bootstrap of two knows nothing
 _ACROSS = {"all": ("layer", "method", "ratio"), "layers": ("layer",)}
@@ -54,9 +55,8 @@ def subsets(model: nn.Module, layers: Sequence[str]) -> dict[str, tuple[str, ...
     for place in dict.fromkeys(filter(None, places.values())):
         found[place] = tuple(name for name in layers if places[name] == place)
     found["stride-two"] = tuple(name for name, module in modules.items() if _halves(module))
-    found |= zip(("first", "middle", "last"), _thirds(layers), strict=True)
     by_size = sorted(layers, key=lambda name: model.get_parameter(f"{name}.weight").numel())
-    found |= zip(("small", "medium", "large"), _thirds(by_size), strict=True)
+    found |= zip(_BY_ORDER, _thirds(layers) + _thirds(by_size), strict=True)
     return {name: chosen for name, chosen in found.items() if len(chosen) >= _FEWEST}
 
 
@@ -101,6 +101,30 @@ def by_subset(frame: pd.DataFrame, chosen: Mapping[str, Sequence[str]]) -> pd.Da
     return pd.DataFrame(rows)
 
 
+def performances(frame: pd.DataFrame, chosen: Mapping[str, Sequence[str]], column: str) -> pd.DataFrame:
+    """The mean performance over the layers of every subset, by level and method, for layers that all methods can take.
+
+    A level that a method reaches in some of the layers alone would compare other layers; those that lack a method there
+    are left out for all.
+
+    Args:
+        frame: one row a trial, before fine-tuning.
+        chosen: the layers of each subset.
+        column: of the performance.
+
+    Returns:
+        One row a subset and level, with `subset`, `ratio`, `layers` (how many) and a column for every method.
+    """
+    rows = []
+    methods = list(dict.fromkeys(frame["method"]))
+    means = frame.groupby(["ratio", "layer", "method"])[column].mean().unstack("method")[methods].dropna()
+    for name, layers in chosen.items():
+        part = means[means.index.get_level_values("layer").isin(layers)]
+        for ratio, there in part.groupby("ratio"):
+            rows.append({"subset": name, "ratio": ratio, "layers": len(there), **there.mean()})
+    return pd.DataFrame(rows)
+
+
 def performance(frame: pd.DataFrame) -> str:
     """The column that subsets are compared by: one without ties, if there is one."""
     wanted = ["cross_entropy", *MEASURES]
@@ -131,10 +155,25 @@ def report(folder: Path, frame: pd.DataFrame, model: nn.Module, layers: Sequence
         cells = {row.error: f"{row.tau:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in part.itertuples()}
         body.append([name, str(count), across, *(cells[error] for error in errors)])
     lines += markdown_table(["subset", "layers", "across", *map(spoken, errors)], body, left=1)
+    lines += ["", *_performances(frame, {name: chosen[name] for name in chosen if name not in _BY_ORDER})]
     files = [folder / "subsets.md", folder / "subsets.png"]
     files[0].write_text("\n".join(lines) + "\n", encoding="utf-8")
     _draw(table, errors, measure, files[1])
     return files
+
+
+def _performances(frame: pd.DataFrame, chosen: Mapping[str, Sequence[str]]) -> list[str]:
+    """Their table, by the first measure of the study."""
+    measure = next(one for one in MEASURES if f"test_{one}" in frame)
+    table = performances(frame[frame["ratio"] >= HIGH], chosen, f"test_{measure}")
+    methods, scale = list(table.columns[3:]), 100 if measure == "error" else 1
+    unit = " in %" if measure == "error" else ""
+    body = [
+        [row["subset"], f"{100 * row['ratio']:.0f} %", f"{row['layers']}", *(f"{scale * row[m]:.2f}" for m in methods)]
+        for row in table.to_dict("records")
+    ]
+    title = f"**Test {MEASURES[measure]}{unit} with one layer compressed, mean over the layers of the subset**"
+    return [title, "", *markdown_table(["subset", "removed", "layers", *methods], body, left=1)]
 
 
 def _draw(table: pd.DataFrame, errors: Sequence[str], measure: str, file: Path) -> None:

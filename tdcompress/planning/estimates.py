@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tdcompress.batches import evaluating
+from tdcompress.batches import evaluating, first_of, first_samples
 from tdcompress.fisher import fisher_factors
 from tdcompress.gathering import input_moments
 from tdcompress.layers import FactorizedConv, FisherFactors, InputMoments
@@ -31,7 +31,8 @@ from tdcompress.work import in_order, one_by_one
 _KEPT = 128 << 20
 # Bytes of the layers of one pass: each further pass runs the model over the data once more.
 _MOMENTS = 512 << 20
-_DRAWS = 1  # of signs, for every prediction of the data
+_DRAWS = 1  # of signs, for every prediction of
+_SAMPLES = 256  # inputs, the first of the data: as many as trials take
 
 Moments = InputMoments | FisherFactors
 
@@ -85,7 +86,7 @@ def estimated(problem: PlanningProblem, executor: Executor | None, step: Callabl
     curves: dict[str, list[Option]] = {}
     changes: dict[str, list[tuple[Option, float]]] = {}
     kept: dict[str, InputMoments] = {}
-    keeps = sum(map(moment_bytes, problem.specs.values())) <= _KEPT
+    keeps = sum(map(moment_bytes, problem.specs.values())) <= _KEPT and _sees_all(problem)
     for names in _passes(problem, list(problem.convs) if trials is None else trials.order):
         moments = _moments(problem, names)
         if keeps:
@@ -115,9 +116,18 @@ def _moments(problem: PlanningProblem, names: Sequence[str]) -> Mapping[str, Mom
         return input_moments(problem.model, problem.inputs, names, progress=False)
     every = [one for name in names for one in (name, *problem.tied[name])]
     logits, seed = problem.request.logits, problem.request.seed
+    few = first_of(problem.inputs, _SAMPLES)
     return fisher_factors(
-        problem.model, problem.inputs, every, draws=_DRAWS, logits=logits, seed=seed, joint=False, progress=False
+        problem.model, few, every, draws=_DRAWS, logits=logits, seed=seed, joint=False, progress=False
     )
+
+
+def _sees_all(problem: PlanningProblem) -> bool:
+    """Whether moments are of all of the data: those of the first inputs would not do for whoever decomposes."""
+    if problem.inputs is None or problem.request.metric != PREDICTED:
+        return True
+    few = first_of(problem.inputs, _SAMPLES)
+    return sum(first_samples(batch, _SAMPLES)[1] for batch in few) < _SAMPLES
 
 
 def _of_inputs(moments: Mapping[str, Moments]) -> dict[str, InputMoments]:

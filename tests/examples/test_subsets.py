@@ -6,8 +6,9 @@ import pytest
 
 import tdcompress as td
 from examples.paper import __main__ as command
+from examples.paper.gpt import ByteGPT
 from examples.paper.presets import PRESETS
-from examples.paper.subsets import PAPER, by_subset, report, subset, subsets
+from examples.paper.subsets import PAPER, by_subset, performances, report, subset, subsets
 from tdcompress.metrics import METRICS
 
 
@@ -91,6 +92,18 @@ class TestTable:
         assert table.loc[("all", "all", "relative_weights"), "tau"] == 1
 
 
+class TestPerformances:
+    def test_are_means_over_the_layers_that_every_method_reaches(self):
+        frame = synthetic("abc", ratios=(0.5, 0.99))
+        frame = frame[(frame["layer"] != "b") | (frame["method"] != "tt") | (frame["ratio"] < 0.99)]
+        table = performances(frame, {"all": tuple("abc"), "one": ("b",)}, "test_error").set_index(["subset", "ratio"])
+        values = frame.set_index(["layer", "method", "ratio"])["test_error"]
+        assert table.loc[("all", 0.5), "cp"] == pytest.approx(values.loc[["a", "b", "c"], "cp", 0.5].mean())
+        assert table.loc[("all", 0.99), "tt"] == pytest.approx(values.loc[["a", "c"], "tt", 0.99].mean())
+        assert table.loc[("all", 0.99), "cp"] == pytest.approx(values.loc[["a", "c"], "cp", 0.99].mean())
+        assert list(table["layers"]) == [3, 2, 1]
+
+
 class TestReport:
     def test_table_and_picture(self, tmp_path):
         preset = PRESETS["digits-resnet"]
@@ -99,9 +112,24 @@ class TestReport:
         assert [file.name for file in files] == ["subsets.md", "subsets.png"]
         lines = files[0].read_text(encoding="utf-8").splitlines()
         assert lines[0] == "**τ-a with the test cross-entropy before fine-tuning, by subset of the layers**"
-        named = [line.split("|")[1].strip() for line in lines if line.startswith("|")][2:]
+        named = [line.split("|")[1].strip() for line in lines[2 : lines.index("", 2)]][2:]
         assert named == [name for name in ("all", "conv1", "conv2", "first", "middle", "last") for _ in range(2)]
-        assert all(line.count("|") == 4 + len(METRICS) for line in lines if line.startswith("|"))
+        assert all(line.count("|") == 4 + len(METRICS) for line in lines[: lines.index("", 2)] if line.startswith("|"))
+
+    def test_projections_are_compared_by_their_type(self, tmp_path):
+        model = ByteGPT(layers=3, width=16, heads=2, context=8)
+        places = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+        layers = [f"transformer.h.{block}.{place}" for block in range(3) for place in places]
+        frame = synthetic(layers, (0.5, 0.75), ("svd", "blr")).drop(columns="test_error")
+        report(tmp_path, frame.rename(columns={"test_cross_entropy": "test_bits_per_byte"}), model, layers)
+        taus, bits = (
+            (tmp_path / "subsets.md").read_text(encoding="utf-8").split("\n\n**Test bits per byte with one layer")
+        )
+        for place in places:
+            assert taus.count(f"| {place} | 3 | layers |") == 1
+            part = frame[frame["layer"].str.endswith(place) & (frame["ratio"] == 0.75)]
+            means = part.groupby("method")["test_cross_entropy"].mean()
+            assert f"| {place} | 75 % | 3 | {means['svd']:.2f} | {means['blr']:.2f} |" in bits
 
     def test_few_layers_have_none(self, tmp_path):
         preset = PRESETS["digits"]

@@ -128,3 +128,23 @@ def test_compress_goes_on_from_what_was_gathered(images, monkeypatch):
     small = td.compress(model, 0.7, metric="predicted_loss", data=images)
     assert not calls
     assert sum(p.numel() for p in small.parameters()) < 0.4 * sum(p.numel() for p in model.parameters())
+
+
+def test_the_first_inputs_tell_what_layers_are_worth_and_all_what_they_see(images, monkeypatch):
+    model, asked = classifier(), []
+    many = images.repeat(3, 1, 1, 1)
+    curves = [
+        [option.error for entry in td.plan(model, 0.7, methods=("svd",), metric="predicted_loss", data=data).layers
+         for option in entry.options]
+        for data in (many, many[:256], many[:255])
+    ]  # fmt: skip
+    assert curves[0] == curves[1] != curves[2]
+    moments = td.compression.input_moments
+
+    def noted(model, inputs, names, **how):
+        asked.append(sum(map(len, inputs)))
+        return moments(model, inputs, names, **how)
+
+    monkeypatch.setattr("tdcompress.compression.input_moments", noted)
+    td.compress(model, 0.7, methods=("tucker",), metric="predicted_loss", data=list(many.split(40)))
+    assert asked == [360]
