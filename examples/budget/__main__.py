@@ -29,6 +29,7 @@ RATIOS = (0.5, 0.75, 0.9, 0.95, 0.98)
 _IMAGES = 1000
 # Short: one epoch on the large data, a few on the small. For the large, the learning rate is the best of 3e-3, 1e-3 and
 # 3e-4 for the validation images, at 90 % removed.
+_DIGITS = Recipe(learning_rate=1e-3, epochs=5, optimizer="adam", batch_size=64, schedule="one-cycle")
 _FINE_TUNING = {
     "garipov-fmnist": Recipe(
         learning_rate=1e-3,
@@ -40,7 +41,8 @@ _FINE_TUNING = {
         autocast=True,
         channels_last=True,
     ),
-    "digits": Recipe(learning_rate=1e-3, epochs=5, optimizer="adam", batch_size=64, schedule="one-cycle"),
+    "digits": _DIGITS,
+    "digits-resnet": _DIGITS,
 }
 
 

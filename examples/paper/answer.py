@@ -25,6 +25,7 @@ from tdcompress.study.groupings import errors_of
 
 LEVELS = (0.5, 0.75, 0.9, 0.95)  # those that most studies have, from the lowest of the paper's figures 2 and 3 on
 BASE = "relative_weights"  # what the paper advises
+DUELS = (("predicted_loss", "scaled_weights"), ("output_divergence", "predicted_loss"))  # the close ones
 GROUPINGS: Mapping[str, tuple[str, ...]] = {
     "all": ("layer", "method", "ratio"),
     "layers": ("layer",),
@@ -70,6 +71,25 @@ def taus(tables: Studies, bootstrap: td.Bootstrap = _OVER_LAYERS) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+def duels(tables: Studies, bootstrap: td.Bootstrap = _OVER_LAYERS) -> pd.DataFrame:
+    """How much higher τ with the cross-entropy is for the first of two errors than for the second, paired.
+
+    Returns:
+        One row a network, `across` (all or layers) and pair, its `error` "the first less the second", with `rise`,
+        `rise_low`, `rise_high`.
+    """
+    rows = []
+    for network, table in tables.items():
+        column = performance(table, "cross-entropy")
+        for across in ("all", "layers"):
+            part = comparable(table[table["ratio"].isin(LEVELS)], GROUPINGS[across])
+            for first, second in DUELS:
+                found = td.compare(part, first, second, column, GROUPINGS[across], bootstrap=bootstrap)
+                row = {"network": network, "across": across, "error": f"{first} less {second}"}
+                rows.append({**row, "rise": found.difference, "rise_low": found.low, "rise_high": found.high})
+    return pd.DataFrame(rows)
+
+
 def regrets(tables: Studies, bootstrap: td.Bootstrap = _OVER_LAYERS) -> pd.DataFrame:
     """What it costs to choose by an error: how much worse than the best the choice performs.
 
@@ -102,8 +122,8 @@ def comparable(table: pd.DataFrame, across: Sequence[str]) -> pd.DataFrame:
     return table[table.groupby(held)["layer"].transform("size") > 1]
 
 
-def as_markdown(tables: Studies, found: pd.DataFrame, costs: pd.DataFrame) -> str:
-    """All tables, and what they say in a paragraph before them."""
+def as_markdown(tables: Studies, found: pd.DataFrame, close: pd.DataFrame, costs: pd.DataFrame) -> str:
+    """All tables: what `taus`, `duels` and `regrets` found; in how many networks an error is ahead comes first."""
     lines = [in_words(found), "", *_networks(tables)]
     for measure in _WANTED:
         for across in GROUPINGS:
@@ -113,6 +133,9 @@ def as_markdown(tables: Studies, found: pd.DataFrame, costs: pd.DataFrame) -> st
     for across in ("all", "layers"):
         part = found[(found["measure"] == "cross-entropy") & (found["across"] == across) & (found["error"] != BASE)]
         lines += ["", f"**τ-a with the cross-entropy less that of relative weights, {_asked(across)}**", ""]
+        lines += _wide(part, _rise)
+    for across, part in close.groupby("across", sort=False):
+        lines += ["", f"**The close ones: τ-a with the cross-entropy, paired, {_asked(str(across))}**", ""]
         lines += _wide(part, _rise)
     for among, part in costs.groupby("among", sort=False):
         lines += ["", f"**Regret of choosing among {among} by an error, at the same other two**", ""]
@@ -212,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error:", error, file=sys.stderr)
         return 2
     found = taus(tables)
-    (options.studies / "answer.md").write_text(as_markdown(tables, found, regrets(tables)), encoding="utf-8")
+    text = as_markdown(tables, found, duels(tables), regrets(tables))
+    (options.studies / "answer.md").write_text(text, encoding="utf-8")
     draw(found, options.studies / "answer.png")
     files = ["answer.md", "answer.png", *(file.name for file in beyond.report(options.studies, tables))]
     print(f"In {options.studies}:", ", ".join(files))

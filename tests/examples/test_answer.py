@@ -101,7 +101,7 @@ class TestTaus:
 class TestPage:
     def test_has_every_error_and_network_in_every_table(self, tables, found, tmp_path):
         costs = answer.regrets(tables, FEW)
-        text = answer.as_markdown(tables, found, costs)
+        text = answer.as_markdown(tables, found, answer.duels(tables, FEW), costs)
         names = [name.replace("_", " ") for name in METRICS]
         lines = text.splitlines()
         for name in names:
@@ -112,6 +112,15 @@ class TestPage:
         assert all(line.count("|") == 4 for line in lines if line.startswith("| predicted loss |"))
         answer.draw(found, tmp_path / "answer.png")
         assert (tmp_path / "answer.png").stat().st_size > 10_000
+
+    def test_a_duel_is_a_paired_comparison(self, tables):
+        part = tables["net"][tables["net"]["ratio"].isin(answer.LEVELS)]
+        found = answer.duels(tables, FEW).set_index(["network", "across", "error"])
+        for across in ("all", "layers"):
+            arguments = (part, "predicted_loss", "scaled_weights", "test_cross_entropy", answer.GROUPINGS[across])
+            duel = td.compare(*arguments, bootstrap=FEW)
+            row = found.loc[("net", across, "predicted_loss less scaled_weights")]
+            assert (row["rise"], row["rise_low"], row["rise_high"]) == (duel.difference, duel.low, duel.high)
 
     def test_a_regret_is_in_points_or_bits(self, tables):
         costs = answer.regrets(tables, FEW).set_index(["network", "among", "error"])
