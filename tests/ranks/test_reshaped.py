@@ -137,9 +137,9 @@ def test_the_best_train_has_the_least_bound_of_all_shapes_and_ranks(cores, kept)
 @cases(40)
 @given(shape=st.tuples(st.integers(2, 24), st.integers(2, 24)), kept=st.floats(0.05, 0.95), seed=st.integers(0, 99))
 def test_no_train_loses_more_than_the_best_sum_of_kronecker_products_which_is_one(name, shape, kept, seed):
-    matrix = random(*shape, seed)
+    matrix = falling(shape, seed)
     if name == "blocks":
-        matrix = torch.kron(matrix, torch.ones(2, 3, dtype=matrix.dtype)) + 0.1 * random(2 * shape[0], 3 * shape[1])
+        matrix = torch.kron(matrix, torch.ones(2, 3, dtype=matrix.dtype)) + 0.1 * falling((2 * shape[0], 3 * shape[1]))
     budget = int(kept * matrix.numel())
     trains, sums = (CURVES[method](matrix[None], [budget]) for method in ("ttm", "kronecker"))
     assert bool(trains) >= bool(sums)
@@ -147,7 +147,7 @@ def test_no_train_loses_more_than_the_best_sum_of_kronecker_products_which_is_on
 
 
 def test_the_trains_that_are_proposed_lose_most_at_bonds_that_differ():
-    matrix = random(48, 60)
+    matrix = falling((48, 60))
     for budget in (288, 720, 1440):
         spectra, worst = Spectra(matrix[None]), set()
         proposed = ranks.ttm_ranks(matrix[None], budget, count=5)
