@@ -11,7 +11,7 @@ from tdcompress.layers import FactorizedConv
 
 
 class Distilled:
-    """How far a network's outputs are from those of another one: `td.distillation_loss`, at its temperature of 4.
+    """How far a network's outputs are from those of another one: `td.distillation_loss`, at a temperature of 4.
 
     Args:
         original: the other one, in evaluation mode.
@@ -32,7 +32,7 @@ class Distilled:
         """See `cross_entropy` for the shapes."""
         with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, self._autocast):
             wanted = self._original(images)
-        loss = td.distillation_loss(logits, wanted, logits=True)
+        loss = td.distillation_loss(logits, wanted, temperature=4.0, logits=True)
         return (loss + cross_entropy(logits, labels)) / 2 if self._labels else loss
 
 

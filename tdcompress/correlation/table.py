@@ -103,8 +103,10 @@ def _frame(table: Any) -> DataFrame:
     except ImportError as problem:
         raise ImportError("correlate reads tables with pandas: pip install tdcompress[study]") from problem
     try:
-        if isinstance(table, (str, PathLike)):  # exactly: pandas before 3 is off in the last bit, which breaks ties
-            frame = pd.read_csv(table, float_precision="round_trip")
+        if isinstance(table, (str, PathLike)):
+            # Exactly: pandas before 3 is off in the last bit, which breaks ties; later ones warn of being asked.
+            exact: dict[str, Any] = {"float_precision": "round_trip"} if int(pd.__version__.split(".")[0]) < 3 else {}
+            frame = pd.read_csv(table, **exact)
         else:
             frame = pd.DataFrame(table)
     except (TypeError, ValueError) as problem:  # pandas' parser errors are ValueErrors

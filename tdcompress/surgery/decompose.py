@@ -20,7 +20,7 @@ from tdcompress.shapes import AskedRank, Axes
 from tdcompress.surgery.left import OnRefusal, Refusals, without
 from tdcompress.surgery.plain import Hooks, Parametrized, Policy, check_wrapper, plain
 from tdcompress.surgery.replacement import Problem, Replacement, replaced
-from tdcompress.surgery.selection import LayerSelector, dense_layers, select_layers
+from tdcompress.surgery.selection import LayerSelector, check_selector, dense_layers, select_layers
 from tdcompress.surgery.ties import cut_ties, tied_groups
 
 
@@ -109,6 +109,7 @@ def decompose(
         raise CompressionError(
             "seed is a torch.Generator, which the layers draw from one after the other; with executor= give a number."
         )
+    check_selector(layer, list(dense_layers(model, kind.takes_linear)))  # None would be all layers
     selected, skipped = without(model, select_layers(model, layer, linear=kind.takes_linear), skip)
     following = {name for _, *others in tied_groups(selected) for name, _ in others}
     problems = {}

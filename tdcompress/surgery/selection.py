@@ -69,11 +69,7 @@ def _select(model: nn.Module, layer: LayerSelector | None, noun: str, candidates
         if not candidates:
             raise CompressionError(f"there is no {noun} in the model.")
         return list(candidates)
-    if isinstance(layer, nn.Module) or not isinstance(layer, str | Iterable | Callable):
-        raise CompressionError(
-            f"layer must be a name, a glob, a list of those, or a predicate, got a {type(layer).__name__}; "
-            f"there are {_listed(candidates)}."
-        )
+    check_selector(layer, candidates)
     if callable(layer):
         chosen = [(name, module) for name, module in candidates if layer(name, module)]
         if not chosen:
@@ -87,6 +83,19 @@ def _select(model: nn.Module, layer: LayerSelector | None, noun: str, candidates
         id(module): (name, module) for text in wanted for name, module in _named(modules, text, noun, candidates)
     }
     return list(selected.values())
+
+
+def check_selector(layer: object, candidates: Sequence[Named]) -> None:
+    """Refuse what selects nothing, with what there is.
+
+    Raises:
+        CompressionError: it is no name, list or predicate.
+    """
+    if isinstance(layer, nn.Module) or not isinstance(layer, str | Iterable | Callable):
+        raise CompressionError(
+            f"layer must be a name, a glob, a list of those, or a predicate, got a {type(layer).__name__}; "
+            f"there are {_listed(candidates)}."
+        )
 
 
 def _named(modules: Mapping[str, nn.Module], text: str, noun: str, candidates: Sequence[Named]) -> list[Named]:

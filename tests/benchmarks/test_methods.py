@@ -54,7 +54,7 @@ def test_the_peer_of_the_tensor_train_matrix_has_its_cores():
     train = td.TTMConv.from_conv(nn.Linear(24, 60), rank=(3, 4))
     peer = block_tt(train)
     with tensorly_on_torch(), torch.no_grad():
-        for mine, theirs in zip(train.weighted, reversed(list(peer.weight.factors)), strict=True):
+        for mine, theirs in zip(train.weighted, peer.weight.factors, strict=True):
             assert mine.weight.numel() == theirs.numel()
         assert peer(torch.zeros(2, 24)).shape == (2, 60)
     assert multiply_adds(train, 24) == sum(
