@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import tdcompress as td
 from examples.budget.figure import draw
 from examples.budget.procedures import PROCEDURES, Task
+from examples.paper.augmentation import augment
+from examples.paper.augmentation import draw as draw_crops
 from examples.paper.data import Splits
 from examples.paper.presets import PRESETS
 from examples.paper.recipes import Recipe
@@ -43,6 +46,12 @@ _FINE_TUNING = {
     ),
     "digits": _DIGITS,
     "digits-resnet": _DIGITS,
+}
+# Without labels. The rate is the best of three for the digits' validation images, at 90 % removed, and as good as any
+# that was tried for those of the other network, at 98 %.
+_DISTILLATION = {
+    "garipov-fmnist": td.DistillationOptions(learning_rate=2e-2, autocast=True),
+    "digits": td.DistillationOptions(learning_rate=2e-2),
 }
 
 
@@ -116,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     splits = source.splits()
     model, _ = preset.trained(source, folder / "weights.safetensors")
     chosen = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(options.seed))[:_IMAGES]
-    task = Task(model, preset.layer_names(), splits.train.images[chosen])
+    distillation = replace(_DISTILLATION[preset.name], augment=_augmentation(_FINE_TUNING[preset.name], splits))
+    task = Task(model, preset.layer_names(), splits.train.images[chosen], distillation=distillation)
     dense = evaluate(model, splits.test.images, splits.test.labels).accuracy
     print(f"dense: {dense:.4f}, {sum(p.numel() for p in model.parameters())} parameters")
     table = folder / "results.csv"
@@ -135,6 +145,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (folder / "table.md").write_text(_markdown(shown, dense), encoding="utf-8")
     draw(shown, dense, folder / "accuracy.png")
     print(f"{table}, table.md, accuracy.png")
+
+
+def _augmentation(recipe: Recipe, splits: Splits) -> Callable[[Tensor], Tensor] | None:
+    """The crops and flips of the fine-tuning, drawn from PyTorch's own generator; None if it has none."""
+
+    def augmented(images: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        draws = draw_crops(len(images), generator, images.device, crop_padding=recipe.crop_padding, flip=recipe.flip)
+        return augment(images, splits.black, draws, recipe.crop_padding)
+
+    return augmented if recipe.crop_padding or recipe.flip else None
 
 
 def _read(table: Path) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import tdcompress as td
 from examples.budget.vbmf import vbmf_rank
 from tdcompress.decompositions.algebra import unfold
+from tdcompress.methods import planned_by_default
 from tdcompress.planning import Option
 from tdcompress.ranks import tucker_parameters
 
@@ -26,12 +27,14 @@ class Task:
         layers: the names of the layers that share the budget.
         images: unlabelled training images, (N, C, H, W).
         batch: how many of them are taken at a time.
+        distillation: how a network is fitted to the original's outputs.
     """
 
     model: nn.Module
     layers: Sequence[str]
     images: Tensor
     batch: int = 100
+    distillation: td.DistillationOptions = field(default_factory=td.DistillationOptions)
 
     @cached_property
     def data(self) -> list[Tensor]:
@@ -120,6 +123,18 @@ def data_aware(task: Task, ratio: float) -> nn.Module:
     return td.compress(task.model, ratio, layers=list(task.layers), data=task.data)
 
 
+def distilled(task: Task, ratio: float) -> nn.Module:
+    """The same, and then td.distill on the same images."""
+    options = replace(task.distillation, local=None)  # which there has been
+    return td.distill(data_aware(task, ratio), task.images, task.model, options=options).model
+
+
+def with_newer_methods(task: Task, ratio: float) -> nn.Module:
+    """As data_aware, with block terms, hierarchical Tucker and the tensor ring among the candidates."""
+    methods = (*planned_by_default(), "btd", "ht", "tr")
+    return td.compress(task.model, ratio, methods=methods, layers=list(task.layers), data=task.data)
+
+
 def foreseen(task: Task, ratio: float) -> nn.Module:
     """td.compress with unlabelled data: plan by the predicted loss, without trials, whitened kernels, td.calibrate."""
     return td.compress(task.model, ratio, layers=list(task.layers), data=task.data, metric="predicted_loss")
@@ -140,6 +155,8 @@ PROCEDURES: Mapping[str, Callable[[Task, float], nn.Module]] = {
     "plan": planned,
     "plan + calibration": planned_calibrated,
     "plan + calibration + data-aware": data_aware,
+    "plan + calibration + data-aware + distilled": distilled,
+    "the same with btd, ht and tr, not distilled": with_newer_methods,
     "predicted loss": foreseen,
     "predicted loss + trials": foreseen_and_tried,
 }
