@@ -64,6 +64,7 @@ autosummary_filename_map = {
 # A page of a layer has what users call; what a method fills in is on that of `Method` and in the guide to extending.
 _STACKS = [FactorizedConv, *METHODS.values()]
 _filled_in = {"extra_repr", "form", "forms", "group_forms", "of_form", "of_forms", *vars(Method)}
+_filled_in |= {"factorized", "forward", "growth", "middle_weight", "stage_specs", "weighted"}  # the package calls these
 for _base in {base for stack in _STACKS for base in stack.__mro__ if issubclass(base, FactorizedConv)} - {*_STACKS}:
     _filled_in.update(vars(_base))
 _filled_in -= {"rank", "weight"}
