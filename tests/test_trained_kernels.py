@@ -1,7 +1,10 @@
-"""Every method for convolutions on real weights: the committed GaripovNet, trained on Fashion-MNIST."""
+"""Every method on real weights: the committed GaripovNet, trained on Fashion-MNIST."""
+
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import tdcompress as td
 from examples.paper.models import GaripovNet
@@ -9,15 +12,15 @@ from tdcompress.decompositions import TTOptions, TuckerOptions, cp, tensor_train
 from tdcompress.decompositions.als import Sweep, start
 from tdcompress.decompositions.extrapolation import Run
 from tests.layers.strategies import for_kernels
-from tests.tensors import trained_weights
 
+CHECKPOINT = Path(__file__).parents[1] / "examples" / "paper" / "checkpoints" / "garipovnet_fmnist.safetensors"
 METHODS = for_kernels()
 
 
 @pytest.fixture(scope="module")
 def model():
     model = GaripovNet(in_channels=1)
-    model.load_state_dict(trained_weights())
+    model.load_state_dict(load_file(CHECKPOINT))
     return model.eval()
 
 
