@@ -201,7 +201,7 @@ def test_awkward_kernels_are_ordinary_input(kernel):
     assert found.to_dense().isfinite().all()
     assert found.to_dense().dtype == kernel.dtype
     assert 0 <= found.solution.relative_error < 1
-    assert found.solution.sensitivity >= 0  # not NaN
+    assert (found.solution.sensitivity > 0) == bool(kernel.any())
 
 
 @cases(250)
@@ -233,6 +233,19 @@ def test_what_is_no_kernel_is_refused():
     ):
         with pytest.raises(CompressionError, match=message):
             cp(tensor, 2)
+
+
+def test_random_starts_are_those_of_seed_0_unless_told_otherwise():
+    tensor, options = random((6, 5, 4)), CPOptions(starts=("random",), max_iter=3)
+    found, given = (cp(tensor, 4, solver=options, generator=one) for one in (None, torch.Generator().manual_seed(0)))
+    assert torch.equal(found.to_dense(), given.to_dense())
+
+
+@pytest.mark.parametrize("solver", [None, "tensorly"])
+def test_the_scale_of_a_kernel_is_that_of_its_terms(solver):
+    kernel = random((6, 5, 3, 3), dtype=torch.float32)
+    plain, small = (cp(kernel * scale, 5, solver=solver) for scale in (1.0, 2.0**-60))
+    torch.testing.assert_close(small.to_dense() * 2.0**60, plain.to_dense())
 
 
 def test_a_decomposition_is_not_changed():
