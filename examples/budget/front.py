@@ -20,7 +20,7 @@ SHOWN = {
     "uniform Tucker, tensorly-torch": ("Tucker, one ratio for all (tensorly-torch)", "#8c8c8c"),
     "uniform CP": ("CP, one ratio for all (tdcompress)", "#4c9be8"),
     "plan + calibration + data-aware": ("td.compress", "#d9480f"),
-    "plan + calibration + data-aware + distillation": ('td.compress, fit="outputs"', "#7b2cbf"),
+    "plan + calibration + data-aware + distilled": ('td.compress, fit="outputs"', "#7b2cbf"),
 }
 
 
