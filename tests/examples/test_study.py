@@ -136,6 +136,7 @@ class TestCommand:
         assert command.main([*TINY, "--output", str(folder)]) == 0
         pd.testing.assert_frame_equal(numbers(table(folder)), numbers(table(finished)))
 
+    @pytest.mark.full  # a quick run has tests/study/test_executors.py
     @pytest.mark.usefixtures("briefly")
     def test_two_processes_end_alike(self, finished, folder):
         assert command.main([*TINY, "--output", str(folder), "--workers", "2"]) == 0
@@ -299,6 +300,7 @@ class TestPresets:
         convolutions = [layer for layer, module in model.named_modules() if isinstance(module, nn.Conv2d)]
         assert list(preset.layer_names()) == convolutions
 
+    @pytest.mark.full
     def test_the_default_has_its_weights_and_shows_the_errors_in_a_deep_network(self, tmp_path, monkeypatch):
         """The command's default, with fewer levels."""
         small = replace(PRESETS["digits-resnet"], ratios=(0.9,), methods=("cp", "svd"))

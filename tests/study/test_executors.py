@@ -196,6 +196,7 @@ def test_dask_with_two_workers(dask, tmp_path, folder):
     same(there, study(methods=RANDOM).run(tmp_path / "here.sqlite", progress=False))
 
 
+@pytest.mark.full
 @pytest.mark.kills
 class TestKilled:
     """The driver and the workers are killed at random moments, and the study is run again until it is complete."""
