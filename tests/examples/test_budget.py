@@ -9,6 +9,7 @@ from torch import nn
 
 import tdcompress as td
 from examples.budget.__main__ import main
+from examples.budget.blocks import by_blocks
 from examples.budget.procedures import PROCEDURES, Task
 from examples.budget.sensitivity import compared, weighted
 from examples.budget.sensitivity import main as sensitivity
@@ -45,6 +46,27 @@ def test_every_procedure_keeps_to_the_budget(procedure, ratio):
     dense = sum(model.get_submodule(name).weight.numel() for name in task.layers)
     # tensorly-torch rounds its ranks, up as well as down.
     assert kept <= (1 - ratio) * dense * (1.1 if "tensorly" in procedure else 1)
+
+
+def test_blocks_come_nearer_to_the_features_of_the_original():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential()
+        for name, layer in {
+            "conv1": nn.Conv2d(3, 16, 3),
+            "relu1": nn.ReLU(),
+            "conv2": nn.Conv2d(16, 16, 3),
+            "bn2": nn.BatchNorm2d(16),
+        }.items():
+            model.add_module(name, layer)
+        task = Task(model.eval(), ("conv2",), torch.randn(64, 3, 7, 7), batch=16)
+    small = td.decompose(model, "conv2", "tucker", 0.8)
+    given = [parameter.clone() for parameter in small.parameters()]
+    found = by_blocks(task, small, passes=5)
+    with torch.no_grad():
+        before, after = ((one(task.images) - model(task.images)).square().sum() for one in (small, found))
+    assert after < before
+    assert all(map(torch.equal, small.parameters(), given))
 
 
 @pytest.mark.parametrize("rank", [1, 3, 10])
