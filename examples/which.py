@@ -49,7 +49,7 @@ def multiply_adds(methods: Sequence[str] = METHODS, kept: Sequence[str] = KEPT) 
     shares = {}
     for method in methods:
         for share in kept:
-            small = td.decompose(model.conv4, "", method, 1 - float(share.rstrip("%")) / 100)
+            small = td.decompose(model.get_submodule("conv4"), "", method, 1 - float(share.rstrip("%")) / 100)
             cost = td.report(small, inputs).layers[0].cost.multiply_adds
             assert cost is not None
             shares[method, share] = cost[1] / cost[0]

@@ -171,8 +171,7 @@ def _remove(output: Path) -> None:
 def _chosen(options: argparse.Namespace) -> Preset:
     """The preset with what the command line changes in it."""
     preset = PRESETS[options.preset]
-    names = ("layers", "methods", "ratios", "runs", "ranks", "solver", "calibrated", "seed", "threads")
-    names += ("strategies",)
+    names = ("layers", "methods", "ratios", "runs", "ranks", "solver", "calibrated", "seed", "threads", "strategies")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
     if changes.get("strategies") == ("all",):

@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 import tdcompress as td
 from examples.paper.tables import MEASURES, markdown_table
+from tdcompress.correlation.bootstrap import Unit
 from tdcompress.study.drawing import COLOURS, MARKERS, METHOD_COLOURS, panels
 from tdcompress.study.groupings import Grouping, groupings
 from tdcompress.study.states import finetuned, strategies
@@ -79,7 +80,8 @@ def picture(frame: pd.DataFrame, measures: list[str], baseline: Mapping[str, flo
         found = [tau(frame, grouping, f"{prefix}{measure}", td.Bootstrap("trials")) for prefix in columns.values()]
         heights = [row + (place - (len(views) - 1) / 2) * 0.22 for row in range(len(columns))]
         colour, marker = COLOURS[place], MARKERS[place]
-        axes[0].hlines(heights, [one.low for one in found], [one.high for one in found], color=colour, linewidth=1)
+        bounds = np.array([(one.low, one.high) for one in found], dtype=float)
+        axes[0].hlines(heights, bounds[:, 0], bounds[:, 1], color=colour, linewidth=1)
         axes[0].plot([one.mean for one in found], heights, marker, color=colour, label=grouping.title, markersize=5)
     for place, (method, part) in enumerate(frame.groupby("method", sort=False)):
         left = [part[f"{prefix}{measure}"].mean() for prefix in columns.values()]
@@ -163,7 +165,7 @@ def _orders(frame: pd.DataFrame, measure: str) -> Iterator[str]:
 
 def _difference(frame: pd.DataFrame, grouping: Grouping, after: str, before: str) -> str:
     part = grouping.of(frame)
-    units = ("trials", "layers") if part["layer"].nunique() > 1 else ("trials",)
+    units: tuple[Unit, ...] = ("trials", "layers") if part["layer"].nunique() > 1 else ("trials",)
     found = [  # τ is symmetric
         td.compare(part, after, before, ERROR, grouping.across, bootstrap=td.Bootstrap(unit)) for unit in units
     ]

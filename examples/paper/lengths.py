@@ -57,7 +57,7 @@ def rescale(layer: FactorizedConv, lengths: str) -> None:
 
 def _written(stage: nn.Module) -> Tensor:
     """The length of every channel that a stage writes, (out,)."""
-    return stage.weight.flatten(1).norm(dim=1)  # type: ignore[operator, union-attr]
+    return stage.get_parameter("weight").flatten(1).norm(dim=1)
 
 
 def _read(stage: nn.Module) -> Tensor:
@@ -67,5 +67,5 @@ def _read(stage: nn.Module) -> Tensor:
 
 def _grouped(stage: nn.Module) -> Tensor:
     """A stage's weight as (groups, out / groups, in / groups, positions)."""
-    weight, groups = stage.weight, stage.groups
-    return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)  # type: ignore[operator, union-attr, no-any-return]
+    weight, groups = stage.get_parameter("weight"), int(getattr(stage, "groups", 1))
+    return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)

@@ -49,7 +49,7 @@ _GARIPOV_CIFAR10 = _paper("garipov-cifar10", _CONVOLUTIONS, Published("GaripovNe
 _RESNET18_CIFAR10 = _paper("resnet18-cifar10", PAPER, Published("ResNet-18", "CIFAR-10"))
 _RESNET18_FMNIST_BLOCKS = _paper("resnet18-fmnist", PAPER, _NEAREST_RESNET)
 _RATIOS_TO_99 = (0.1, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99)
-_ALL_CONVOLUTIONS = {
+_ALL_CONVOLUTIONS: dict[str, Any] = {
     "ratios": _RATIOS_TO_99,
     "runs": 1,
     "images": 500,
@@ -69,7 +69,7 @@ _GPT_TEXT = _of(
     evaluated=256,
     validated=False,
 )
-_DIGITS_RESNET = {
+_DIGITS_RESNET: dict[str, Any] = {
     "fine_tuning": None,
     "methods": ("cp", "tucker", "tt", "svd"),
     "ratios": (0.5, 0.75, 0.9, 0.95),
@@ -78,7 +78,7 @@ _DIGITS_RESNET = {
     "random_starts": False,
 }
 
-_SHORT_GARIPOV = {
+_SHORT_GARIPOV: dict[str, Any] = {
     "ratios": (0.5, 0.75, 0.9),
     "runs": 1,
     "images": 1000,
@@ -86,19 +86,19 @@ _SHORT_GARIPOV = {
     "training": RECIPES["garipov-short"],
     "fine_tuning": RECIPES["garipov-fine-tuning-short"],
 }
-_MEDIUM_GARIPOV = {
+_MEDIUM_GARIPOV: dict[str, Any] = {
     "ratios": (0.5, 0.75, 0.9),
     "runs": 1,
     "fine_tuning": RECIPES["garipov-fine-tuning-medium"],
 }
-_STRATEGIES_GARIPOV = {
+_STRATEGIES_GARIPOV: dict[str, Any] = {
     "ratios": (0.75, 0.9),
     "runs": 1,
     "evaluated": 5000,
     "fine_tuning": RECIPES["garipov-strategies"],
     "strategies": ("paper", "one-cycle", "adam", "distill"),
 }
-_SHORT_RESNET18 = {
+_SHORT_RESNET18: dict[str, Any] = {
     "ratios": (0.5, 0.75, 0.9),
     "runs": 1,
     "images": 200,

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,11 +52,11 @@ class Strategy:
 
 def _sgd(base: Recipe, rate: float = LAST_RATE) -> Recipe:
     """The base's epochs, images and precision, with plain SGD at one rate."""
-    plain = {"nesterov": False, "weight_decay": 0.0, "schedule": "steps", "milestones": ()}
+    plain: dict[str, Any] = {"nesterov": False, "weight_decay": 0.0, "schedule": "steps", "milestones": ()}
     return replace(base, learning_rate=rate, optimizer="sgd", momentum=0.9, **plain)
 
 
-def _cycle(base: Recipe, **changes: float) -> Recipe:
+def _cycle(base: Recipe, **changes: Any) -> Recipe:
     return replace(_sgd(base, _HIGHEST), schedule="one-cycle", nesterov=True, **changes)
 
 

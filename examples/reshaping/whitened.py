@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in moments:
         layer = model.get_submodule(name)
         for method, kind in METHODS.items():
-            for ratio in options.ratios if issubclass(kind, ReshapedConv) else ():
+            if not issubclass(kind, ReshapedConv):
+                continue
+            for ratio in options.ratios:
                 try:
                     found = both(layer, kind, ratio, moments[name], inputs[name])
                 except CompressionError:
