@@ -70,6 +70,7 @@ def test_compiled_by_inductor(method):
 @every_case
 def test_exported_for_any_batch(method, kind):
     layer, x = a_case(method, kind)
+    torch._dynamo.reset()  # torch 2.6 traces eight models in a process, then no more
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
     assert near(program.module()(torch.cat([x, x])), layer(torch.cat([x, x])))
 

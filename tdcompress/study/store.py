@@ -217,6 +217,8 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise CompressionError(f"{self.path}: {error}; {advice(str(error))}") from error
+        except UnicodeDecodeError:  # SQLite's message quotes what is damaged
+            raise CompressionError(f"{self.path}: its tables are damaged; {advice('')}") from None
 
 
 def _environment() -> str:

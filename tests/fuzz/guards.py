@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 _RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile", "subprocess.", "pty.")
@@ -32,10 +33,17 @@ _seen: list[str] | None = None  # what happened that must not, while somebody lo
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     if _seen is None:
         return
-    if event.startswith(FORBIDDEN):
-        _seen.append(f"{event}{arguments[:2]!r}"[:200])
-    elif event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES:
-        _seen.append(f"open for writing: {arguments[0]!r}"[:200])
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES
+    if (writes or event.startswith(FORBIDDEN)) and not _loads_a_codec():  # which is an event itself, and none of these
+        _seen.append((f"open for writing: {arguments[0]!r}" if writes else f"{event}{arguments[:2]!r}")[:200])
+
+
+def _loads_a_codec() -> bool:
+    """Whether a module of the standard library's encodings is imported: a file may say how its text is written."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") != "encodings":
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import encodings.utf_16_be  # for stores that say that this is how their text is written
-import encodings.utf_16_le  # noqa: F401
 import json
 import sqlite3
 import struct

@@ -13,6 +13,7 @@ import torch
 
 import tdcompress as td
 from tests.fuzz.__main__ import TARGETS
+from tests.fuzz.guards import listening
 from tests.fuzz.mutations import changed_bytes, changed_json
 from tests.fuzz.target import Bench, Target
 
@@ -68,6 +69,12 @@ def test_what_is_left_behind_is_found_and_put_right(tmp_path):
     assert bench.outcome("file", b"harm").finding == ""
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"right"
+
+
+def test_a_codec_of_the_standard_library_is_no_harm(tmp_path):
+    with listening() as heard:
+        assert b"\x81".decode("cp1140") == "a"  # nothing else uses it, so that it is loaded here
+    assert heard == []
 
 
 def test_a_file_is_known_by_its_number():

@@ -98,6 +98,11 @@ class TestRefused:
             with Store(store) as opened, pytest.raises(CompressionError, match="what was measured is damaged"):
                 opened.baseline("of the model")
 
+    def test_tables_that_are_no_text(self, store, planned):
+        store.write_bytes(store.read_bytes().replace(b"rowid", b"row\x8cd"))
+        with pytest.raises(CompressionError, match=r"study\.sqlite: its tables are damaged; choose another path"):
+            study().frame(store)
+
     def test_no_database_at_all(self, store):
         store.write_text("layer,method\n" * 100)
         with pytest.raises(CompressionError, match=r"study\.sqlite: file is not a database; choose another path"):
