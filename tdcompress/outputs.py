@@ -126,7 +126,16 @@ def divergence(original: Output, approximation: Output) -> Tensor:
     """How far predictions are from the original's, one number a row: see `metrics.outputs.output_divergence`."""
     before, after = original.values.double(), approximation.values.double()
     if original.are_logits:
-        first, second = before.log_softmax(1), after.log_softmax(1)
-        return (first.exp() * (first - second)).sum(1).clamp(min=0)
+        return kl_divergence(before, after).clamp(min=0)
     size = before.square().sum(1).clamp(min=torch.finfo(before.dtype).tiny)
     return (after - before).square().sum(1) / size
+
+
+def kl_divergence(before: Tensor, after: Tensor) -> Tensor:
+    """KL(softmax(before) ‖ softmax(after)) of logits, (rows, classes) each, one number a row; rounding may go below 0.
+
+    >>> kl_divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    tensor([0.1201])
+    """
+    first, second = before.log_softmax(1), after.log_softmax(1)
+    return (first.exp() * (first - second)).sum(1)

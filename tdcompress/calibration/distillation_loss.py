@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tdcompress.calibration.distillation_options import check_positive
 from tdcompress.errors import CompressionError
-from tdcompress.outputs import Logits, Output, read_output
+from tdcompress.outputs import Logits, Output, kl_divergence, read_output
 
 
 def distillation_loss(output: Any, target: Any, *, temperature: float = 2.0, logits: Logits = None) -> Tensor:
@@ -56,8 +56,7 @@ def loss_between(target: Output, output: Output, temperature: float) -> Tensor:
     goal = target.values.detach()
     if not target.are_logits:
         return squared_change(goal, output.values)
-    before, after = (values.div(temperature).log_softmax(1) for values in (goal, output.values))
-    return temperature**2 * (before.exp() * (before - after)).sum(1).mean()
+    return temperature**2 * kl_divergence(goal / temperature, output.values / temperature).mean()
 
 
 def squared_change(target: Tensor, output: Tensor) -> Tensor:
@@ -85,8 +84,7 @@ class Change:
             _check_alike(target, output)
             before, after = target.values.double(), output.values.double()
             if target.are_logits:
-                first, second = before.log_softmax(1), after.log_softmax(1)
-                changes.append((first.exp() * (first - second)).sum(1))
+                changes.append(kl_divergence(before, after))
                 sizes.append(torch.ones_like(changes[-1]))
             else:
                 changes.append((after - before).square().sum(1))
