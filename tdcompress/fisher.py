@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tdcompress.batches import Data, batches, evaluating, first_samples, forward, pieces, quickest, same_every_pass
+from tdcompress.decompositions.options import check_count
 from tdcompress.errors import CompressionError
 from tdcompress.gathering import made_for, those_met
 from tdcompress.layers.fisher import FisherFactors
@@ -77,8 +78,7 @@ def fisher_factors(
     >>> sorted(factors), factors["2"].loss_between(model[2], small[2]) > 0
     (['0', '2', '4'], True)
     """
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise CompressionError(f"draws must be a whole number from 1, got {draws!r}.")
+    check_count("draws", draws, least=1)
     selected = select_layers(model, layer, linear=True)
     layers = {name: module for name, module in selected if layer is not None or reads_features(module)}
     if not layers:

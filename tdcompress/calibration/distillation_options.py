@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdcompress.calibration.calibrate import Fit, check_fit
+from tdcompress.decompositions.options import check_count
 from tdcompress.errors import CompressionError
 
 
@@ -51,11 +52,10 @@ class DistillationOptions:
     autocast: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("passes", "batch_size", "patience"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not (whole or (name == "patience" and value is None)):
-                raise CompressionError(f"{name} must be a whole number from 1, got {value!r}.")
+        check_count("passes", self.passes, least=1)
+        check_count("batch_size", self.batch_size, least=1)
+        if self.patience is not None:
+            check_count("patience", self.patience, least=1)
         for name in ("learning_rate", "temperature", "features_weight", "clip_norm"):
             check_positive(name, getattr(self, name))
         if not 0 < self.held_out < 1:

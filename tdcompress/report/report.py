@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tdcompress.batches import evaluating
+from tdcompress.decompositions.options import check_count
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
 from tdcompress.report.measuring import Arguments, as_call, count_multiply_adds, layer_calls, median_milliseconds
@@ -56,8 +57,7 @@ def report(
     >>> report(small, torch.zeros(1, 3, 8, 8)).total.multiply_adds
     (652032, 155304)
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise CompressionError(f"rounds must be a whole number from 1, got {rounds!r}.")
+    check_count("rounds", rounds, least=1)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, FactorizedConv)}
     given: Mapping[str, Mapping[str, float]] = errors or {name: {} for name in layers}
     if given.keys() != layers.keys():
