@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -86,9 +87,10 @@ def estimated(problem: PlanningProblem, executor: Executor | None, step: Callabl
     curves: dict[str, list[Option]] = {}
     changes: dict[str, list[tuple[Option, float]]] = {}
     kept: dict[str, InputMoments] = {}
-    keeps = sum(map(moment_bytes, problem.specs.values())) <= _KEPT and _sees_all(problem)
+    shown = _shown(problem)
+    keeps = sum(map(moment_bytes, problem.specs.values())) <= _KEPT and _are_all(shown, problem)
     for names in _passes(problem, list(problem.convs) if trials is None else trials.order):
-        moments = _moments(problem, names)
+        moments = _moments(problem, shown, names)
         if keeps:
             kept.update(_of_inputs(moments))
         results = one_by_one(
@@ -108,26 +110,29 @@ def estimated(problem: PlanningProblem, executor: Executor | None, step: Callabl
     return Estimates(by_layer, changes, kept, squared=problem.request.metric == PREDICTED)
 
 
-def _moments(problem: PlanningProblem, names: Sequence[str]) -> Mapping[str, Moments]:
+def _shown(problem: PlanningProblem) -> Iterable[Any] | None:
+    """What moments are of: all of the data, or for the predicted loss the first inputs, the same in every pass."""
+    if problem.inputs is None or problem.request.metric != PREDICTED:
+        return problem.inputs
+    return first_of(problem.inputs, _SAMPLES)
+
+
+def _are_all(shown: Iterable[Any] | None, problem: PlanningProblem) -> bool:
+    """Whether that is all of the data: moments of the first inputs would not do for whoever decomposes."""
+    return shown is None or shown is problem.inputs or sum(first_samples(one, _SAMPLES)[1] for one in shown) < _SAMPLES
+
+
+def _moments(problem: PlanningProblem, inputs: Iterable[Any] | None, names: Sequence[str]) -> Mapping[str, Moments]:
     """What is known of the layers' inputs, and for the predicted loss of what the output makes of them."""
-    if problem.inputs is None or not problem.is_whitened:
+    if inputs is None or not problem.is_whitened:
         return {}
     if problem.request.metric != PREDICTED:
-        return input_moments(problem.model, problem.inputs, names, progress=False)
+        return input_moments(problem.model, inputs, names, progress=False)
     every = [one for name in names for one in (name, *problem.tied[name])]
     logits, seed = problem.request.logits, problem.request.seed
-    few = first_of(problem.inputs, _SAMPLES)
     return fisher_factors(
-        problem.model, few, every, draws=_DRAWS, logits=logits, seed=seed, joint=False, progress=False
+        problem.model, inputs, every, draws=_DRAWS, logits=logits, seed=seed, joint=False, progress=False
     )
-
-
-def _sees_all(problem: PlanningProblem) -> bool:
-    """Whether moments are of all of the data: those of the first inputs would not do for whoever decomposes."""
-    if problem.inputs is None or problem.request.metric != PREDICTED:
-        return True
-    few = first_of(problem.inputs, _SAMPLES)
-    return sum(first_samples(batch, _SAMPLES)[1] for batch in few) < _SAMPLES
 
 
 def _of_inputs(moments: Mapping[str, Moments]) -> dict[str, InputMoments]:

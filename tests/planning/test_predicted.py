@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import tdcompress as td
 from tdcompress.fisher import fisher_factors
@@ -148,3 +149,19 @@ def test_the_first_inputs_tell_what_layers_are_worth_and_all_what_they_see(image
     monkeypatch.setattr("tdcompress.compression.input_moments", noted)
     td.compress(model, 0.7, methods=("tucker",), metric="predicted_loss", data=list(many.split(40)))
     assert asked == [360]
+
+
+def test_of_data_that_another_pass_would_shuffle_all_passes_see_the_same_first_inputs(images, monkeypatch):
+    seen = []
+
+    def noted(model, inputs, names, **how):
+        seen.append(torch.cat(list(inputs)))
+        return fisher_factors(model, inputs, names, **how)
+
+    monkeypatch.setattr("tdcompress.planning.estimates.fisher_factors", noted)
+    monkeypatch.setattr("tdcompress.planning.estimates._MOMENTS", 1)  # a pass for every layer
+    generator = torch.Generator().manual_seed(0)
+    shuffled = DataLoader(images.repeat(3, 1, 1, 1), batch_size=40, shuffle=True, generator=generator)
+    td.plan(classifier(), 0.7, methods=("svd",), metric="predicted_loss", data=shuffled)
+    assert len(seen) == 3
+    assert all(len(one) == 256 and torch.equal(one, seen[0]) for one in seen)
