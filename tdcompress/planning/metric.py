@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
+
+from torch import Tensor
 
 from tdcompress.fisher import fisher_factors
 from tdcompress.layers import FactorizedConv
@@ -13,6 +16,7 @@ from tdcompress.methods import get_method
 from tdcompress.metrics import get_metrics, weight_errors
 from tdcompress.metrics.alternatives import alternative_errors
 from tdcompress.metrics.approximation import foreseen_errors
+from tdcompress.metrics.registry import Metric
 from tdcompress.planning.options import Option, with_metric
 from tdcompress.planning.problem import PREDICTED, PlanningProblem
 
@@ -30,38 +34,38 @@ def with_errors(problem: PlanningProblem, curves: Mapping[str, list[Option]]) ->
     metric = problem.request.metric
     if metric in _READ_OFF:
         return dict(curves)
-    measure: Measure = _by_function
+    measure: Measure
     if isinstance(metric, str):
-        measure = _on_data if get_metrics(metric)[0].needs_data else _on_weights
+        (known,) = get_metrics(metric)
+        measure = partial(_on_data if known.needs_data else _on_weights, known)
+    else:
+        measure = partial(_by_function, metric)
     return {name: with_metric(curve, partial(measure, problem, name)) for name, curve in curves.items()}
 
 
-def _on_data(problem: PlanningProblem, name: str, options: Sequence[Option]) -> list[float]:
+def _on_data(metric: Metric, problem: PlanningProblem, name: str, options: Sequence[Option]) -> list[float]:
     """In one pass over the data for all of them."""
-    request = problem.request
     assert problem.inputs is not None
-    assert isinstance(request.metric, str)
-    (metric,) = get_metrics(request.metric)
+    logits = problem.request.logits
     layers = [_factorized(problem, name, option) for option in options]
     if metric.foreseen:
-        factors = fisher_factors(problem.model, problem.inputs, name, logits=request.logits, progress=False)[name]
+        factors = fisher_factors(problem.model, problem.inputs, name, logits=logits, progress=False)[name]
         return [foreseen_errors(problem.convs[name], one, factors, [metric])[metric.name] for one in layers]
-    return alternative_errors(problem.model, name, layers, metric, problem.inputs, request.logits)
+    return alternative_errors(problem.model, name, layers, metric, problem.inputs, logits)
 
 
-def _on_weights(problem: PlanningProblem, name: str, options: Sequence[Option]) -> list[float]:
-    assert isinstance(problem.request.metric, str)
-    (metric,) = get_metrics(problem.request.metric)
+def _on_weights(metric: Metric, problem: PlanningProblem, name: str, options: Sequence[Option]) -> list[float]:
     layers = (_factorized(problem, name, option) for option in options)
     return [weight_errors(problem.convs[name], layer, [metric])[metric.name] for layer in layers]
 
 
-def _by_function(problem: PlanningProblem, name: str, options: Sequence[Option]) -> list[float]:
-    assert callable(problem.request.metric)
+def _by_function(
+    metric: Callable[[Tensor, Tensor], Any], problem: PlanningProblem, name: str, options: Sequence[Option]
+) -> list[float]:
     errors = []
     for option in options:
         weights = weight_of(problem.convs[name]), _factorized(problem, name, option).weight
-        errors.append(float(problem.request.metric(*(weight.detach().double() for weight in weights))))
+        errors.append(float(metric(*(weight.detach().double() for weight in weights))))
     return errors
 
 
