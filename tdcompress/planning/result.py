@@ -210,6 +210,8 @@ class Plan:
         if type(version) is int and version > FORMAT_VERSION:
             raise CompressionError(f"the plan was written by a newer tdcompress (format {version}); upgrade it.")
         try:
+            if type(version) is not int or version < 1:
+                raise CompressionError("it does not say which version of the format it has.")
             return _plan_from(fields)
         except CompressionError as error:
             raise CompressionError(f"this is no plan, or a damaged one: {error}") from None
@@ -226,15 +228,12 @@ class Plan:
         return figure
 
 
-def _plan_from(fields: Any) -> Plan:
+def _plan_from(fields: dict[str, Any]) -> Plan:
     """The plan that `asdict` gave, back from JSON, which has lists for tuples.
 
     Raises:
         CompressionError: a field is missing or of another type, or they do not fit together.
     """
-    version = fields.get("version") if isinstance(fields, dict) else None
-    if type(version) is not int or version < 1:
-        raise CompressionError("it does not say which version of the format it has.")
     given = {name: value for name, value in fields.items() if name not in ("version", "method_options")}
     plan: Plan = typed(Plan, given, "plan")
     told = typed(tuple[tuple[str, Any], ...], fields.get("method_options", []), "method_options")
