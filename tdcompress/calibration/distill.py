@@ -156,4 +156,4 @@ def _local(
 ) -> Mapping[str, Any]:
     """The state of the model when each of its layers is fitted, from what is trained on alone."""
     assert options.local is not None
-    return fitted(copy.deepcopy(compressed), lessons, original, options.local, progress=progress).state_dict()
+    return fitted(copy.deepcopy(compressed), lessons.in_order, original, options.local, progress=progress).state_dict()

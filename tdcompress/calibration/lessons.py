@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -32,28 +33,27 @@ Key = int | None  # of a piece that is the same in every pass; None of one that 
 
 
 @dataclass(frozen=True)
-class Lessons(Iterable[Any]):
+class Lessons:
     """The pieces to train on, to be gone through in their order or in random order, and those to judge by.
 
     Attributes:
         held_out: pieces that are not trained on.
         steps: pieces in a pass.
-        source: the pieces to train on, each with a key if it is the same in every pass; in random order if it is given
-            a generator.
+        in_order: the pieces to train on, as they were given; a list if they are the same in every pass.
+        drawn: these in random order, each with a key if it is the same in every pass.
         channels_last: whether images are to lie so.
     """
 
     held_out: Sequence[Any]
     steps: int
-    source: Callable[[torch.Generator | None], Iterator[tuple[Key, Any]]]
+    in_order: Iterable[Any]
+    drawn: Callable[[torch.Generator], Iterator[tuple[Key, Any]]]
     channels_last: bool = False
-
-    def __iter__(self) -> Iterator[Any]:
-        return (piece for _, piece in self._laid_out(None))
 
     def shuffled(self, generator: torch.Generator) -> Iterator[tuple[Key, Any]]:
         """A pass in random order, each piece with a key if it is the same in every pass."""
-        return self._laid_out(generator)
+        for key, piece in self.drawn(generator):
+            yield key, channels_last(piece) if self.channels_last else piece
 
     def laid_out(self, *models: nn.Module) -> Lessons:
         """The same in the memory format in which these models run quicker, see `batches.quickest`."""
@@ -64,10 +64,6 @@ class Lessons(Iterable[Any]):
     def suited(self, model: nn.Module) -> nn.Module:
         """The model itself, or a copy that lies as the images do."""
         return channels_last_copy(model, self.held_out[0]) if self.channels_last else model
-
-    def _laid_out(self, generator: torch.Generator | None) -> Iterator[tuple[Key, Any]]:
-        for key, piece in self.source(generator):
-            yield key, channels_last(piece) if self.channels_last else piece
 
 
 def divided(data: Data, size: int, share: float, generator: torch.Generator) -> Lessons:
@@ -99,11 +95,12 @@ def _of_list(batches: Sequence[Any], size: int, share: float, generator: torch.G
         rest = [held_out.pop()]
     _check(held_out, rest)
 
-    def source(drawing: torch.Generator | None) -> Iterator[tuple[Key, Any]]:
-        shuffled = rest if drawing is None else [rest[k] for k in torch.randperm(len(rest), generator=drawing)]
-        return ((number, parts[number]) for number in shuffled)
+    trained = [parts[number] for number in rest]
 
-    return Lessons([parts[number] for number in sorted(held_out)], len(rest), source)
+    def drawn(generator: torch.Generator) -> Iterator[tuple[Key, Any]]:
+        return ((number, trained[number]) for number in torch.randperm(len(trained), generator=generator).tolist())
+
+    return Lessons([parts[number] for number in sorted(held_out)], len(trained), trained, drawn)
 
 
 def _of_stream(inputs: Iterable[Any], size: int, share: float) -> Lessons:
@@ -120,16 +117,31 @@ def _of_stream(inputs: Iterable[Any], size: int, share: float) -> Lessons:
     if not held and len(counts) > 1:
         held[len(counts) - 1] = last
     _check(held, [number for number in range(len(counts)) if number not in held])
+    rest = _Rest(inputs, frozenset(held), size)
 
-    def source(drawing: torch.Generator | None) -> Iterator[tuple[Key, Any]]:
-        for number, batch in enumerate(inputs):
-            if number not in held:
-                parts = [_input(piece) for piece in pieces(batch, size)]
-                order = range(len(parts)) if drawing is None else torch.randperm(len(parts), generator=drawing).tolist()
-                yield from ((None, parts[place]) for place in order)
+    def drawn(generator: torch.Generator) -> Iterator[tuple[Key, Any]]:
+        for parts in rest.by_batch():
+            yield from ((None, parts[place]) for place in torch.randperm(len(parts), generator=generator).tolist())
 
     steps = sum(count for number, count in enumerate(counts) if number not in held)
-    return Lessons([piece for parts in held.values() for piece in parts], steps, source)
+    return Lessons([piece for parts in held.values() for piece in parts], steps, rest, drawn)
+
+
+@dataclass(frozen=True)
+class _Rest(Iterable[Any]):
+    """The pieces of all batches but those of some numbers, read anew in every pass."""
+
+    batches: Iterable[Any]
+    without: frozenset[int]
+    size: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(self.by_batch())
+
+    def by_batch(self) -> Iterator[list[Any]]:
+        for number, batch in enumerate(self.batches):
+            if number not in self.without:
+                yield [_input(piece) for piece in pieces(batch, self.size)]
 
 
 def _check(held_out: Any, rest: Any) -> None:
