@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,11 @@ def first_samples(batch: Any, most: int) -> tuple[Any, int]:
         few, count = first_samples(batch[0], most)
         return [few], count
     return batch, 1
+
+
+def samples_in(batch: Any) -> int:
+    """How many samples a batch has, as `first_samples` counts them."""
+    return first_samples(batch, sys.maxsize)[1]
 
 
 def first_of(inputs: Iterable[Any], most: int) -> list[Any]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tdcompress.batches import first_samples, quickest
+from tdcompress.batches import first_samples, quickest, samples_in
 
 
 class Viewing(nn.Conv2d):
@@ -64,3 +64,4 @@ def test_the_first_samples_of_every_kind_of_batch():
     assert (len(few["ids"]), few["flag"], count) == (3, True, 3)
     uneven = {"a": torch.zeros(5), "b": torch.zeros(4)}
     assert first_samples(uneven, 3) == (uneven, 5)
+    assert [samples_in(one) for one in (torch.zeros(5, 2), [torch.zeros(2, 2), "labels"], uneven)] == [5, 2, 5]

@@ -15,12 +15,12 @@ from tdcompress.batches import (
     Data,
     channels_last,
     channels_last_copy,
-    first_samples,
     forward,
     pieces,
     quicker_channels_last,
     repeatable,
     same_every_pass,
+    samples_in,
 )
 from tdcompress.errors import CompressionError
 from tdcompress.outputs import Logits, Output, read_output
@@ -82,13 +82,13 @@ def divided(data: Data, size: int, share: float, generator: torch.Generator) -> 
 
 
 def _of_list(batches: Sequence[Any], size: int, share: float, generator: torch.Generator) -> Lessons:
-    count = sum(first_samples(batch, 1 << 62)[1] for batch in batches)
+    count = sum(map(samples_in, batches))
     least = max(1, round(share * count))  # to be held out
     parts = [_input(piece) for batch in batches for piece in pieces(batch, min(size, max(1, count - least)))]
     order = torch.randperm(len(parts), generator=generator).tolist()
     held, samples = 0, 0
     while samples < least and held < len(parts):
-        samples += first_samples(parts[order[held]], 1 << 62)[1]
+        samples += samples_in(parts[order[held]])
         held += 1
     held_out, rest = order[:held], sorted(order[held:])
     if not rest and held > 1:
@@ -113,7 +113,7 @@ def _of_stream(inputs: Iterable[Any], size: int, share: float) -> Lessons:
         counts.append(len(last))
         if number % every == every - 1 and samples < _MOST_HELD_OUT:
             held[number] = last
-            samples += sum(first_samples(piece, size)[1] for piece in last)
+            samples += sum(map(samples_in, last))
     if not held and len(counts) > 1:
         held[len(counts) - 1] = last
     _check(held, [number for number in range(len(counts)) if number not in held])

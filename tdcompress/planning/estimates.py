@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from tdcompress.batches import evaluating, first_of, first_samples
+from tdcompress.batches import evaluating, first_of, samples_in
 from tdcompress.fisher import fisher_factors
 from tdcompress.gathering import input_moments
 from tdcompress.layers import FactorizedConv, FisherFactors, InputMoments
@@ -119,7 +119,7 @@ def _shown(problem: PlanningProblem) -> Iterable[Any] | None:
 
 def _are_all(shown: Iterable[Any] | None, problem: PlanningProblem) -> bool:
     """Whether that is all of the data: moments of the first inputs would not do for whoever decomposes."""
-    return shown is None or shown is problem.inputs or sum(first_samples(one, _SAMPLES)[1] for one in shown) < _SAMPLES
+    return shown is None or shown is problem.inputs or sum(map(samples_in, shown)) < _SAMPLES
 
 
 def _moments(problem: PlanningProblem, inputs: Iterable[Any] | None, names: Sequence[str]) -> Mapping[str, Moments]:
