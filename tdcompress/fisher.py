@@ -17,7 +17,7 @@ from tdcompress.errors import CompressionError
 from tdcompress.gathering import made_for, those_met
 from tdcompress.layers.fisher import FisherFactors
 from tdcompress.layers.kinds import reads_features
-from tdcompress.outputs import Logits, Output, drawn_gradient, read_output
+from tdcompress.outputs import Logits, Output, check_has_gradient, drawn_gradient, read_output
 from tdcompress.progress import Progress, following
 from tdcompress.surgery import LayerSelector, select_layers
 from tdcompress.watching import Call, watching, with_tensors
@@ -140,8 +140,7 @@ class _Watched:
         output = self._forward(piece, note, leaves)
         if not leaves:
             return
-        if not output.values.requires_grad:
-            raise CompressionError("the model's output has no gradient; does its forward detach it, or call no_grad()?")
+        check_has_gradient(output.values)
         for draw in range(self.draws):
             sent = drawn_gradient(output, self.generator)
             # Only the features' gradients are wanted, which the hooks take.

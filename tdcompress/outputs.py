@@ -91,6 +91,16 @@ def class_axis(result: Any, logits: Logits = None) -> int | Literal[False]:
     return axis
 
 
+def check_has_gradient(said: Tensor) -> None:
+    """Refuse what a model says, or a number of it, that no gradient can be sent back from.
+
+    Raises:
+        CompressionError: it has no graph.
+    """
+    if not said.requires_grad:
+        raise CompressionError("the model's output has no gradient; does its forward detach it, or call no_grad()?")
+
+
 def drawn_gradient(output: Output, generator: torch.Generator) -> Tensor:
     """A random g with E gᵀ·g = the curvature of the output's divergence: what is to be sent back through the model.
 

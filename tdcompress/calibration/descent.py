@@ -16,7 +16,7 @@ from tdcompress.calibration.distillation_loss import Change, loss_between, squar
 from tdcompress.calibration.distillation_options import DistillationOptions
 from tdcompress.calibration.lessons import Key, Lessons, Listener, Said, Teacher
 from tdcompress.errors import CompressionError
-from tdcompress.outputs import Logits
+from tdcompress.outputs import Logits, check_has_gradient
 from tdcompress.progress import Progress, following
 
 _LEAST_SIZE = 1e-2  # of a parameter, to which its learning rate is relative
@@ -163,8 +163,7 @@ class _Steps:
 
     def down(self, loss: Tensor, number: int) -> None:
         """One step, in the pass of that number."""
-        if not loss.requires_grad:
-            raise CompressionError("the model's output has no gradient; does its forward detach it, or call no_grad()?")
+        check_has_gradient(loss)
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         for parameter, gradient in zip(self._trained, gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.to(parameter.dtype)
