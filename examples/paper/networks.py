@@ -10,7 +10,7 @@ import pandas as pd
 import tdcompress as td
 from tdcompress.correlation.bootstrap import mean_tau, percentiles, resampled
 from tdcompress.correlation.table import grouped
-from tdcompress.study.groupings import errors_of
+from tdcompress.study.groupings import comparable, errors_of
 
 LEVELS = (0.5, 0.75, 0.9, 0.95)  # those that most studies have, from the lowest of the paper's figures 2 and 3 on
 BASE = "relative_weights"  # what the paper advises
@@ -26,7 +26,6 @@ WANTED = {
     "cross-entropy": ("cross_entropy", "bits_per_byte"),
     "classification error": ("error", "bits_per_byte", "cross_entropy"),
 }
-_KEYS = ("layer", "method", "ratio")
 _OVER_LAYERS = td.Bootstrap("layers")
 
 Studies = Mapping[str, pd.DataFrame]
@@ -116,9 +115,3 @@ def regrets(tables: Studies, bootstrap: td.Bootstrap = _OVER_LAYERS) -> pd.DataF
 def performance(table: pd.DataFrame, measure: str) -> str:
     """The column of a measure, or of what stands for it."""
     return next(f"test_{one}" for one in WANTED[measure] if f"test_{one}" in table)
-
-
-def comparable(table: pd.DataFrame, across: Sequence[str]) -> pd.DataFrame:
-    """The trials that have another to be compared with: a small layer may have none at a high level."""
-    held = ["run", *(key for key in _KEYS if key not in across)]
-    return table[table.groupby(held)["layer"].transform("size") > 1]

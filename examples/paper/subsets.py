@@ -14,7 +14,7 @@ import tdcompress as td
 from examples.paper.blocks import BasicBlock
 from examples.paper.tables import MEASURES, markdown_table, spoken
 from tdcompress.study.drawing import panels, style_of
-from tdcompress.study.groupings import HIGH, errors_of
+from tdcompress.study.groupings import HIGH, comparable, errors_of
 
 PAPER = (
     "layer1.1.conv2",
@@ -89,8 +89,7 @@ def by_subset(frame: pd.DataFrame, chosen: Mapping[str, Sequence[str]]) -> pd.Da
     for name, layers in chosen.items():
         part = frame[frame["layer"].isin(layers) & (frame["ratio"] >= HIGH)]
         for across, columns in _ACROSS.items():
-            held = ["run", *(key for key in _ACROSS["all"] if key not in columns)]
-            compared = part[part.groupby(held)["layer"].transform("size") > 1]
+            compared = comparable(part, columns)
             if compared["layer"].nunique() < 2:
                 continue
             for error in errors_of(frame):

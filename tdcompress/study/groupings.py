@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tdcompress.correlation import Correlation, correlate
+from tdcompress.correlation.table import VARIED
 from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import METRICS
 from tdcompress.study.states import states
 
 HIGH = 0.5  # ratios from here on are those of the paper's figures 2 and 3
-_KEYS = ("layer", "method", "ratio")
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,12 @@ class Grouping:
         ends = dict.fromkeys(f"{100 * ratio:.0f}" for ratio in (self.ratios[0], self.ratios[-1]))
         return f"{'–'.join(ends)} %"
 
-    @property
-    def held(self) -> list[str]:
-        """The columns that are the same within a group."""
-        return ["run", *(key for key in _KEYS if key not in self.across)]
-
     def of(self, table: DataFrame, performance: str | None = None) -> DataFrame:
         """The rows of a table that are looked at: all, or in groups of two and more those with a performance."""
         rows = table[table["ratio"].isin(self.ratios)]
         if performance is None or rows[performance].notna().all():
             return rows
-        rows = rows[rows[performance].notna()]
-        return rows[rows.groupby(self.held)["ratio"].transform("size") > 1]
+        return comparable(rows[rows[performance].notna()], self.across)
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,16 @@ class Tau:
     error: str
     performance: str
     correlation: Correlation
+
+
+def comparable(table: DataFrame, across: Sequence[str]) -> DataFrame:
+    """The trials that have another to be compared with: a small layer may have none at a high level.
+
+    Args:
+        table: one row a trial.
+        across: the columns that vary within a group.
+    """
+    return table[_in_groups(table, across).transform("size") > 1]
 
 
 def errors_of(table: DataFrame) -> list[str]:
@@ -99,13 +104,13 @@ def groupings(table: DataFrame) -> Iterator[Grouping]:
     there = tuple(sorted(float(ratio) for ratio in table["ratio"].unique()))
     high = tuple(ratio for ratio in there if ratio >= HIGH)
     wanted = [
-        Grouping("all", _KEYS, high),
+        Grouping("all", VARIED, high),
         Grouping("layers", ("layer",), high),
         Grouping("methods", ("method",), high),
-        *(Grouping(f"{ratio:.0%}", _KEYS[:2], (ratio,)) for ratio in there),
+        *(Grouping(f"{ratio:.0%}", VARIED[:2], (ratio,)) for ratio in there),
     ]
     for grouping in wanted:
-        sizes = grouping.of(table).groupby(grouping.held).size()
+        sizes = _in_groups(grouping.of(table), grouping.across).size()
         if len(sizes) and sizes.min() > 1:
             yield grouping
 
@@ -135,10 +140,16 @@ def taus(
         layers and methods, 50 %: 0.67
     """
     columns = list(performances.values()) if isinstance(performances, Mapping) else list(performances)
-    return [
-        Tau(grouping, error, column, correlate(grouping.of(table, column), error, column, grouping.across))
-        for grouping in groupings(table)
-        for error in errors or errors_of(table)
-        for column in columns
-        if len(grouping.of(table, column))
-    ]
+    found = []
+    for grouping in groupings(table):
+        parts = {column: part for column in columns if len(part := grouping.of(table, column))}
+        found += [
+            Tau(grouping, error, column, correlate(part, error, column, grouping.across))
+            for error in errors or errors_of(table)
+            for column, part in parts.items()
+        ]
+    return found
+
+
+def _in_groups(table: DataFrame, across: Sequence[str]) -> Any:
+    return table.groupby(["run", *(key for key in VARIED if key not in across)])["ratio"]

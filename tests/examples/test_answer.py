@@ -10,6 +10,7 @@ import tdcompress as td
 from examples.paper import answer, beyond, networks
 from examples.paper.committed import studies
 from tdcompress.metrics import METRICS
+from tdcompress.study.groupings import comparable
 from tests.examples.test_tables import synthetic
 
 FEW = td.Bootstrap("layers", resamples=200)
@@ -91,7 +92,7 @@ class TestTaus:
     def test_a_layer_that_is_alone_is_compared_with_none(self, tables):
         frame = tables["net"]
         alone = frame[(frame["layer"] == "a") | (frame["ratio"] < 0.95)]
-        assert set(networks.comparable(alone, ("layer",))["ratio"]) == {0.1, 0.5, 0.9}
+        assert set(comparable(alone, ("layer",))["ratio"]) == {0.1, 0.5, 0.9}
 
     def test_what_is_settled_is_counted(self, found):
         lines = answer.in_words(found).splitlines()
