@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,14 +24,13 @@ def joined(
     What several strategies share is the first one's; the seconds are added up.
     """
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    earlier = Counter[tuple[Any, ...]]()  # results of one strategy, whose versions differ: each is of another row
     for key, at, measured in results:
         whole, strategy = parts.get(key, (key, ""))
-        number = 0  # of the results of one strategy, whose versions differ
-        while strategy in rows.get((whole, *at, number), {}).get("strategies", ()):
-            number += 1
-        row = rows.setdefault((whole, *at, number), {"strategies": set(), **dict(zip(GRID, at, strict=True))})
+        asked = (whole, *at, strategy)
+        row = rows.setdefault((whole, *at, earlier[asked]), dict(zip(GRID, at, strict=True)))
+        earlier[asked] += 1
         seconds = row.get("seconds", 0.0) + measured.get("seconds", 0.0)
         row |= {name: value for name, value in measured.items() if name not in row}
         row |= {"seconds": seconds} if "seconds" in measured else {}
-        row["strategies"].add(strategy)
-    return [{name: value for name, value in row.items() if name != "strategies"} for row in rows.values()]
+    return list(rows.values())

@@ -72,6 +72,10 @@ class TestTable:
         parts = frame[["finetune[one-step]_seconds", "finetune[two steps]_seconds"]].sum(axis=1)
         assert (frame["seconds"] > parts).all()
 
+    def test_a_performance_may_have_any_other_name(self, store):
+        frame = study(**SMALL, finetune=BOTH, evaluate=lambda model: {"strategies": 2.0}).run(store, progress=False)
+        assert set(frame["strategies"]) == {2.0}
+
 
 class TestAgain:
     def test_the_decomposition_and_what_comes_before_are_made_once(self, store, monkeypatch):
