@@ -16,7 +16,7 @@ from examples.paper.tables import MEASURES, markdown_table
 from tdcompress.correlation.bootstrap import Unit
 from tdcompress.study.drawing import COLOURS, MARKERS, METHOD_COLOURS, panels
 from tdcompress.study.groupings import Grouping, groupings
-from tdcompress.study.states import finetuned, strategies
+from tdcompress.study.states import change_to, finetuned, strategies
 
 ERROR = "relative_weights"  # whose τ the paper is about
 BEFORE = "before"
@@ -49,7 +49,9 @@ def report(folder: Path, frame: pd.DataFrame, baseline: Mapping[str, float]) -> 
 
 def only_the_first(frame: pd.DataFrame) -> pd.DataFrame:
     """The table without the columns of all named strategies but the first."""
-    others = tuple(part for name in strategies(frame.columns)[1:] for part in (finetuned(name), f"finetune[{name}]"))
+    others = tuple(
+        part for name in strategies(frame.columns)[1:] for part in (finetuned(name), change_to(finetuned(name)))
+    )
     return frame[[column for column in frame if not column.startswith(others)]] if others else frame
 
 
@@ -111,7 +113,7 @@ def _columns(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _seconds(frame: pd.DataFrame, prefix: str) -> float:
-    return float(frame[prefix.replace("finetuned", "finetune") + "seconds"].median()) if prefix else 0.0
+    return float(frame[f"{change_to(prefix)}_seconds"].median()) if prefix else 0.0
 
 
 def _reached(frame: pd.DataFrame, measures: list[str], baseline: Mapping[str, float]) -> Iterator[str]:

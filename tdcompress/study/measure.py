@@ -23,7 +23,7 @@ from tdcompress.study.features import Features
 from tdcompress.study.grid import Trial
 from tdcompress.study.outputs import OutputErrors
 from tdcompress.study.spec import FineTune, Spec
-from tdcompress.study.states import CALIBRATED, checked, finetuned
+from tdcompress.study.states import CALIBRATED, change_to, checked, finetuned
 from tdcompress.surgery import decompose
 
 _CANNOT_BE_SENT = (pickle.PicklingError, TypeError, AttributeError, RuntimeError)
@@ -209,22 +209,20 @@ class Measurer:
     def _calibrated(self, trial: Trial, packed: bytes) -> dict[str, float]:
         calibrate = self._job.calibrate
         assert calibrate is not None
-        names = "calibrate", CALIBRATED
-        return self._changed(names, lambda: calibrate(self._with(trial.layer, packed)))
+        return self._changed(CALIBRATED, lambda: calibrate(self._with(trial.layer, packed)))
 
     def _finetuned(self, trial: Trial, shared: Compressed) -> dict[str, float]:
         finetune, prefix = self._job.finetune[trial.strategy], finetuned(trial.strategy)
-        names = prefix.replace("finetuned", "finetune", 1).rstrip("_"), prefix
-        return self._changed(names, lambda: finetune(self._with(trial.layer, shared.layer), trial.seed))
+        return self._changed(prefix, lambda: finetune(self._with(trial.layer, shared.layer), trial.seed))
 
-    def _changed(self, names: tuple[str, str], change: Callable[[], nn.Module]) -> dict[str, float]:
+    def _changed(self, prefix: str, change: Callable[[], nn.Module]) -> dict[str, float]:
         """The performances of a changed model, and the seconds that changing and evaluating it took.
 
         Args:
-            names: of the change, and what stands before the names of performances after it.
+            prefix: what stands before the names of performances after the change.
             change: makes the model.
         """
-        (verb, prefix), began = names, time.perf_counter()
+        verb, began = change_to(prefix), time.perf_counter()
         model = change()
         if not isinstance(model, nn.Module):
             raise CompressionError(f"{verb} must return the model, and returned a {type(model).__name__}.")

@@ -27,6 +27,15 @@ def finetuned(strategy: str | None) -> str:
     return FINETUNED if strategy is None else f"finetuned[{strategy}]_"
 
 
+def change_to(prefix: str) -> str:
+    """What brings a network into a state, by what the state's columns begin with; its seconds are called so.
+
+    >>> change_to("calibrated_"), change_to("finetuned[adam]_")
+    ('calibrate', 'finetune[adam]')
+    """
+    return prefix.replace("ed", "e", 1).removesuffix("_")
+
+
 def can_name(strategy: object) -> bool:
     """Whether a strategy may be called that: columns shall tell where the name ends.
 
