@@ -25,13 +25,13 @@ from examples.paper.models import seeded
 from examples.paper.options import parser
 from examples.paper.preset import Preset
 from examples.paper.presets import PRESETS
+from examples.paper.rises import between_states
 from examples.paper.strategies import STRATEGIES
 from examples.paper.subsets import report, subset
 from examples.paper.tables import (
     MEASURES,
     as_markdown,
     as_text,
-    between_states,
     differences,
     in_words,
     printed,
@@ -119,12 +119,13 @@ def _report(preset: Preset, output: Path, frame: pd.DataFrame, study: Study) -> 
     export(frame, output / TABLE)
     baseline = study.baseline(output / STORE)
     every, frame = frame, only_the_first(frame)  # of several strategies; `compared` has the others
-    rows, words = rows_of(frame), in_words(frame, preset.published)
+    rows = rows_of(frame)
+    words = in_words(frame, rows, preset.published)
     print("", as_text(rows, preset.published), "", words, "", sep="\n")
     short = f"{preset.short}\n\n" if preset.short else ""
     _write(output / "tau.md", f"{short}{as_markdown(rows, preset.published)}\n{words}\n")
     if preset.published is not None and preset.published.same_network:
-        _write(output / "difference.md", f"{short}{differences(frame, preset.published)}\n")
+        _write(output / "difference.md", f"{short}{differences(frame, rows, preset.published)}\n")
     states = between_states(frame)
     if states:
         _write(output / "states.md", f"{short}{states}")

@@ -12,15 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 import tdcompress as td
-from examples.paper.tables import MEASURES, markdown_table
-from tdcompress.correlation.bootstrap import Unit
+from examples.paper.rises import rises, views
+from examples.paper.tables import MEASURES, markdown_table, units_of
 from tdcompress.study.drawing import COLOURS, MARKERS, METHOD_COLOURS, panels
-from tdcompress.study.groupings import Grouping, groupings
+from tdcompress.study.groupings import Grouping
 from tdcompress.study.states import change_to, finetuned, strategies
 
 ERROR = "relative_weights"  # whose τ the paper is about
 BEFORE = "before"
-_VIEWS = ("all", "layers", "methods")
 _DPI = 150
 
 
@@ -77,10 +76,10 @@ def picture(frame: pd.DataFrame, measures: list[str], baseline: Mapping[str, flo
     figure, axes = panels(3, width=3.8)
     figure.set_figheight(1.8 + 0.34 * len(columns))
     measure = measures[-1]
-    views = [grouping for grouping in groupings(frame) if grouping.name in _VIEWS]
-    for place, grouping in enumerate(views):
+    shown = views(frame)
+    for place, grouping in enumerate(shown):
         found = [tau(frame, grouping, f"{prefix}{measure}", td.Bootstrap("trials")) for prefix in columns.values()]
-        heights = [row + (place - (len(views) - 1) / 2) * 0.22 for row in range(len(columns))]
+        heights = [row + (place - (len(shown) - 1) / 2) * 0.22 for row in range(len(columns))]
         colour, marker = COLOURS[place], MARKERS[place]
         bounds = np.array([(one.low, one.high) for one in found], dtype=float)
         axes[0].hlines(heights, bounds[:, 0], bounds[:, 1], color=colour, linewidth=1)
@@ -150,27 +149,24 @@ def _by_method(frame: pd.DataFrame, measure: str, baseline: Mapping[str, float])
 
 def _orders(frame: pd.DataFrame, measure: str) -> Iterator[str]:
     """τ in every state, and how much it differs from that before, paired."""
-    views = [grouping for grouping in groupings(frame) if grouping.name in _VIEWS]
+    shown = views(frame)
     spoken = MEASURES[measure.removeprefix("test_")]
     yield f"**τ-a of relative weights with the test {spoken}; less that before, with 95 % over trials and over layers**"
     yield ""
     body = []
     for name, prefix in _columns(frame).items():
         cells = []
-        for grouping in views:
+        for grouping in shown:
             cells.append(f"{tau(frame, grouping, f'{prefix}{measure}').mean:.2f}")
             cells.append(_difference(frame, grouping, f"{prefix}{measure}", measure) if prefix else "")
         body.append([name, *cells])
-    header = ["strategy", *(cell for grouping in views for cell in (grouping.title, "difference"))]
+    header = ["strategy", *(cell for grouping in shown for cell in (grouping.title, "difference"))]
     yield from [*markdown_table(header, body), ""]
 
 
 def _difference(frame: pd.DataFrame, grouping: Grouping, after: str, before: str) -> str:
     part = grouping.of(frame)
-    units: tuple[Unit, ...] = ("trials", "layers") if part["layer"].nunique() > 1 else ("trials",)
-    found = [  # τ is symmetric
-        td.compare(part, after, before, ERROR, grouping.across, bootstrap=td.Bootstrap(unit)) for unit in units
-    ]
+    found = rises(part, (before, after), ERROR, grouping.across, units_of(part))
     return ", ".join([f"{found[0].difference:+.2f}", *(f"[{one.low:+.2f}, {one.high:+.2f}]" for one in found)])
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 import tdcompress as td
 from examples.paper.reference import Published
 from tdcompress.correlation.bootstrap import Unit
-from tdcompress.study.groupings import Grouping, Tau, errors_of, groupings, performances_of, taus
-from tdcompress.study.states import states, strategies
+from tdcompress.study.groupings import Grouping, Tau, performances_of, taus
+from tdcompress.study.states import states
 
 MEASURES = {"error": "classification error", "cross_entropy": "cross-entropy", "bits_per_byte": "bits per byte"}
 _PLURALS = {"error": "classification errors", "bits_per_byte": "bits per byte"}  # of those that sentences are about
@@ -63,7 +63,7 @@ def as_markdown(rows: Sequence[Tau], published: Published | None) -> str:
     return "\n".join(lines)
 
 
-def differences(frame: pd.DataFrame, published: Published | None) -> str:
+def differences(frame: pd.DataFrame, rows: Iterable[Tau], published: Published | None) -> str:
     """Ours less the paper's τ with the test classification error, as Markdown, at `all`, `layers` and `methods`.
 
     The intervals are those of ours, by bootstrap over trials and over whole layers. The paper's numbers are taken
@@ -72,7 +72,7 @@ def differences(frame: pd.DataFrame, published: Published | None) -> str:
     header = ["fine-tuning", "across", "approximation error", "the paper", "ours", "difference"]
     header += ["95 %, over trials", "95 %, over layers"]
     body = []
-    for row in rows_of(frame):
+    for row in rows:
         theirs = printed(row, published)
         if theirs is None or row.grouping.name not in _PUBLISHED:
             continue
@@ -82,9 +82,9 @@ def differences(frame: pd.DataFrame, published: Published | None) -> str:
     return "\n".join(markdown_table(header, body, left=3)) if body else ""
 
 
-def in_words(frame: pd.DataFrame, published: Published | None) -> str:
+def in_words(frame: pd.DataFrame, rows: Iterable[Tau], published: Published | None) -> str:
     """What came out at `all`, in plain words and with its uncertainty, one paragraph a state of the network."""
-    rows = [row for row in rows_of(frame) if row.grouping.name == "all"]
+    rows = [row for row in rows if row.grouping.name == "all"]
     shown = {
         state: [row for row in rows if row.performance == column]
         for state, column in performances_of(frame, f"test_{_main(frame)}").items()
@@ -92,13 +92,9 @@ def in_words(frame: pd.DataFrame, published: Published | None) -> str:
     return "\n".join(_sentences(frame, rows, published, state) for state, rows in shown.items() if rows)
 
 
-def between_states(frame: pd.DataFrame) -> str:
-    """τ of every error in every state of the network, with 95 % intervals, as Markdown; empty if there is one state.
-
-    The intervals are by bootstrap over trials and over whole layers. The last columns are the paired bootstrap of how
-    much higher τ is in the last state than in the first.
-    """
-    return "\n".join(line for measure in MEASURES for line in _of_states(frame, measure))
+def units_of(frame: pd.DataFrame) -> tuple[Unit, ...]:
+    """What a bootstrap can draw; there is nothing to draw among the layers of one."""
+    return _UNITS if frame["layer"].nunique() > 1 else _UNITS[:1]
 
 
 def spoken(error: str) -> str:
@@ -111,36 +107,10 @@ def _main(frame: pd.DataFrame) -> str:
     return next(measure for measure in MEASURES if f"test_{measure}" in frame)
 
 
-def _of_states(frame: pd.DataFrame, measure: str) -> list[str]:
-    shown = performances_of(frame, f"test_{measure}")
-    for name in strategies(frame.columns):  # which have no order that a rise could be along
-        shown.pop(f"after {name}", None)
-    if len(shown) < 2:
-        return []
-    (before, first), *_, (after, last) = shown.items()
-    units = _UNITS if frame["layer"].nunique() > 1 else _UNITS[:1]
-    body = []
-    for grouping in (grouping for grouping in groupings(frame) if grouping.name in _PUBLISHED):
-        part = grouping.of(frame)
-        for error in errors_of(frame):
-            cells = [grouping.title, spoken(error)]
-            for column in shown.values():
-                found = td.correlate(part, error, column, grouping.across, bootstrap=td.Bootstrap("trials"))
-                cells.append(f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]")
-            rises = [  # τ is symmetric
-                td.compare(part, last, first, error, grouping.across, bootstrap=td.Bootstrap(unit)) for unit in units
-            ]
-            cells += [f"{rises[0].difference:+.2f}", *(f"{rise.low:+.2f} .. {rise.high:+.2f}" for rise in rises)]
-            body.append(cells)
-    header = ["across", "approximation error", *shown, "rise", *(f"95 %, over {unit}" for unit in units)]
-    title = f"**τ-a with the test {MEASURES[measure]}, and its rise from {before} to {after}**"
-    return [title, "", *markdown_table(header, body, left=2), ""]
-
-
 def _less(frame: pd.DataFrame, row: Tau, unit: Unit, theirs: float) -> str:
     """The interval of ours less a number; empty where there is but one layer to draw from."""
     part = row.grouping.of(frame, row.performance)
-    if unit == "layers" and part["layer"].nunique() < 2:
+    if unit not in units_of(part):
         return ""
     found = td.correlate(part, row.error, row.performance, row.grouping.across, bootstrap=td.Bootstrap(unit))
     assert found.low is not None
@@ -203,9 +173,8 @@ def _sentences(frame: pd.DataFrame, rows: Sequence[Tau], published: Published | 
 def _not_settled(frame: pd.DataFrame, top: Tau, others: Sequence[str]) -> dict[str, list[str]]:
     """Which errors a paired bootstrap cannot tell from the best one, by what was drawn: trials, and whole layers."""
     part = top.grouping.of(frame, top.performance)
-    units = _UNITS if part["layer"].nunique() > 1 else _UNITS[:1]
     found: dict[str, list[str]] = {}
-    for unit in units:
+    for unit in units_of(part):
         ask = partial(td.compare, part, across=top.grouping.across, bootstrap=td.Bootstrap(unit))
         found[unit] = [error for error in others if ask(top.error, error, top.performance).low <= 0]
     return found

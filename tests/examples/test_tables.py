@@ -6,7 +6,8 @@ import pytest
 
 import tdcompress as td
 from examples.paper.reference import Published
-from examples.paper.tables import as_markdown, as_text, between_states, differences, in_words, printed, rows_of
+from examples.paper.rises import between_states
+from examples.paper.tables import as_markdown, as_text, differences, in_words, printed, rows_of
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import default_metrics
 
@@ -124,12 +125,12 @@ class TestText:
         nearest = Published("GaripovNet", "F-MNIST", same_network=False)
         frame = synthetic()
         assert "the paper's GaripovNet, F-MNIST" in as_text(rows_of(frame), nearest)
-        assert "In the paper's nearest network (GaripovNet, F-MNIST)" in in_words(frame, nearest)
+        assert "In the paper's nearest network (GaripovNet, F-MNIST)" in in_words(frame, rows_of(frame), nearest)
 
 
 class TestWords:
     def test_follow_the_numbers(self):
-        before, after = in_words(synthetic(), GARIPOV).splitlines()
+        before, after = in_words(synthetic(), rows_of(synthetic()), GARIPOV).splitlines()
         assert before.startswith("Before fine-tuning, over all layers, methods and levels of 50–90 %")
         assert "best is relative weights: τ = 1.00 ± 0.00 over 3 runs" in before
         assert "the right order of about 100 in 100 pairs" in before
@@ -138,7 +139,7 @@ class TestWords:
 
     def test_say_when_the_paper_differs(self):
         frame = synthetic().rename(columns={"relative_weights": "scaled_weights", "scaled_weights": "relative_weights"})
-        words = in_words(frame, GARIPOV).splitlines()[0]
+        words = in_words(frame, rows_of(frame), GARIPOV).splitlines()[0]
         assert "best is scaled weights" in words
         assert "the two differ" in words
         assert "Relative weights has τ = " in words
@@ -147,7 +148,7 @@ class TestWords:
         frame = synthetic()
         frame["test_error"] = frame["relative_weights"] + frame["scaled_weights"] / 3
         frame["absolute_weights"] = frame["relative_weights"].round(1)  # ties cost it a few pairs
-        words = in_words(frame, GARIPOV).splitlines()[0]
+        words = in_words(frame, rows_of(frame), GARIPOV).splitlines()[0]
         assert "lead over absolute weights is not settled (paired bootstrap, 95 %)" in words
 
     def test_say_when_the_difference_to_the_paper_is_within_the_interval(self):
@@ -155,26 +156,26 @@ class TestWords:
         frame["scaled_weights"] = frame["relative_weights"]
         frame["relative_weights"] = frame["relative_weights"].round(1)  # ties cost it a few pairs
         frame["test_error"] = frame["scaled_weights"] + frame["absolute_weights"] / 3
-        words = in_words(frame, GARIPOV).splitlines()[0]
+        words = in_words(frame, rows_of(frame), GARIPOV).splitlines()[0]
         assert "best is scaled weights" in words
         assert "cannot tell, so it does not contradict" in words
 
     def test_say_when_two_are_alike(self):
         frame = synthetic()
         frame["absolute_weights"] = frame["relative_weights"] * 2
-        words = in_words(frame, GARIPOV).splitlines()[0]
+        words = in_words(frame, rows_of(frame), GARIPOV).splitlines()[0]
         assert "best, and equally well, are absolute weights and relative weights: τ = 1.00" in words
         assert "the two agree" in words
 
     def test_one_run_has_no_deviation(self):
         frame = synthetic(runs=1)
         rows = rows_of(frame)
-        assert "τ = 1.00 in one run, which" in in_words(frame, GARIPOV)
+        assert "τ = 1.00 in one run, which" in in_words(frame, rows_of(frame), GARIPOV)
         assert "before fine-tuning, one run" in as_text(rows, GARIPOV)
         assert "± 0.000" not in as_text(rows, GARIPOV)
 
     def test_nothing_to_compare(self):
-        assert in_words(synthetic(ratios=(0.1,)), GARIPOV) == ""
+        assert in_words(synthetic(ratios=(0.1,)), rows_of(synthetic(ratios=(0.1,))), GARIPOV) == ""
 
 
 class TestBetweenStates:
@@ -220,7 +221,7 @@ class TestPublished:
 class TestDifferences:
     def test_are_ours_less_the_paper_s_with_intervals(self):
         frame = synthetic()
-        lines = differences(frame, GARIPOV).splitlines()
+        lines = differences(frame, rows_of(frame), GARIPOV).splitlines()
         assert len(lines) == 2 + 2 * 3 * len(ERRORS)
         row = next(line for line in lines if "| before | all, 50–90 % | relative weights |" in line)
         cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -231,5 +232,5 @@ class TestDifferences:
         assert cells[6] == f"{ours.low - 0.7752:+.2f} .. {ours.high - 0.7752:+.2f}"
 
     def test_one_layer_has_no_interval_over_layers(self):
-        lines = differences(synthetic(layers=("a",)), GARIPOV).splitlines()
+        lines = differences(synthetic(layers=("a",)), rows_of(synthetic(layers=("a",))), GARIPOV).splitlines()
         assert all(line.endswith("|  |") for line in lines[2:])
