@@ -18,6 +18,7 @@ from torch import Tensor
 import tdcompress as td
 from examples.budget.figure import draw
 from examples.budget.procedures import PROCEDURES, Task
+from examples.command import run_command
 from examples.paper.augmentation import augment
 from examples.paper.augmentation import draw as draw_crops
 from examples.paper.data import Splits
@@ -25,7 +26,6 @@ from examples.paper.presets import PRESETS
 from examples.paper.recipes import Recipe
 from examples.paper.training import evaluate, train
 from examples.paper.work import Source
-from tdcompress.errors import CompressionError
 from tdcompress.report.table import short_count
 
 RATIOS = (0.5, 0.75, 0.9, 0.95, 0.98)
@@ -212,7 +212,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except CompressionError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -7,7 +7,6 @@ at its relative error, and asks which of the two, error or change, orders the pe
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 import tdcompress as td
+from examples.command import run_command
 from examples.paper.presets import PRESETS
 from examples.paper.tables import MEASURES
 from examples.paper.work import Source
@@ -76,7 +76,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except CompressionError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -17,6 +17,7 @@ import safetensors
 import torch
 from torch import nn
 
+from examples.command import run_command
 from examples.paper import data
 from examples.paper.models import DigitsNet, GaripovNet, digits_resnet, resnet18, resnet50, seeded
 from examples.paper.resuming import save_whole
@@ -186,7 +187,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except CompressionError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
+from examples.command import run_command
 from examples.paper.data import Splits
 from examples.paper.train import load_checkpoint, save_checkpoint
 from examples.paper.training import evaluate, train
@@ -17,7 +18,6 @@ from examples.reshaping.figure import draw
 from examples.reshaping.tables import as_markdown
 from examples.reshaping.trials import PRESETS, Preset, trials
 from examples.reshaping.ways import WAYS
-from tdcompress.errors import CompressionError
 
 RATIOS = (0.5, 0.75, 0.9, 0.95)
 
@@ -68,7 +68,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except CompressionError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import tdcompress as td
+from examples.command import run_command
 from examples.reshaping.__main__ import RATIOS, trained
 from examples.reshaping.trials import PRESETS, inputs_of
 from tdcompress.errors import CompressionError
@@ -74,7 +74,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except CompressionError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)
