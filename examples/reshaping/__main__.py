@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from torch import nn
 
 from examples.command import run_command
-from examples.paper.data import Splits
-from examples.paper.train import load_checkpoint, save_checkpoint
-from examples.paper.training import evaluate, train
+from examples.paper.training import evaluate
 from examples.reshaping.figure import draw
 from examples.reshaping.tables import as_markdown
-from examples.reshaping.trials import PRESETS, Preset, trials
+from examples.reshaping.trials import PRESETS, RATIOS, trials
 from examples.reshaping.ways import WAYS
-
-RATIOS = (0.5, 0.75, 0.9, 0.95)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     splits = preset.splits(options.data)
     rows, dense = [], {}
     for run in range(options.runs):
-        model = trained(preset, run, splits, folder)
+        model = preset.trained(run, splits, folder)
         dense[run] = evaluate(model, splits.test.images, splits.test.labels).error
         print(f"network {run}: test accuracy {1 - dense[run]:.4f}", flush=True)
         for trial in trials(run, model, splits, options.ratios, list(WAYS)):
@@ -44,17 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (folder / "table.md").write_text(as_markdown(frame, errors), encoding="utf-8")
     draw(frame, errors, folder / "reshaping.png")
     print(f"{folder / 'results.csv'}, table.md, reshaping.png")
-
-
-def trained(preset: Preset, run: int, splits: Splits, folder: Path) -> nn.Sequential:
-    """The network of a run, from the folder if it was trained before."""
-    model, path = preset.network(run), folder / f"weights-{run}.safetensors"
-    if path.exists():
-        load_checkpoint(model, path)
-    else:
-        train(model, splits, preset.recipe, seed=run, progress=sys.stderr.isatty())
-        save_checkpoint(model, path, {"run": str(run)})
-    return model.eval()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,12 @@ from torch import Tensor, nn
 from examples.paper.data import Splits, digits, fashion_mnist
 from examples.paper.models import seeded
 from examples.paper.recipes import Recipe
-from examples.paper.training import evaluate
+from examples.paper.train import load_checkpoint, save_checkpoint
+from examples.paper.training import evaluate, train
 from examples.reshaping.ways import WAYS, Approximation
 from tdcompress.metrics.registry import METRICS
 
+RATIOS = (0.5, 0.75, 0.9, 0.95)  # the shares of the weights to remove
 HIDDEN = "hidden layers"  # what a trial with all of them is called in the table
 
 
@@ -38,6 +42,16 @@ class Preset:
     def network(self, seed: int) -> nn.Sequential:
         """An untrained one."""
         return seeded(lambda: perceptron(self.sizes), seed)
+
+    def trained(self, run: int, splits: Splits, folder: Path) -> nn.Sequential:
+        """The network of a run, in evaluation mode; from the folder if it was trained before."""
+        model, path = self.network(run), folder / f"weights-{run}.safetensors"
+        if path.exists():
+            load_checkpoint(model, path)
+        else:
+            train(model, splits, self.recipe, seed=run, progress=sys.stderr.isatty())
+            save_checkpoint(model, path, {"run": str(run)})
+        return model.eval()
 
 
 PRESETS = {

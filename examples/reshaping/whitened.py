@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 import tdcompress as td
 from examples.command import run_command
-from examples.reshaping.__main__ import RATIOS, trained
-from examples.reshaping.trials import PRESETS, inputs_of
+from examples.reshaping.trials import PRESETS, RATIOS, inputs_of
 from tdcompress.errors import CompressionError
 from tdcompress.layers.reshaped import ReshapedConv
 from tdcompress.methods import METHODS
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = Path(options.output or f"results/reshaping/{options.preset}")
     folder.mkdir(parents=True, exist_ok=True)
     splits = preset.splits(options.data)
-    model = trained(preset, 0, splits, folder)
+    model = preset.trained(0, splits, folder)
     moments = td.input_moments(model, splits.train.images[:_SEEN], progress=False)
     inputs = inputs_of(model, list(moments), splits.validation.images[:_MEASURED])
     changes = []
