@@ -15,10 +15,11 @@ import torch
 
 import tdcompress as td
 from examples.paper.models import GaripovNet
+from examples.paper.presets import CHECKPOINTS
+from examples.paper.tables import markdown_table
 from examples.paper.train import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINT = ROOT / "examples/paper/checkpoints/garipovnet_fmnist.safetensors"
 KEPT = ("50%", "25%", "10%")
 METHODS = ("cp", "tucker", "tt", "svd", "btd", "ht", "tr")
 MATRICES = ("svd", "kronecker", "ttm", "blr")
@@ -44,7 +45,7 @@ def multiply_adds(methods: Sequence[str] = METHODS, kept: Sequence[str] = KEPT) 
         kept: shares of the parameters, as they are written in the tables.
     """
     model = GaripovNet(in_channels=1).eval()
-    load_checkpoint(model, CHECKPOINT)
+    load_checkpoint(model, CHECKPOINTS / "garipovnet_fmnist.safetensors")
     inputs = torch.zeros(1, 128, 13, 13)
     shares = {}
     for method in methods:
@@ -66,7 +67,7 @@ def convolutions(shares: Mapping[tuple[str, str], float]) -> str:
     times = read_tables("benchmarks/forward.md")[1].set_index(["setting", "method"])
     layers = read_tables("supported.md")[0].set_index("layer").loc["`nn.Conv2d`"]
     names = ["error", "multiply-adds", "speed, channels last", "speed, contiguous"]
-    lines = ["| method | layers | " + " | ".join(names) + " |", "| --- |" + " --- |" * (1 + len(names))]
+    body = []
     for method in METHODS:
         cells = [
             _TOGETHER.join(f"{float(errors.loc[method, f'{share} kept']):.2f}" for share in KEPT),
@@ -75,8 +76,9 @@ def convolutions(shares: Mapping[tuple[str, str], float]) -> str:
         for setting in ("channels last", "contiguous"):
             row = times.loc[(setting, method)]
             cells.append(_TOGETHER.join(f"{float(row[f'over dense, {share} kept']):.1f}" for share in KEPT))
-        lines.append(f'| `"{method}"` | {layers[f"""`"{method}"`"""].split()[0]} | ' + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        name = f'`"{method}"`'
+        body.append([name, layers[name].split()[0], *cells])
+    return _table(["method", "layers", *names], body)
 
 
 def matrices() -> str:
@@ -85,7 +87,7 @@ def matrices() -> str:
     table = read_tables("benchmarks/linear.md")[0]
     numbers = table[list(columns.values())].apply(lambda cells: cells.str.rstrip("%").astype(float))
     means = np.exp(np.log(numbers).groupby([table.method, table.kept]).mean())
-    lines = ["| method | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+    body = []
     for method in MATRICES:
         rows = [means.loc[(method, share)] for share in KEPT]
         best = [means.loc[("svd", share), "error"] for share in KEPT]
@@ -94,22 +96,27 @@ def matrices() -> str:
             _TOGETHER.join(f"{row['multiply-adds']:.0f}%" for row in rows),
             _TOGETHER.join(f"{row['over dense']:.1f}" for row in rows),
         ]
-        lines.append(f'| `"{method}"` | ' + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        body.append([f'`"{method}"`', *cells])
+    return _table(["method", *columns], body)
 
 
 def trainability() -> str:
     """Mean test error of single layers replaced, before and after a short fine-tuning, in per cent."""
     ratios = {0.5: "50 % kept", 0.75: "25 % kept", 0.9: "10 % kept"}
-    lines = ["| network | method | " + " | ".join(ratios.values()) + " |", "| --- | --- |" + " ---: |" * len(ratios)]
+    body = []
     for study, network in {"digits": "digits", "digits-resnet": "residual, digits"}.items():
         table = pd.read_csv(ROOT / "docs/study" / study / "results.csv")
         columns = [name for name in ("test_error", "finetuned_test_error") if name in table]
         means = table.groupby(["method", "ratio"])[columns].mean() * 100
         for method in [name for name in METHODS if name in set(table.method)]:
             cells = [" → ".join(f"{means.loc[(method, ratio), name]:.1f}" for name in columns) for ratio in ratios]
-            lines.append(f'| {network} | `"{method}"` | ' + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            body.append([network, f'`"{method}"`', *cells])
+    return _table(["network", "method", *ratios.values()], body, left=2)
+
+
+def _table(header: Sequence[str], body: Sequence[Sequence[str]], left: int | None = None) -> str:
+    """A page's table; the columns after the first `left` are numbers, by default none is."""
+    return "\n".join(markdown_table(header, body, len(header) if left is None else left)) + "\n"
 
 
 def main(folder: Path = ROOT / "docs" / "which") -> None:
