@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import tdcompress as td
+from examples.paper.subsets import performance
 from examples.paper.tables import MEASURES, markdown_table, spoken
 from tdcompress.study.drawing import style_of
 from tdcompress.study.groupings import HIGH, errors_of
@@ -32,8 +33,7 @@ def by_level(table: pd.DataFrame, bootstrap: td.Bootstrap) -> pd.DataFrame:
         `tau`, `low`, `high`, and over these layers the `median` performance, the `worst`, and how many are `broken`:
         more than half of the way from the best trial of the table to guessing.
     """
-    against = next(f"test_{one}" for one in ("cross_entropy", *MEASURES) if f"test_{one}" in table)
-    column = measure_of(table)
+    against, column = performance(table), measure_of(table)
     limit = (table[column].min() + _GUESSED[column]) / 2
     rows = []
     for (ratio, method), part in table[table["ratio"] >= HIGH].groupby(["ratio", "method"]):
