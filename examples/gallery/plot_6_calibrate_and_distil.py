@@ -10,15 +10,10 @@ says.
 import matplotlib.pyplot as plt
 
 import tdcompress as td
-from examples.paper.data import digits
 from examples.paper.evaluation import evaluate
-from examples.paper.models import digits_resnet
-from examples.paper.presets import CHECKPOINTS
-from examples.paper.train import load_checkpoint
+from examples.trained import trained
 
-model = digits_resnet().eval()
-load_checkpoint(model, CHECKPOINTS / "digits_resnet.safetensors")
-splits = digits()
+model, splits = trained()
 images = [splits.train.images[:256]]
 
 

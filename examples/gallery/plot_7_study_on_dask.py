@@ -13,16 +13,11 @@ import torch
 from distributed import Client
 
 import tdcompress as td
-from examples.paper.data import digits
 from examples.paper.evaluation import evaluate
-from examples.paper.models import digits_resnet
-from examples.paper.presets import CHECKPOINTS
-from examples.paper.train import load_checkpoint
+from examples.trained import trained
 from tdcompress.study import Study, plots
 
-model = digits_resnet().eval()
-load_checkpoint(model, CHECKPOINTS / "digits_resnet.safetensors")
-splits = digits()
+model, splits = trained()
 
 
 def performance(network: torch.nn.Module) -> dict[str, float]:

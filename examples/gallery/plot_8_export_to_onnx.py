@@ -19,14 +19,10 @@ import onnxruntime
 import torch
 
 import tdcompress as td
-from examples.paper.data import digits
-from examples.paper.models import digits_resnet
-from examples.paper.presets import CHECKPOINTS
-from examples.paper.train import load_checkpoint
+from examples.trained import trained
 
-model = digits_resnet().eval()
-load_checkpoint(model, CHECKPOINTS / "digits_resnet.safetensors")
-images = digits().test.images
+model, splits = trained()
+images = splits.test.images
 small = td.decompose(model, "layer3*", "tucker", 0.6, on_refusal="skip")
 
 # %%
