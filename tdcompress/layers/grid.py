@@ -1,4 +1,4 @@
-"""The grids of reshaped layers: arrangements as reshapes, and second moments along the axes of the columns."""
+"""The grids of reshaped layers: arrangements as reshapes, and matrices and their columns as these read them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tdcompress.decompositions import Reshape
 from tdcompress.layers.spec import ConvSpec
-from tdcompress.layers.whitening import divided, moment_root
+from tdcompress.layers.whitening import divided
 from tdcompress.shapes import Axes
 
 
@@ -44,34 +44,6 @@ def columns_of(reshape: Reshape, device: torch.device | None = None) -> Tensor:
     numbers = torch.arange(reshape.shape[1], device=device)[None]
     alone = Reshape((1,) * reshape.cores, reshape.columns, False, reshape.strided_columns)
     return alone.to_tensor(numbers).flatten()
-
-
-def roots_along(moment: Tensor, reshape: Reshape) -> list[Tensor]:
-    """The roots of the second moment over the columns along every axis of their grid: the others summed out.
-
-    Args:
-        moment: shape (columns, columns).
-        reshape: whose columns it is about.
-
-    Returns:
-        For every core (columns_k, columns_k).
-    """
-    order = columns_of(reshape, moment.device)
-    grid = moment[order][:, order].reshape(*reshape.columns, *reshape.columns)
-    roots = []
-    for core in range(reshape.cores):
-        moved = grid.movedim((core, core + reshape.cores), (0, 1))
-        size, rest = reshape.columns[core], moment.shape[0] // reshape.columns[core]
-        summed = moved.reshape(size, size, rest, rest).diagonal(dim1=2, dim2=3).sum(-1)
-        roots.append(moment_root(summed))
-    return roots
-
-
-def times_roots(kernel: Tensor, roots: Sequence[Tensor]) -> Tensor:
-    """One group's kernel, (rows_1, columns_1, …), times every root along its column axis."""
-    for core, root in enumerate(roots):
-        kernel = torch.tensordot(kernel, root.to(kernel), dims=([2 * core + 1], [0])).movedim(-1, 2 * core + 1)
-    return kernel
 
 
 def over_columns(factor: Tensor, root: Tensor, axis: int) -> Tensor:

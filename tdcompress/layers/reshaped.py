@@ -15,18 +15,10 @@ from tdcompress.decompositions import Reshape, Solution
 from tdcompress.decompositions.chain_forms import TTMForm
 from tdcompress.decompositions.forms import Form
 from tdcompress.errors import CompressionError
-from tdcompress.layers.grid import (
-    as_axes,
-    as_reshape_of,
-    matrices_of,
-    reshape_of,
-    roots_along,
-    shape_of,
-    times_roots,
-)
+from tdcompress.layers.grid import as_axes, as_reshape_of, columns_of, matrices_of, reshape_of, shape_of
 from tdcompress.layers.gridded import GriddedConv
 from tdcompress.layers.spec import ConvSpec
-from tdcompress.layers.whitening import Whitening
+from tdcompress.layers.whitening import Whitening, moment_root
 from tdcompress.ranks import ReshapedRank
 from tdcompress.ranks.reshaped import Spectra
 from tdcompress.shapes import Axes, Point, Rank
@@ -78,12 +70,22 @@ class ReshapedConv(GriddedConv):
         Returns:
             For every core (columns_k, columns_k).
         """
-        return roots_along(moment, reshape)
+        order = columns_of(reshape, moment.device)
+        grid = moment[order][:, order].reshape(*reshape.columns, *reshape.columns)
+        roots = []
+        for core in range(reshape.cores):
+            moved = grid.movedim((core, core + reshape.cores), (0, 1))
+            size, rest = reshape.columns[core], moment.shape[0] // reshape.columns[core]
+            summed = moved.reshape(size, size, rest, rest).diagonal(dim1=2, dim2=3).sum(-1)
+            roots.append(moment_root(summed))
+        return roots
 
     @staticmethod
     def whitened(kernel: Tensor, roots: Sequence[Tensor]) -> Tensor:
         """One group's kernel, (*modes), times every root along its column axis."""
-        return times_roots(kernel, roots)
+        for core, root in enumerate(roots):
+            kernel = torch.tensordot(kernel, root.to(kernel), dims=([2 * core + 1], [0])).movedim(-1, 2 * core + 1)
+        return kernel
 
     # --- what is solved ---------------------------------------------------------------------------------
 
