@@ -92,14 +92,11 @@ class ReshapedConv(GriddedConv):
     @classmethod
     def seen(cls, weight: Tensor, spec: ConvSpec, axes: Axes, whitening: Whitening | None) -> Tensor:
         """The groups' matrices as tensors, whitened along every axis of the grid of their columns."""
-        reshape = as_reshape_of(axes)
-        kernels = reshape.to_tensor(matrices_of(weight, spec))
+        kernels = as_reshape_of(axes).to_tensor(matrices_of(weight, spec))
         if whitening is None:
             return kernels
-        roots = [cls.column_roots(moment, reshape) for moment in whitening.channels]
-        whitened = torch.stack(
-            [cls.whitened(kernel.double(), some) for kernel, some in zip(kernels, roots, strict=True)]
-        )
+        pairs = zip(kernels, cls._roots(axes, whitening), strict=True)
+        whitened = torch.stack([cls.whitened(kernel.double(), roots) for kernel, roots in pairs])
         return whitened.to(torch.promote_types(weight.dtype, torch.float32))
 
     @classmethod
@@ -108,9 +105,19 @@ class ReshapedConv(GriddedConv):
     ) -> Iterator[Tensor]:
         """Whitening is undone on the factors."""
         if whitening is not None:
-            roots = [cls.column_roots(moment, as_reshape_of(axes)) for moment in whitening.channels]
-            decompositions = [cls.unwhitened(one, some) for one, some in zip(decompositions, roots, strict=True)]
+            decompositions = cls._of_the_weight(decompositions, axes, whitening)
         yield from super().stage_kernels(decompositions, parts, axes, None)
+
+    @classmethod
+    def _of_the_weight(cls, decompositions: Sequence[Any], axes: Axes, whitening: Whitening) -> list[Any]:
+        """The groups' decompositions of what `seen` gave, whitening undone."""
+        pairs = zip(decompositions, cls._roots(axes, whitening), strict=True)
+        return [cls.unwhitened(one, roots) for one, roots in pairs]
+
+    @classmethod
+    def _roots(cls, axes: Axes, whitening: Whitening) -> list[list[Tensor]]:
+        """For every group its `column_roots`."""
+        return [cls.column_roots(moment, as_reshape_of(axes)) for moment in whitening.channels]
 
     @classmethod
     def compared_by(
@@ -129,14 +136,10 @@ class ReshapedConv(GriddedConv):
         """
         if whitening is None:
             return solution.relative_error
-        reshape = as_reshape_of(axes)
-        roots = [cls.column_roots(moment, reshape) for moment in whitening.channels]
-        kernels = [
-            reshape_of(cls.modes_of(spec, axes)).to_tensor(cls.unwhitened(one, some).to_dense().double())
-            for one, some in zip(decompositions, roots, strict=True)
-        ]
+        found = cls._of_the_weight(decompositions, axes, whitening)
+        kernels = torch.stack([one.reshape.to_tensor(one.to_dense().double()) for one in found])
         dense = matrices_of(weight, spec).double()
-        change, moments = dense - reshape.to_matrix(torch.stack(kernels)), whitening.channels.to(dense)
+        change, moments = dense - as_reshape_of(axes).to_matrix(kernels), whitening.channels.to(dense)
         seen, lost = (float(((rows @ moments) * rows).sum().clamp(min=0)) for rows in (dense, change))
         return math.sqrt(lost / seen) if seen else 0.0
 
