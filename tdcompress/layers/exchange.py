@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from tdcompress.decompositions.exchange import form_of, to_tensorly
 from tdcompress.decompositions.forms import Form
@@ -93,7 +94,7 @@ class Exchange(StackedConv[Factors, MethodOptions]):
         return theirs[0] if len(theirs) == 1 else theirs
 
     @classmethod
-    def from_tensorly(cls, decomposition: Any, *, like: nn.Module, axes: Axes | None = None) -> Any:
+    def from_tensorly(cls, decomposition: Any, *, like: nn.Module, axes: Axes | None = None) -> Self:
         """A layer with the factors of a decomposition that tensorly or tensorly-torch made of a layer's kernel.
 
         Exact: nothing is solved for, and the dense weight is that of the decomposition up to rounding. The weights of a
@@ -156,7 +157,7 @@ class Exchange(StackedConv[Factors, MethodOptions]):
         return [self.form(kernels) for kernels in zip(*by_group, strict=True)]
 
     @classmethod
-    def of_forms(cls, forms: Sequence[Form], spec: ConvSpec, axes: Axes | None = None) -> Any:
+    def of_forms(cls, forms: Sequence[Form], spec: ConvSpec, axes: Axes | None = None) -> Self:
         """A layer of the given factors, one form a group, with requires_grad as they have it, and an unset bias.
 
         Args:
@@ -169,22 +170,20 @@ class Exchange(StackedConv[Factors, MethodOptions]):
         """
         if spec.is_matrix and not cls.forms(spec):
             raise CompressionError(f"{cls.method} is for convolutions; the weight of a {spec.kind} is a matrix.")
-        kind: Any = cls  # what a factorized layer is built of
         if axes is None:
-            axes = kind.arrangements(spec.kernel_axes, kind.options())[0]
+            axes = cls.ways(spec, cls.options_from(None))[0]
         axes = tuple(tuple(group) for group in axes)
         if sorted(axis for group in axes for axis in group) != list(spec.kernel_axes):
             raise CompressionError(f"axes must have each of the spatial axes {spec.kernel_axes} once, got {axes}.")
         return cls._of_forms_along(forms, spec, axes)
 
     @classmethod
-    def _of_forms_along(cls, forms: Sequence[Form], spec: ConvSpec, axes: Axes) -> Any:
-        kind: Any = cls  # what a factorized layer is built of
+    def _of_forms_along(cls, forms: Sequence[Form], spec: ConvSpec, axes: Axes) -> Self:
         with torch.enable_grad():  # so that what is computed of trained factors says that it is trained
             ranks, by_group = zip(*(cls.of_form(form, spec, axes) for form in forms), strict=True)
         if len(set(ranks)) > 1:
             raise CompressionError(f"the groups of a layer have one rank, got {', '.join(map(str, ranks))}.")
-        layer = kind(spec, ranks[0], axes, device="meta")
+        layer = cls(spec, ranks[0], axes, device="meta")
         for stage, part, parts in zip(layer.weighted, layer.stage_specs, zip(*by_group, strict=True), strict=True):
             kernels = torch.cat([values.flatten() for values in parts]).view(part.groups, *part.kernel_shape)
             weight = part.to_weight(kernels.detach()).contiguous()

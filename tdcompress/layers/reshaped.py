@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from tdcompress.decompositions import Reshape, Solution
 from tdcompress.decompositions.chain_forms import TTMForm
@@ -195,7 +196,7 @@ class ReshapedConv(GriddedConv):
     # --- and back ---------------------------------------------------------------------------------------
 
     @classmethod
-    def of_forms(cls, forms: Sequence[Form], spec: ConvSpec, axes: Axes | None = None) -> Any:
+    def of_forms(cls, forms: Sequence[Form], spec: ConvSpec, axes: Axes | None = None) -> Self:
         """A layer of the given factors, one form a group; its shape is theirs, and `axes` say what is strided."""
         reason = cls.refusal(spec)
         if reason is not None:
