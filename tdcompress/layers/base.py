@@ -27,7 +27,7 @@ from tdcompress.layers.whitening import Whitening, takes_over_mean
 from tdcompress.shapes import AskedRank, Axes
 
 
-class FactorizedConv(EagerStack, Exchange[Factors, MethodOptions]):
+class FactorizedConv(EagerStack[Factors, MethodOptions], Exchange[Factors, MethodOptions]):
     """A convolution as a stack of plain convolutions that do the same with fewer parameters.
 
     The stack is an ordinary `nn.Sequential`, so whatever PyTorch can do with convolutions it can do with

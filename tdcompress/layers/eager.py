@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module
 
+from tdcompress.layers.arranging import MethodOptions
+from tdcompress.layers.method import Factors
 from tdcompress.layers.reshapes import Regroup
-from tdcompress.layers.spec import ConvSpec
+from tdcompress.layers.stacked import StackedConv
 
 _MERGING = 2  # at most so many times the multiply-adds, for not writing and reading what goes between two stages
 _POSITIONS = 128  # fewer in a call: no time is spent on memory; fewer in a sample: too little for a product of its own
@@ -20,7 +22,7 @@ _PLAIN = (nn.Conv2d, nn.Conv3d, Regroup)
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {2: F.conv2d, 3: F.conv3d}
 
 
-class EagerStack(nn.Sequential):
+class EagerStack(StackedConv[Factors, MethodOptions]):
     """A stack of stages that need not run one by one.
 
     What a stack costs beyond its arithmetic is memory. oneDNN wants the channels together, so every stage of a
@@ -35,15 +37,6 @@ class EagerStack(nn.Sequential):
     Compilers, exporters and tracers get the plain stages, and do the like themselves. So does a stack of which a stage
     is hooked, parametrized, quantized or replaced: it is run as what it is.
     """
-
-    spec: ConvSpec
-
-    if TYPE_CHECKING:  # what the factorized layer has
-
-        @property
-        def weighted(self) -> list[Any]:
-            """The stages that have a weight."""
-            ...
 
     def forward(self, input: Tensor) -> Tensor:
         """What the stages give, one after the other."""
