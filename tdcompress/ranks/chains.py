@@ -111,7 +111,7 @@ class ChainSearch:
         """All bonds between `middle` and one end, at all ranks: (bond, rank, loss, entries of either core)."""
         larger, smaller = (self.places[middle], self.places) if before else (self.places, self.places[middle])
         inside = (larger % smaller == 0).all(-1) & (self.sizes != self.sizes[middle])
-        chosen = np.flatnonzero(inside) if max(self.family.cores) > 2 else np.array([], int)
+        chosen = np.flatnonzero(inside)
         bond = np.repeat(chosen, [len(self.ranks[i]) for i in chosen]) if len(chosen) else chosen
         rank = np.concatenate([self.ranks[i] for i in chosen]) if len(chosen) else chosen
         lost = np.concatenate([self.tails[i][self.ranks[i]] for i in chosen]) if len(chosen) else chosen
@@ -121,20 +121,19 @@ class ChainSearch:
 
     def _join(self, middle: int, rank: int, befores: tuple[np.ndarray, ...], afters: tuple[np.ndarray, ...]) -> None:
         """Take what is best with `rank` at the middle bond into account."""
-        first = _single(self.sizes[middle] * rank)
-        here = float(self.tails[middle][rank])
+        after = _sorted_ends(rank, *afters)
         if 3 in self.family.cores:
-            self._note(middle, rank, here, first, _sorted_ends(rank, *afters))
+            self._note(middle, rank, _single(self.sizes[middle] * rank), after)
         if 4 in self.family.cores:
-            self._note(middle, rank, here, _sorted_ends(rank, *befores), _sorted_ends(rank, *afters))
+            self._note(middle, rank, _sorted_ends(rank, *befores), after)
 
-    def _note(self, middle: int, rank: int, here: float, before: _Ends, after: _Ends) -> None:
+    def _note(self, middle: int, rank: int, before: _Ends, after: _Ends) -> None:
         if not len(before.cost) or not len(after.cost):
             return
         room = self.budgets - before.cost[:, None]
         place = np.searchsorted(after.cost, room, side="right") - 1
         lost = np.where(place >= 0, before.lost[:, None] + after.lost[place], math.inf)
-        best = lost.argmin(0)
+        best, here = lost.argmin(0), float(self.tails[middle][rank])
         for index in np.flatnonzero(here + lost[best, np.arange(len(self.budgets))] < self.bar):
             one, other = best[index], place[best[index], index]
             parts = [(before.bond[one], before.rank[one]), (middle, rank), (after.bond[other], after.rank[other])]
