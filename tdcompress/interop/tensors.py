@@ -19,6 +19,7 @@ from tdcompress.decompositions import (
 from tdcompress.decompositions.bridge import tensorly_on_torch, tensorly_torch
 from tdcompress.decompositions.chain_forms import TTMForm
 from tdcompress.decompositions.exchange import form_of
+from tdcompress.decompositions.form_parts import identity
 from tdcompress.decompositions.forms import CPForm, TuckerForm
 from tdcompress.errors import CompressionError
 
@@ -97,7 +98,7 @@ def to_factorized_tensor(decomposition: Decomposition) -> Any:
             return theirs.CPTensor(_own(decomposition.weights), list(map(_own, decomposition.factors)))
         if isinstance(decomposition, TuckerDecomposition):
             core, factors = decomposition.core, decomposition.factors
-            whole = (torch.eye(size, dtype=core.dtype, device=core.device) for size in core.shape)
+            whole = (identity(size, core) for size in core.shape)
             return theirs.TuckerTensor(_own(core), [_own(factors.get(mode, one)) for mode, one in enumerate(whole)])
         if isinstance(decomposition, TTDecomposition):
             return theirs.TTTensor(list(map(_own, decomposition.cores)))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tdcompress.decompositions.chain_forms import TTMForm
 from tdcompress.decompositions.exchange import form_of
+from tdcompress.decompositions.form_parts import identity
 from tdcompress.decompositions.forms import CPForm, Form, TuckerForm
 from tdcompress.errors import CompressionError
 
@@ -57,6 +58,5 @@ def _diagonal(form: CPForm, count: int) -> tuple[Tensor, ...]:
     factors = form.without_weights()
     products = [factors[core][:, None] * factors[core + count][None] for core in range(count)]  # (rows, columns, terms)
     first, *inner, last = products
-    identity = torch.eye(first.shape[-1], dtype=first.dtype, device=first.device)
-    between = [torch.einsum("oir,rs->rois", one, identity) for one in inner]
+    between = [torch.einsum("oir,rs->rois", one, identity(first.shape[-1], first)) for one in inner]
     return first[None], *between, last.movedim(-1, 0)[..., None]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from tdcompress.decompositions.form_parts import identity
 from tdcompress.errors import CompressionError
 from tdcompress.layers.spec import ConvSpec
 from tdcompress.shapes import Axes
@@ -41,7 +41,7 @@ def spatial_cores(spec: ConvSpec, axes: Axes, kernels: Sequence[Tensor], bond: i
             cores.append(stages[(axis,)].reshape(-1, bond, spec.kernel_size[axis]).permute(1, 2, 0))
             bond = cores[-1].shape[2]
         else:
-            cores.append(torch.eye(bond, dtype=like.dtype, device=like.device)[:, None])
+            cores.append(identity(bond, like)[:, None])
     return cores
 
 
