@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks.forward import BATCH, LAYERS, PEERS, ROUNDS, THREADS, candidates, timed, wall
+from tests.benchmarks.forward import BATCH, LAYERS, PEERS, ROUNDS, THREADS, candidates, run_of, timed, wall
 from tests.benchmarks.tables import Table
 
 KEPT = 0.25
@@ -39,12 +39,8 @@ def _both(times: Mapping[str, list[float]], name: str) -> str:
     return " → ".join(f"{statistics.median(times[which]):.3g}" for which in (f"{name}, stages", name))
 
 
-def _forward(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    return lambda: model(x)
-
-
 def _channels_last(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    return _forward(model, x.to(memory_format=torch.channels_last))
+    return run_of(model, x.to(memory_format=torch.channels_last))
 
 
 def _bfloat16(model: nn.Module, x: Tensor) -> Callable[[], object]:
@@ -64,7 +60,7 @@ def _training(model: nn.Module, x: Tensor) -> Callable[[], object]:
 
 
 WAYS = {
-    "contiguous": _forward,
+    "contiguous": run_of,
     "channels last": _channels_last,
     "contiguous, bfloat16": _bfloat16,
     "contiguous, with gradients": _training,
