@@ -10,25 +10,23 @@ from tdcompress.ranks import sketches
 from tdcompress.ranks.reshaped import Spectra
 from tdcompress.ranks.sketches import SketchedSpectra, promising
 from tests.drawing import each_once
+from tests.tensors import random
 
 
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def kronecker_and_noise(rows, columns):
+def kronecker_and_noise(shape):
+    rows, columns = shape
     terms = (
-        torch.kron(normal(rows // 15, columns // 12, seed=2 * n), normal(15, 12, seed=2 * n + 1)) for n in range(3)
+        torch.kron(random((rows // 15, columns // 12), seed=2 * n), random((15, 12), seed=2 * n + 1)) for n in range(3)
     )
-    return sum(terms) + normal(rows, columns, seed=9)
+    return sum(terms) + random(shape, seed=9)
 
 
-def falling(rows, columns):
-    left, _, right = torch.linalg.svd(normal(rows, columns), full_matrices=False)
-    return left @ torch.diag(torch.arange(1.0, min(rows, columns) + 1, dtype=torch.float64) ** -0.7) @ right
+def falling(shape):
+    left, _, right = torch.linalg.svd(random(shape), full_matrices=False)
+    return left @ torch.diag(torch.arange(1.0, min(shape) + 1, dtype=torch.float64) ** -0.7) @ right
 
 
-MATRICES = {"random": normal, "kronecker": kronecker_and_noise, "falling": falling}
+MATRICES = {"random": random, "kronecker": kronecker_and_noise, "falling": falling}
 CURVES = {"kronecker": ranks.kronecker_curve, "ttm": ranks.ttm_curve, "blr": ranks.blr_curve}
 
 
@@ -39,7 +37,7 @@ def all_are_large(monkeypatch):
 
 @pytest.mark.parametrize(("method", "matrix"), each_once(product(CURVES, MATRICES)))
 def test_what_is_chosen_by_estimates_loses_hardly_more_than_the_best_of_all(method, matrix, monkeypatch):
-    kernels = MATRICES[matrix](*((180, 192) if method == "ttm" else (300, 288)))[None]
+    kernels = MATRICES[matrix]((180, 192) if method == "ttm" else (300, 288))[None]
     budgets = [kernels[0].numel() // part for part in (4, 10)]
     best = CURVES[method](kernels, budgets)
     monkeypatch.setattr(sketches, "_SMALL", 0)
@@ -54,7 +52,7 @@ def test_what_is_chosen_by_estimates_loses_hardly_more_than_the_best_of_all(meth
 def test_where_spectra_are_estimated_a_train_loses_no_more_than_a_sum_of_kronecker_products(matrix, monkeypatch):
     monkeypatch.setattr(sketches, "_SMALL", 0)
     monkeypatch.setattr(sketches, "_ENTRIES", 5 * 160 * 168)  # so that few are looked at
-    kernels = MATRICES[matrix](160, 168)[None] if matrix != "kronecker" else MATRICES[matrix](150, 168)[None]
+    kernels = MATRICES[matrix]((160, 168) if matrix != "kronecker" else (150, 168))[None]
     budgets = [kernels[0].numel() // part for part in (2, 4, 10)]
     trains, sums = (CURVES[method](kernels, budgets) for method in ("ttm", "kronecker"))
     assert len(trains) == len(sums) == 3
@@ -62,7 +60,7 @@ def test_where_spectra_are_estimated_a_train_loses_no_more_than_a_sum_of_kroneck
 
 
 def test_second_moments_are_right_on_the_mean():
-    kernels = normal(2, 24, 36) / normal(2, 24, 36).norm()
+    kernels = random((2, 24, 36)) / random((2, 24, 36)).norm()
     sketch = SketchedSpectra(kernels)
     ratios = []
     for shape in ranks.kronecker_shapes((24, 36)):
@@ -79,7 +77,7 @@ def test_second_moments_are_right_on_the_mean():
 
 
 def test_an_estimated_tail_falls_from_all_to_nothing():
-    sketch = SketchedSpectra(normal(1, 180, 192))
+    sketch = SketchedSpectra(random((1, 180, 192)))
     for shape in ranks.kronecker_shapes((180, 192))[::20]:
         tail = sketch.unfolding(shape)
         assert len(tail) == min(shape.sizes) + 1
@@ -88,7 +86,7 @@ def test_an_estimated_tail_falls_from_all_to_nothing():
 
 
 def test_of_few_rows_nothing_is_estimated():
-    kernels = normal(1, 180, 192)
+    kernels = random((1, 180, 192))
     spectra, sketch = Spectra(kernels), SketchedSpectra(kernels)
     for shape in [one for one in ranks.kronecker_shapes((180, 192)) if min(one.sizes) <= 32][::8]:
         assert sketch.unfolding(shape) == pytest.approx(spectra.unfolding(shape), abs=1e-5)
@@ -96,9 +94,9 @@ def test_of_few_rows_nothing_is_estimated():
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])
 def test_scale_makes_no_difference_and_nothing_is_lost_of_nothing(scale, all_are_large):
-    kernels = scale * normal(1, 48, 64)
+    kernels = scale * random((1, 48, 64))
     (one,) = ranks.kronecker_curve(kernels, [768])
-    (other,) = ranks.kronecker_curve(normal(1, 48, 64), [768])
+    (other,) = ranks.kronecker_curve(random((1, 48, 64)), [768])
     assert one.lost == (pytest.approx(other.lost) if scale else 0)
     assert scale == 0 or one.reshape == other.reshape
 
@@ -115,7 +113,7 @@ def test_few_shapes_and_small_matrices_are_not_estimated():
 
 
 def test_a_rank_of_a_very_large_unfolding_is_known_without_its_spectrum(monkeypatch):
-    kernels = normal(1, 60, 64)
+    kernels = random((1, 60, 64))
     shape = ranks.kronecker_shapes((60, 64), ((6, 10), (8, 8)))[0]
     true = Spectra(kernels).unfolding(shape)
     monkeypatch.setattr("tdcompress.ranks.reshaped._WHOLE", 10)
