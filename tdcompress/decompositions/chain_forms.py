@@ -17,19 +17,16 @@ from tdcompress.errors import CompressionError
 
 
 @dataclass(frozen=True)
-class TTForm:
-    """A chain of cores, as a `TTTensor`.
+class _Chain:
+    """Cores of which each meets the next in a bond.
 
     Attributes:
-        cores: one a mode, (r_{n-1}, size, r_n), with r_0 = r_N = 1.
+        cores: one a mode, with the bond before it first and the one behind it last.
     """
 
     cores: tuple[Tensor, ...]
 
-    name: ClassVar[str] = "TTTensor"
-
-    def __post_init__(self) -> None:
-        _check_chain(self.name, self.cores, 3)
+    name: ClassVar[str]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,6 +37,20 @@ class TTForm:
     def arguments(self) -> tuple[Any, ...]:
         """What the classes of that name are made of."""
         return (list(self.cores),)
+
+
+@dataclass(frozen=True)
+class TTForm(_Chain):
+    """A chain of cores, as a `TTTensor`.
+
+    Attributes:
+        cores: one a mode, (r_{n-1}, size, r_n), with r_0 = r_N = 1.
+    """
+
+    name: ClassVar[str] = "TTTensor"
+
+    def __post_init__(self) -> None:
+        _check_chain(self.name, self.cores, 3)
 
     def feasible(self) -> TTForm:
         """The same tensor with no rank above what `tensor_train_limits` says; as it is where none was."""
@@ -58,14 +69,12 @@ class TTForm:
 
 
 @dataclass(frozen=True)
-class TRForm:
+class TRForm(_Chain):
     """A chain of cores whose ends share a bond, as a `TRTensor`.
 
     Attributes:
         cores: one a mode, (r_n, size, r_{n+1}), with the last bond being the first.
     """
-
-    cores: tuple[Tensor, ...]
 
     name: ClassVar[str] = "TRTensor"
 
@@ -73,16 +82,6 @@ class TRForm:
         check_parts(self.name, self.cores, 3)
         if [core.shape[0] for core in self.cores] != [core.shape[2] for core in (self.cores[-1], *self.cores[:-1])]:
             raise CompressionError(f"the cores of a TRTensor fit each other in a ring, got {shapes_of(self.cores)}.")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the tensor."""
-        return tuple(core.shape[1] for core in self.cores)
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What the classes of that name are made of."""
-        return (list(self.cores),)
 
     def feasible(self) -> TRForm:
         """The same tensor, bonds above what `tensor_ring_limits` says cut to what a core beside them can fill."""
@@ -98,15 +97,13 @@ class TRForm:
 
 
 @dataclass(frozen=True)
-class TTMForm:
+class TTMForm(_Chain):
     """A matrix as a chain of cores with a row and a column each, as a `TTMatrix`, or a `BlockTT` of tensorly-torch.
 
     Attributes:
         cores: one a pair of a factor of the rows and one of the columns, (r_{k-1}, rows_k, columns_k, r_k), with r_0 =
             r_d = 1; the first factors count slowest.
     """
-
-    cores: tuple[Tensor, ...]
 
     name: ClassVar[str] = "TTMatrix"
 
@@ -127,11 +124,6 @@ class TTMForm:
     def columns(self) -> tuple[int, ...]:
         """The factors of the columns."""
         return tuple(core.shape[2] for core in self.cores)
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What the classes of that name are made of."""
-        return (list(self.cores),)
 
     def feasible(self) -> TTMForm:
         """The same matrix with no rank above what `ttm_limits` says; as it is where none was."""
