@@ -14,10 +14,8 @@ import pandas as pd
 import torch
 
 import tdcompress as td
-from examples.paper.models import GaripovNet
-from examples.paper.presets import CHECKPOINTS
 from examples.paper.tables import markdown_table
-from examples.paper.train import load_checkpoint
+from examples.trained import trained_network
 
 ROOT = Path(__file__).parents[1]
 KEPT = ("50%", "25%", "10%")
@@ -44,8 +42,7 @@ def multiply_adds(methods: Sequence[str] = METHODS, kept: Sequence[str] = KEPT) 
         methods: registered names.
         kept: shares of the parameters, as they are written in the tables.
     """
-    model = GaripovNet(in_channels=1).eval()
-    load_checkpoint(model, CHECKPOINTS / "garipovnet_fmnist.safetensors")
+    model = trained_network("garipov-fmnist")
     inputs = torch.zeros(1, 128, 13, 13)
     shares = {}
     for method in methods:

@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dense = evaluate(model, splits.test.images, splits.test.labels).accuracy
     print(f"dense: {dense:.4f}, {sum(p.numel() for p in model.parameters())} parameters")
     table = folder / "results.csv"
-    rows = _read(table)
+    rows = read_rows(table)
     for ratio in options.ratios:
         for procedure in options.procedures:
             key = (procedure, ratio, options.seed)
@@ -156,7 +156,8 @@ def _augmentation(recipe: Recipe, splits: Splits) -> Callable[[Tensor], Tensor] 
     return augmented if recipe.crop_padding or recipe.flip else None
 
 
-def _read(table: Path) -> list[dict[str, str]]:
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """The rows of a table as text, without any if there is no such file; tables from before seeds were noted have 0."""
     if not table.exists():
         return []
     with table.open(encoding="utf-8", newline="") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
+from examples.budget.__main__ import read_rows
+from examples.command import run_command
 from tdcompress.errors import CompressionError
 from tdcompress.report.table import short_count
 
@@ -68,8 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Draw it: `python -m examples.budget.front [TABLE [PICTURE]]`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     table, picture = [*given, *(TABLE, PICTURE)[len(given) :]]
-    with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = [row for row in read_rows(Path(table)) if row["seed"] == "0"]
     draw(rows, _dense(Path(table)), picture)
 
 
@@ -82,4 +82,4 @@ def _dense(table: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

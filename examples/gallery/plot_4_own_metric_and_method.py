@@ -13,15 +13,12 @@ import torch
 from torch import nn
 
 import tdcompress as td
-from examples.paper.models import GaripovNet
-from examples.paper.presets import CHECKPOINTS
-from examples.paper.train import load_checkpoint
+from examples.trained import trained_network
 from tdcompress.decompositions import tucker, tucker_limits
 from tdcompress.methods import METHODS
 from tdcompress.metrics import METRICS
 
-model = GaripovNet(in_channels=1).eval()
-_ = load_checkpoint(model, CHECKPOINTS / "garipovnet_fmnist.safetensors")
+model = trained_network("garipov-fmnist")
 
 # %%
 # A metric on weights gets the two dense kernels, (out, in, height, width). This one looks at the output channel that

@@ -6,12 +6,9 @@ What :func:`tdcompress.compress` decides is a plan, which can be had alone: look
 """
 
 import tdcompress as td
-from examples.paper.models import GaripovNet
-from examples.paper.presets import CHECKPOINTS
-from examples.paper.train import load_checkpoint
+from examples.trained import trained_network
 
-model = GaripovNet(in_channels=1).eval()
-_ = load_checkpoint(model, CHECKPOINTS / "garipovnet_fmnist.safetensors")
+model = trained_network("garipov-fmnist")
 
 # %%
 # A layer has a curve of error against parameters for every method. One number, the price of a parameter, picks a point

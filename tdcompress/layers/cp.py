@@ -126,7 +126,11 @@ class CPConv(FactorizedConv[CPDecomposition, CPOptions]):
         sizes = [math.prod(weight.shape[2:]) for weight in weights]
         if len(weights) < 2 or not self._is_worth_merging(math.prod(sizes), sum(sizes)):
             return None
-        return reduce(torch.mul, weights)
+        return self._merged()
+
+    def _merged(self) -> Tensor:
+        """The product of the depthwise kernels, each along its own axes: one kernel over all."""
+        return reduce(torch.mul, [stage.weight for stage in self.weighted[1:-1]])
 
     # --- as a CPTensor ------------------------------------------------------------------------------------
 
@@ -181,7 +185,7 @@ class CPConv(FactorizedConv[CPDecomposition, CPOptions]):
                 f"at rank {self.ranks[0]} the merged stack would be larger than the dense convolution, which is what "
                 f"to_conv() gives; merging is possible up to rank {limit}."
             )
-        return self._rearranged(joint, [reduce(torch.mul, [stage.weight for stage in self[1:-1]])])
+        return self._rearranged(joint, [self._merged()])
 
     def split_spatial(self, *, nearest: bool = False) -> CPConv:
         """The same layer with a depthwise stage for every axis: the way back from `merge_spatial`.
