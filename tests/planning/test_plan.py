@@ -102,6 +102,27 @@ def test_with_latency_no_chosen_layer_was_slower_than_dense_when_measured(monkey
         )
 
 
+@pytest.mark.parametrize(("width", "forms"), [(16, 1), (8, 2)])
+def test_for_latency_layers_that_are_alike_are_timed_once(monkeypatch, width, forms):
+    def by_parameters(conv, option, calls):
+        timed.append(option)
+        return 16.0 * 16.0, float(option.parameters)
+
+    def timings(model):
+        timed.clear()
+        plan = td.plan(model, 0.5, objective="latency", example_inputs=torch.zeros(4, 16), methods=("svd",))
+        return plan, len(timed)
+
+    timed = []
+    monkeypatch.setattr("tdcompress.planning.costs.milliseconds_of", by_parameters)
+    monkeypatch.setattr("tdcompress.planning.choice.median_milliseconds", lambda *runs, rounds: (2.0, 1.0))
+    monkeypatch.setattr("tdcompress.planning.choice.milliseconds_of", lambda *layer, rounds: (2.0, 1.0))
+    _, alone = timings(nn.Sequential(nn.Linear(16, width)))
+    plan, both = timings(nn.Sequential(nn.Linear(16, width), nn.ReLU(), nn.Linear(width, 16)))
+    assert both == forms * alone > 0
+    assert plan.cost[1] <= plan.budget
+
+
 def test_the_same_seed_gives_the_same_plan_and_leaves_the_model_and_the_generators_alone():
     model = network()
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
