@@ -77,6 +77,7 @@ def draw(found: pd.DataFrame, file: Path) -> None:
             axis.plot(rows["tau"], heights, marker, color=colour, markersize=5, label=network)
         axis.axvline(0, color="0.4", linewidth=0.8)
         axis.grid(axis="x", color="0.9")
+        axis.locator_params(axis="x", nbins=6)  # more of them run into each other
         axis.set_title(_asked(across))
         axis.set_xlabel("Kendall's τ-a with the cross-entropy")
     axes[0].set_yticks(range(len(errors)), [spoken(error) for error in errors])

@@ -86,7 +86,7 @@ def picture(frame: pd.DataFrame, measures: list[str], baseline: Mapping[str, flo
         axes[0].plot([one.mean for one in found], heights, marker, color=colour, label=grouping.title, markersize=5)
     for place, (method, part) in enumerate(frame.groupby("method", sort=False)):
         left = [part[f"{prefix}{measure}"].mean() for prefix in columns.values()]
-        axes[1].plot(left, range(len(columns)), MARKERS[place], color=METHOD_COLOURS[place % 5], label=method)
+        axes[1].plot(left, range(len(columns)), MARKERS[place], color=METHOD_COLOURS[place], label=method)
     axes[1].axvline(baseline[measure], color="black", linestyle=":", linewidth=1.2, label="uncompressed")
     axes[1].set_xscale("log")
     axes[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
