@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Threads that wait by spinning make each other 100 times slower where other programs want the cores too.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: study test test-full coverage lint bench docs fuzz clean help
 
