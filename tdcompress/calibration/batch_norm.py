@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tdcompress.batches import forward
 from tdcompress.layers.moments import check_finite
 from tdcompress.watching import watching
 
@@ -18,6 +19,11 @@ from tdcompress.watching import watching
 def is_estimated(module: nn.Module) -> bool:
     """Whether a module normalizes by statistics that it has gathered."""
     return isinstance(module, _BatchNorm) and module.running_mean is not None
+
+
+def frozen_norms(model: nn.Module) -> set[str]:
+    """The modules that are in evaluation mode in a model that is in training mode: among them the norms that stay."""
+    return {name for name, module in model.named_modules() if model.training and not module.training}
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,51 @@ def estimating(model: nn.Module, names: Iterable[str], references: Mapping[str, 
     estimates = {name: Estimate(norm, references.get(name)) for name, norm in norms.items()}
     with watching(norms, lambda name, call: estimates[name].update(call.input), outputs=False):
         yield
+
+
+def restate(model: nn.Module, batches: Iterable[Any], frozen: Container[str] = ()) -> None:
+    """Let every BatchNorm normalize by the statistics that its input has, without changing what it answers.
+
+    γ (x − μ) / √(σ² + ε) + β stays as it is for other statistics μ' and σ'² if
+
+        γ' = γ √((σ'² + ε) / (σ² + ε)),  β' = β + γ (μ' − μ) / √(σ² + ε).
+
+    A network that was fitted in evaluation mode has statistics that are no longer those of its inputs. In training mode
+    it would normalize by its batches, and be another network.
+
+    Args:
+        model: in evaluation mode; it is changed.
+        batches: of inputs.
+        frozen: names of norms that stay as they are, as do those without a weight and a bias, or whose weight or bias
+            requires no gradient.
+    """
+    norms = {
+        name: norm
+        for name, norm in model.named_modules()
+        if is_estimated(norm) and name not in frozen and all(_is_free(norm, part) for part in ("weight", "bias"))
+    }
+    pooled = {name: Pooled() for name in norms}
+    with torch.no_grad():
+        if norms:
+            with watching(norms, lambda name, call: pooled[name].update(call.input), outputs=False):
+                for batch in batches:
+                    forward(model, batch)
+        for name, norm in norms.items():
+            if pooled[name].count >= 2:
+                _restate(norm, pooled[name].mean, pooled[name].squares / (pooled[name].count - 1))
+
+
+def _is_free(norm: nn.Module, name: str) -> bool:
+    parameter = getattr(norm, name)
+    return parameter is not None and parameter.requires_grad
+
+
+def _restate(norm: Any, mean: Tensor, variance: Tensor) -> None:
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()  # γ / √(σ² + ε)
+    norm.bias.add_((scale * (mean - norm.running_mean.double())).to(norm.bias))
+    norm.weight.copy_(scale * (variance + norm.eps).sqrt())
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
 
 
 class Pooled:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tdcompress.batches import Data, evaluating, forward, quickest, repeatable
-from tdcompress.calibration.batch_norm import estimating
+from tdcompress.calibration.batch_norm import estimating, frozen_norms
 from tdcompress.calibration.fits import LayerFit
 from tdcompress.calibration.order import Order, check_reached, norms_to_estimate, order_of, waves_of
 from tdcompress.calibration.original import Original
@@ -103,7 +103,7 @@ def fitted(
     progress: Progress = None,
 ) -> nn.Module:
     """What `calibrate` does, on a model that nobody else has: it is changed, and whatever goes wrong, it is lost."""
-    frozen = {name for name, module in model.named_modules() if model.training and not module.training}
+    frozen = frozen_norms(model)
     with torch.no_grad(), evaluating(model, *([] if original is None else [original])):
         inputs = quickest(inputs, model, *([] if original is None else [original]))
         order = order_of(model, inputs, frozen if batch_norm else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +56,23 @@ class Best:
     def __init__(self, model: nn.Module, change: Change) -> None:
         self._given = self.change = change
         self.state = _copied(model)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether nothing was nearer than the model that was given."""
+        return self.change is self._given
+
+    def restated(self, model: nn.Module, restate: Callable[[nn.Module], None], judge: Judge) -> None:
+        """Write the same function in another way.
+
+        Args:
+            model: to do it on.
+            restate: does it.
+            judge: how near it is then, up to rounding where it was.
+        """
+        model.load_state_dict(self.state)
+        restate(model)
+        self._take(model, judge.change(model))
 
     def offer(self, model: nn.Module, change: Change) -> bool:
         """Take the model's state if it is nearer now, and say whether it was."""

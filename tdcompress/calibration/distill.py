@@ -6,12 +6,14 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from tdcompress.batches import Data, evaluating
+from tdcompress.calibration.batch_norm import frozen_norms, restate
 from tdcompress.calibration.calibrate import fitted
 from tdcompress.calibration.descent import Best, Descent, Judge
 from tdcompress.calibration.distillation_options import DistillationOptions
@@ -68,9 +70,11 @@ def distill(
     First `calibrate` fits every layer in closed form or nearly so. Then all parameters that require a gradient go down
     on `distillation_loss` by Adam, on a one-cycle schedule, with clipped gradients. Both models are in evaluation mode
     all the while, so that the statistics of BatchNorm stay as the local fit left them, and nothing drops out; modes are
-    restored. A part of the data is held out. What is returned is the model after the last pass, if it is nearer to the
-    original there than the given one and, within one standard error, as near as any; else whatever was nearest: the
-    model after some pass, the calibrated one, or the one that was given. So it is no worse there than what was given.
+    restored. At the end each BatchNorm is written with the statistics that its input has by then, and a weight and a
+    bias with which it answers the same, so that training can go on from there. A part of the data is held out. What is
+    returned is the model after the last pass, if it is nearer to the original there than the given one and, within one
+    standard error, as near as any; else whatever was nearest: the model after some pass, the calibrated one, or the one
+    that was given. So it is no worse there than what was given.
 
     No label is read. The original is not changed. The same seed, machine and number of threads give the same bits on
     the CPU, if the augmentation draws from PyTorch's generators alone, which are as they were afterwards.
@@ -114,6 +118,7 @@ def distill(
     generator = torch.Generator().manual_seed(seed)
     lessons = divided(data, options.batch_size, options.held_out, generator)
     model = copy.deepcopy(compressed)
+    frozen = frozen_norms(model)
     features = _features(model, original, options)
     with evaluating(model, original):
         lessons = lessons.laid_out(model, original)
@@ -131,6 +136,8 @@ def distill(
         descent = Descent(model, lessons, Teacher(reference, listener), listener, options, generator)
         try:
             changes = descent.run(judge, best, progress)
+            if not best.is_given:
+                best.restated(model, partial(restate, batches=lessons.in_order, frozen=frozen), judge)
         except KeyboardInterrupt:
             if inplace:
                 compressed.load_state_dict(best.state)
