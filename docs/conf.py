@@ -28,11 +28,11 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "mathml",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "gallery/used", "study", "benchmarks", "which"]  # what pages include, and what is made
@@ -119,11 +119,13 @@ copybutton_prompt_is_regexp = True
 html_theme = "furo"
 html_title = "tdcompress"
 html_show_sphinx = False
+html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 pygments_dark_style = "github-dark"
 
 _CODE = re.compile(r"`([^`]+)`")
+_PER_CENT = re.compile(r"(\d) %")
 _ALIAS = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")  # how Sphinx writes an alias inside another type
 
 
@@ -152,8 +154,16 @@ def _trim_examples(app: Any, document: nodes.document) -> None:
     """Drop the empty line that ends an example in the Markdown, where doctest needs it."""
     for block in document.findall(nodes.literal_block):
         text = block.astext().rstrip()
-        block.children = [nodes.Text(text)]
+        block.clear()
+        block += nodes.Text(text)
         block.rawsource = text
+
+
+def _keep_together(app: Any, document: nodes.document) -> None:
+    """A number and its per cent sign do not stand on two lines."""
+    for text in list(document.findall(nodes.Text)):
+        if " %" in text and not isinstance(text.parent, (nodes.literal, nodes.literal_block, nodes.raw)):
+            text.parent.replace(text, nodes.Text(_PER_CENT.sub("\\1\N{NO-BREAK SPACE}%", text)))
 
 
 def _public_place(app: Any, env: Any, node: Any, contnode: Any) -> None:
@@ -168,9 +178,16 @@ def _without_other_sites(record: logging.LogRecord) -> bool:
     return True
 
 
+def _quiet(app: Any) -> None:
+    """accessible-pygments, which furo brings, has the root logger print whatever any package cares to note."""
+    logging.getLogger().setLevel(logging.WARNING)
+
+
 def setup(app: Any) -> None:
     logging.getLogger("sphinx.sphinx.ext.intersphinx").addFilter(_without_other_sites)
+    app.connect("builder-inited", _quiet, priority=400)  # before the gallery runs, at 500
     app.connect("missing-reference", _public_place, priority=400)  # before intersphinx, at 500
     app.connect("doctree-read", _trim_examples)
+    app.connect("doctree-read", _keep_together)
     app.connect("autodoc-process-signature", _name_aliases)
     app.connect("autodoc-process-docstring", _to_restructured_text, priority=400)  # before napoleon, at 500
