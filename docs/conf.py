@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.util.inspect import TypeAliasForwardRef
 
 import tdcompress
 from tdcompress.layers import FactorizedConv
@@ -32,6 +33,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "backlinks",
     "mathml",
 ]
 templates_path = ["_templates"]
@@ -126,7 +128,7 @@ pygments_dark_style = "github-dark"
 
 _CODE = re.compile(r"`([^`]+)`")
 _PER_CENT = re.compile(r"(\d) %")
-_ALIAS = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")  # how Sphinx writes an alias inside another type
+_MADE = re.compile(r"<(function [\w.<>]+|factory)>")  # how Python writes a default that is a function, or made by one
 
 
 def _to_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -143,11 +145,11 @@ def _to_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any
             lines[number] = "".join(parts)
 
 
-def _name_aliases(
+def _leave_out(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Write the aliases of `autodoc_type_aliases` by their names wherever they stand."""
-    return tuple(text and _ALIAS.sub(r"\1", text) for text in (signature, returns))
+    """Write `...` for such a default, for Sphinx cannot read a signature in which it stands as Python writes it."""
+    return signature and _MADE.sub("...", signature), returns
 
 
 def _trim_examples(app: Any, document: nodes.document) -> None:
@@ -184,10 +186,11 @@ def _quiet(app: Any) -> None:
 
 
 def setup(app: Any) -> None:
+    TypeAliasForwardRef.__repr__ = lambda alias: alias.name  # what stands inside another type, such as `int | Rank`
     logging.getLogger("sphinx.sphinx.ext.intersphinx").addFilter(_without_other_sites)
     app.connect("builder-inited", _quiet, priority=400)  # before the gallery runs, at 500
     app.connect("missing-reference", _public_place, priority=400)  # before intersphinx, at 500
     app.connect("doctree-read", _trim_examples)
     app.connect("doctree-read", _keep_together)
-    app.connect("autodoc-process-signature", _name_aliases)
+    app.connect("autodoc-process-signature", _leave_out)
     app.connect("autodoc-process-docstring", _to_restructured_text, priority=400)  # before napoleon, at 500

@@ -37,9 +37,9 @@ def from_tltorch(model: nn.Module, *, skip: LayerSelector | None = None, inplace
         inplace: change `model` itself (a model that is itself the layer is returned anew).
 
     Returns:
-        The layer, or the model with its layers replaced: same dtype, device, training mode, and requires_grad where it
-        was the factors'. `solution` is None, for it is not known how well the factors approximate what. Attributes that
-        a user hung on a layer stay behind with it.
+        The layer, or the model with its layers replaced, of the same dtype, device, training mode, and requires_grad
+        where it was the factors'. `solution` is None, for it is not known how well the factors approximate what.
+        Attributes that a user hung on a layer stay behind with it.
 
     Raises:
         CompressionError: there is no such layer, or one has no counterpart here: several layers with one factorization,

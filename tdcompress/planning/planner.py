@@ -77,7 +77,7 @@ def plan(
         progress: as for `decompose`.
 
     Returns:
-        The plan: a table to print, to edit, to keep as JSON, to draw and to apply.
+        The plan, a table to print, to edit, to keep as JSON, to draw and to apply.
 
     Raises:
         CompressionError: no such layers or methods, inputs are missing, or the budget cannot be met; the message says

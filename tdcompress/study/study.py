@@ -107,7 +107,7 @@ class Study(Spec):
                 workers, and 256 for other executors.
 
         Returns:
-            One row a trial: `layer`, `method`, `ratio`, `run`, the `rank` found and the share of parameters
+            One row a trial, with `layer`, `method`, `ratio`, `run`, the `rank` found and the share of parameters
             `kept`, the errors, the performances, and the seconds it took. Failed trials are not in it. Those that
             differ in the strategy alone are one row, with nothing (NaN) where a strategy failed.
 
