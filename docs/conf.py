@@ -127,6 +127,7 @@ html_css_files = ["site.css"]
 pygments_dark_style = "github-dark"
 
 _CODE = re.compile(r"`([^`]+)`")
+_AS_IT_IS = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw)
 _PER_CENT = re.compile(r"(\d) %")
 _MADE = re.compile(r"<(function [\w.<>]+|factory)>")  # how Python writes a default that is a function, or made by one
 
@@ -164,8 +165,20 @@ def _trim_examples(app: Any, document: nodes.document) -> None:
 def _keep_together(app: Any, document: nodes.document) -> None:
     """A number and its per cent sign do not stand on two lines."""
     for text in list(document.findall(nodes.Text)):
-        if " %" in text and not isinstance(text.parent, (nodes.literal, nodes.literal_block, nodes.raw)):
+        if " %" in text and not isinstance(text.parent, _AS_IT_IS):
             text.parent.replace(text, nodes.Text(_PER_CENT.sub("\\1\N{NO-BREAK SPACE}%", text)))
+
+
+def _shape_cells(app: Any, document: nodes.document) -> None:
+    """In a table, a number keeps its unit beside it, and sentences do not become columns of single words."""
+    for cell in document.findall(nodes.entry):
+        length = len(cell.astext())
+        if length > 40:
+            cell["classes"].append("sentences")
+        elif length < 13 and cell.astext()[:1].isdigit():
+            for text in list(cell.findall(nodes.Text)):
+                if not isinstance(text.parent, _AS_IT_IS):
+                    text.parent.replace(text, nodes.Text(text.replace(" ", "\N{NO-BREAK SPACE}")))
 
 
 def _public_place(app: Any, env: Any, node: Any, contnode: Any) -> None:
@@ -192,5 +205,6 @@ def setup(app: Any) -> None:
     app.connect("missing-reference", _public_place, priority=400)  # before intersphinx, at 500
     app.connect("doctree-read", _trim_examples)
     app.connect("doctree-read", _keep_together)
+    app.connect("doctree-read", _shape_cells)
     app.connect("autodoc-process-signature", _leave_out)
     app.connect("autodoc-process-docstring", _to_restructured_text, priority=400)  # before napoleon, at 500
