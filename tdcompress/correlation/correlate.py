@@ -9,8 +9,8 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from tdcompress.correlation.bootstrap import Bootstrap, as_bootstrap, percentiles, resampled
-from tdcompress.correlation.table import VARIED, Table, grouped
-from tdcompress.correlation.tau import Variant, check_variant, kendall_tau
+from tdcompress.correlation.table import VARIED, Groups, Table, grouped
+from tdcompress.correlation.tau import Variant, check_variant, tau_alone
 from tdcompress.deprecation import replaced_keywords
 from tdcompress.errors import CompressionError
 
@@ -105,22 +105,37 @@ def correlate(
     """
     check_variant(variant)
     groups = grouped(table, dict.fromkeys((error, performance)), across, run)
-    x, y = groups.columns[error], groups.columns[performance]
-    taus: dict[Any, list[float]] = defaultdict(list)
-    for label, rows in groups.rows.items():
-        try:
-            tau = kendall_tau(x[rows], y[rows], variant).tau
-        except CompressionError as problem:
-            advice = f"add trials to it, leave it out, or vary more than across={groups.across}"
-            where = f"group {groups.name(label)} of n = {len(rows)}, x={error!r}, y={performance!r}"
-            raise CompressionError(f"{where}: {problem} ({advice})") from problem
-        taus[groups.run_of(label)].append(tau)
-    correlation = _summary(taus, [len(rows) for rows in groups.rows.values()], groups.across, variant)
+    correlation = correlation_in(groups, error, performance, variant)
     if bootstrap is None:
         return correlation
     (means,) = resampled(groups, [error], performance, variant, bootstrap)
     low, high = percentiles(means)
     return replace(correlation, low=low, high=high)
+
+
+def correlation_in(groups: Groups, error: str, performance: str, variant: Variant = "a") -> Correlation:
+    """`correlate` of a table that was cut into its groups before, once for all of its errors and performances.
+
+    Args:
+        groups: the table; see `grouped`.
+        error: a column of it.
+        performance: another.
+        variant: `"a"` or `"b"`.
+
+    Raises:
+        CompressionError: a group has one row, or its τ-b is undefined.
+    """
+    x, y = groups.columns[error], groups.columns[performance]
+    taus: dict[Any, list[float]] = defaultdict(list)
+    for label, rows in groups.rows.items():
+        try:
+            tau = tau_alone(x[rows], y[rows], variant)
+        except CompressionError as problem:
+            advice = f"add trials to it, leave it out, or vary more than across={groups.across}"
+            where = f"group {groups.name(label)} of n = {len(rows)}, x={error!r}, y={performance!r}"
+            raise CompressionError(f"{where}: {problem} ({advice})") from problem
+        taus[groups.run_of(label)].append(tau)
+    return _summary(taus, [len(rows) for rows in groups.rows.values()], groups.across, variant)
 
 
 def _summary(

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tdcompress.correlation import Correlation, correlate
-from tdcompress.correlation.table import VARIED
+from tdcompress.correlation import Correlation
+from tdcompress.correlation.correlate import correlation_in
+from tdcompress.correlation.table import VARIED, grouped
 from tdcompress.deferred import DataFrame
 from tdcompress.errors import CompressionError
 from tdcompress.metrics import METRICS
@@ -140,13 +141,18 @@ def taus(
         layers and methods, 50 %: 0.67
     """
     columns = list(performances.values()) if isinstance(performances, Mapping) else list(performances)
+    errors = list(errors or errors_of(table))
     found = []
     for grouping in groupings(table):
         parts = {column: part for column in columns if len(part := grouping.of(table, column))}
-        found += [
-            Tau(grouping, error, column, correlate(part, error, column, grouping.across))
-            for error in errors or errors_of(table)
+        groups = {
+            column: grouped(part, dict.fromkeys([*errors, column]), grouping.across, "run")
             for column, part in parts.items()
+        }
+        found += [
+            Tau(grouping, error, column, correlation_in(groups[column], error, column))
+            for error in errors
+            for column in groups
         ]
     return found
 

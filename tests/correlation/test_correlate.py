@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tdcompress.correlation import Correlation, KendallTau, correlate, kendall_tau
+from tdcompress.correlation.tau import tau_alone
 from tdcompress.errors import CompressionError
 from tests.drawing import cases
 
@@ -126,6 +127,20 @@ class TestKendallTau:
 
     def test_huge_and_tiny_values(self):
         assert kendall_tau([-1.7e308, 5e-324, 0, 1.7e308], [1, 3, 2, 4]).tau == 1
+
+    @cases(500)
+    @given(pairs, variants)
+    def test_alone_it_is_the_same_bits(self, points, variant):
+        x, y = (np.array(values, dtype=float) for values in zip(*points, strict=True))
+        expected = tau_or_nan(x, y, variant)
+        assert math.isnan(expected) or tau_alone(x, y, variant).hex() == expected.hex()
+
+    def test_alone_it_takes_many_and_huge_values_too(self):
+        many = np.arange(150.0)
+        assert tau_alone(many, many[::-1]) == -1
+        assert tau_alone(np.array([-1.7e308, 5e-324, 0, 1.7e308]), np.array([1.0, 3, 2, 4])) == 1
+        with pytest.raises(CompressionError, match="at least 2 values in x and in y, not 1"):
+            tau_alone(many[:1], many[:1])
 
     @cases(500)
     @given(pairs, variants)
