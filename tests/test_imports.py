@@ -20,12 +20,13 @@ def loaded(*names):
 states = torch.random.get_rng_state(), numpy.random.get_state()[1].copy()
 import tdcompress as td
 
-assert not loaded("pandas", "matplotlib", "tltorch", "tensorly", "transformers", "tdcompress.study"), sys.modules
+heavy = "pandas", "matplotlib", "scipy", "tltorch", "tensorly", "transformers"
+assert not loaded(*heavy, "tdcompress.study"), sys.modules
 assert torch.equal(torch.random.get_rng_state(), states[0])
 assert (numpy.random.get_state()[1] == states[1]).all()
 import tdcompress.study
 
-assert not loaded("pandas", "matplotlib", "distributed"), sys.modules
+assert not loaded(*heavy, "distributed"), sys.modules
 sys.modules["pandas"] = None  # as where it is not installed
 assert typing.get_type_hints(td.Report.to_pandas)["return"] is typing.Any
 """

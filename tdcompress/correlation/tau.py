@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy.stats
 import torch
 from numpy.typing import ArrayLike, NDArray
 
@@ -148,6 +147,8 @@ def _tau_and_p_value(x: NDArray[np.float64], y: NDArray[np.float64], variant: Va
     same two roots back makes four roundings, and SciPy's clipping to ±1 is worth two more: a relative error
     below 6·2⁻⁵³. As |S| ≤ n²/2, that is under 1/2 for n ≤ `_MAX_N`, so rounding gives the integer S itself.
     """
+    import scipy.stats  # takes its time to load
+
     result = scipy.stats.kendalltau(x, y)
     if variant == "b":
         return float(result.statistic), float(result.pvalue)

@@ -14,7 +14,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from tdcompress.decompositions import CPOptions, bridge, cp_limit
@@ -139,6 +138,8 @@ class _Swept:
 
     def _ratio(self, shares: np.ndarray) -> np.ndarray:
         """The error after sweeps over that of orthogonal terms, at shares of the parameters."""
+        from scipy.interpolate import PchipInterpolator  # takes its time to load
+
         places, logs = self._measured()
         if len(places) == 1:
             return np.ones_like(shares)

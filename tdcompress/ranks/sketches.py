@@ -19,7 +19,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from tdcompress.decompositions.reshape import Reshape
@@ -135,6 +134,8 @@ def _mean_square(images: Tensor) -> float:
 
 def _tail(side: int, squares: float, total: float) -> np.ndarray:
     """[r]: the share of all but the r largest of so many numbers with Σ λ² / (Σ λ)² = squares / total."""
+    from scipy.special import ndtr, ndtri  # takes its time to load
+
     shares = np.arange(side + 1) / side
     excess = max(0.0, side * squares / total - 1) if total else math.inf
     bound = np.minimum(1.0, shares + np.sqrt(shares * (1 - shares) * excess)) if total else np.ones(side + 1)
