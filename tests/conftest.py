@@ -1,4 +1,4 @@
-"""What tests of several folders need: a number of threads, and a Dask cluster."""
+"""What tests of several folders need: a number of threads, processes that work for them, and a Dask cluster."""
 
 import os
 import subprocess
@@ -6,14 +6,10 @@ import sys
 import time
 from contextlib import contextmanager
 
-import hypothesis
 import pytest
 import torch
 
-# What continuous integration says must depend on no draw and no clock; everywhere else every run draws anew.
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
-if os.environ.get("CI") or os.environ.get("TDCOMPRESS_CI"):
-    hypothesis.settings.load_profile("ci")
+from tdcompress.study import processes
 
 
 @pytest.fixture
@@ -35,6 +31,13 @@ def threads(count):
     torch.set_num_threads(count)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def pool():
+    """Two workers for all tests that do not kill any."""
+    with processes(2) as executor:
+        yield executor
 
 
 @pytest.fixture

@@ -19,12 +19,6 @@ from tdcompress.work import solved
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def pool():
-    with processes(2) as executor:
-        yield executor
-
-
 def a_model():
     def network():
         return nn.Sequential(
@@ -224,6 +218,7 @@ def test_what_has_not_begun_is_cancelled(error):
     assert list(model.modules()) == modules
 
 
+@pytest.mark.full  # a quick run has tests/study/test_executors.py
 def test_dask_with_two_workers(dask):
     assert same(on_all_layers(dask.get_executor()), on_all_layers())
     with pytest.raises(td.CompressionError, match=r"^layer '1': 1 is odd\.$"):

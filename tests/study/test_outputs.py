@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 import tdcompress as td
-from tdcompress.study import processes
 from tdcompress.study.outputs import OutputErrors
 from tests.study.functions import images, network, study
 
@@ -28,10 +27,9 @@ def test_equal_what_the_library_says_of_each(tmp_path):
         assert row["predicted_loss"] == pytest.approx(errors["predicted_loss"], rel=1e-4)
 
 
-def test_are_the_same_on_workers(tmp_path, one_thread):
+def test_are_the_same_on_workers(tmp_path, pool):
     here = of_values().run(tmp_path / "here.sqlite", progress=False)
-    with processes(2, threads=1) as executor:
-        there = of_values().run(tmp_path / "there.sqlite", executor, progress=False)
+    there = of_values().run(tmp_path / "there.sqlite", pool, progress=False)
     assert here[OUTPUTS].to_numpy() == pytest.approx(there[OUTPUTS].to_numpy(), rel=1e-5)
 
 
