@@ -10,6 +10,8 @@ from matplotlib.ticker import NullFormatter
 
 from tdcompress.report.table import short_count
 
+_COLOURS = 10  # of Matplotlib's cycle, which then begins again
+
 
 def draw(rows: Sequence[Mapping[str, str]], dense: float, path: str | Path) -> None:
     """Without fine-tuning on the left, after it on the right if there was any.
@@ -23,11 +25,12 @@ def draw(rows: Sequence[Mapping[str, str]], dense: float, path: str | Path) -> N
     shown = {key: title for key, title in panels.items() if any(row[key] for row in rows)}
     figure = Figure(figsize=(5.5 * len(shown), 4.2), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        for procedure in dict.fromkeys(row["procedure"] for row in rows):
+        for place, procedure in enumerate(dict.fromkeys(row["procedure"] for row in rows)):
             points = sorted(
                 (int(row["parameters"]), float(row[key])) for row in rows if row["procedure"] == procedure and row[key]
             )
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=procedure)
+            dashes = "-" if place < _COLOURS else "--"
+            axes.plot(*zip(*points, strict=True), dashes, marker="o", markersize=3, label=procedure)
         axes.axhline(dense, color="grey", linewidth=0.8, linestyle="--")
         axes.set_xscale("log")
         sizes = sorted({float(row["ratio"]): int(row["parameters"]) for row in rows}.values())
