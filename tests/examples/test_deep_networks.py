@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from examples.budget import deep
 from examples.paper import __main__ as command
 from examples.paper.blocks import BasicBlock, Bottleneck
 from examples.paper.data import Split, Splits
@@ -72,3 +73,18 @@ def test_the_networks_are_the_papers_and_the_one_with_bottlenecks():
     parameters = {name: sum(parameter.numel() for parameter in SETTINGS[name].build().parameters()) for name in SHAPES}
     same = {"resnet18-fmnist": resnet18(1), "resnet50-fmnist": resnet50(1)}
     assert parameters == {name: sum(p.numel() for p in model.parameters()) for name, model in same.items()}
+
+
+def test_without_labels_step_by_step(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(deep, "PRESETS", command.PRESETS)
+    arguments = [small, "--ratios", "0.5", "--inputs", "40", "--passes", "2"]
+    deep.main([*arguments, "--weights", str(tmp_path / "model.safetensors"), "--output", str(tmp_path)])
+    frame = pd.read_csv(tmp_path / "results.csv")
+    assert list(frame["ratio"]) == [0.0, 0.5, 0.5, 0.5, 0.5]
+    assert frame["state"].iloc[0] == "dense"
+    dense, *smaller = frame["parameters"]
+    assert all(0 < count < dense for count in smaller)
+    assert frame["performance"].between(0, 1).all()
+    printed = capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text() in printed
+    assert f"Dense: {100 * frame['performance'][0]:.2f}" in printed
