@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -165,6 +165,9 @@ class _ChannelsLast(Iterable[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return map(channels_last, self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches) if isinstance(self.batches, Sized) else sum(1 for _ in self.batches)
 
 
 def quickest(inputs: Iterable[Any], *models: nn.Module) -> Iterable[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from tdcompress.batches import Data, evaluating, forward, quickest, repeatable
 from tdcompress.calibration.batch_norm import estimating, frozen_norms
 from tdcompress.calibration.fits import LayerFit
-from tdcompress.calibration.order import Order, check_reached, norms_to_estimate, order_of, waves_of
+from tdcompress.calibration.order import Order, check_reached, multiply_adds, norms_to_estimate, order_of, waves_of
 from tdcompress.calibration.original import Original
 from tdcompress.errors import unknown
 from tdcompress.metrics.approximation import pairs
@@ -109,7 +110,7 @@ def fitted(
         order = order_of(model, inputs, frozen if batch_norm else None)
         if original is not None:
             _fit(model, inputs, original, order, fit, progress)
-        elif norms := [norm for step in order.steps for norm in step.norms] + order.tail:
+        elif norms := order.norms:
             with estimating(model, norms, {}):
                 for batch in inputs:
                     forward(model, batch)
@@ -133,9 +134,10 @@ def _fit(
         LayerFit(step.name, model, matched[step.name][0], fit, centred=centred, calls=step.calls)
         for step, centred in zip(steps, behind, strict=True)
     ]
-    waves = waves_of(fits)
+    before = Original(original, inputs, fits, order.norms)
+    running = [model] if before.is_kept else [model, original]
+    waves = waves_of(fits, partial(multiply_adds, running, inputs))
     *between, last = norms_to_estimate(order, [len(wave) for wave in waves])
-    before = Original(original, inputs, fits, {norm for norms in (*between, last) for norm in norms})
     with following(progress, len(fits), "calibrate") as step_done:
         for wave, norms in zip(waves, between, strict=True):
             _observe(wave, norms, model, before, inputs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,10 +14,12 @@ from tdcompress.calibration.batch_norm import is_estimated
 from tdcompress.calibration.fits import LayerFit
 from tdcompress.errors import CompressionError
 from tdcompress.layers import FactorizedConv
+from tdcompress.report.measuring import count_multiply_adds
 from tdcompress.watching import Call, run, watching
 
-_ALONE = 8  # so many layers are fitted one after the other, each in a pass over the data of its own
+_ALONE = 8  # so many layers are always fitted one after the other, each in a pass over the data of its own
 _FEWEST = 2  # passes, however many layers there are
+_WORK = 30 * 10**12  # multiply-adds, some minutes on two cores, that passes may take for more layers to be fitted alone
 _BYTES = 768 << 20  # of normal equations at a time
 
 
@@ -35,6 +38,11 @@ class Order:
 
     steps: list[Step]
     tail: list[str]
+
+    @property
+    def norms(self) -> list[str]:
+        """All BatchNorms that are to be estimated."""
+        return [*(norm for step in self.steps for norm in step.norms), *self.tail]
 
 
 def order_of(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -> Order:
@@ -73,6 +81,13 @@ def order_of(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -
     return Order(list(steps.values()), norms)
 
 
+def multiply_adds(models: Iterable[nn.Module], inputs: Iterable[Any]) -> int:
+    """Of a pass of these models over the data, as if all batches were like the first one."""
+    first = next(iter(inputs))
+    count = len(inputs) if isinstance(inputs, Sized) else sum(1 for _ in inputs)
+    return count * sum(count_multiply_adds(partial(run, model, first)) for model in models)
+
+
 def check_reached(names: Iterable[str], steps: Sequence[Step]) -> None:
     """Refuse layers that no forward comes to.
 
@@ -84,9 +99,19 @@ def check_reached(names: Iterable[str], steps: Sequence[Step]) -> None:
         raise CompressionError(f"the model's forward never reached {', '.join(map(repr, sorted(unseen)))}.")
 
 
-def waves_of(fits: Sequence[LayerFit]) -> list[list[LayerFit]]:
-    """Neighbours that are fitted in one pass: one each of few layers, more of many, by what their equations take."""
+def waves_of(fits: Sequence[LayerFit], work: Callable[[], int]) -> list[list[LayerFit]]:
+    """Neighbours that are fitted in one pass: as few as the work allows, and by what their equations take.
+
+    Neighbours of one pass are fitted to inputs that none of them has changed yet. What each of them mends, the next one
+    has not seen, so that the more of them there are, the less is won, and the less the freer the fit is.
+
+    Args:
+        fits: the layers in the order of a forward.
+        work: counts the multiply-adds of a pass over the data; it is only called where they decide.
+    """
     passes = max(_FEWEST, min(len(fits), _ALONE**2 // len(fits)))
+    if passes < len(fits):
+        passes = min(len(fits), max(passes, _WORK // max(work(), 1)))
     most = -(-len(fits) // passes)
     waves: list[list[LayerFit]] = []
     for one in fits:

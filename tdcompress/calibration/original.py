@@ -45,6 +45,11 @@ class Original:
         self._norms = {name: before[name] for name in norms if name in before}
         self._kept = self._once(inputs, fits) if same_every_pass(inputs) else None
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it runs no more."""
+        return self._kept is not None
+
     def references(self, norms: Iterable[str]) -> dict[str, Reference]:
         """The original's norms by name, with nothing seen as yet."""
         return {name: Reference(self._norms[name], Pooled()) for name in norms if name in self._norms}
