@@ -172,10 +172,10 @@ def _keep_together(app: Any, document: nodes.document) -> None:
 def _shape_cells(app: Any, document: nodes.document) -> None:
     """In a table, a number keeps its unit beside it, and sentences do not become columns of single words."""
     for cell in document.findall(nodes.entry):
-        length = len(cell.astext())
-        if length > 40:
+        written = cell.astext()
+        if len(written) > 40:
             cell["classes"].append("sentences")
-        elif length < 13 and cell.astext()[:1].isdigit():
+        elif len(written) < 16 and written.lstrip("+-")[:1].isdigit():
             for text in list(cell.findall(nodes.Text)):
                 if not isinstance(text.parent, _AS_IT_IS):
                     text.parent.replace(text, nodes.Text(text.replace(" ", "\N{NO-BREAK SPACE}")))
