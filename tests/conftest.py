@@ -45,16 +45,16 @@ def dask(tmp_path):
     """A client of a scheduler and two workers of one thread each, on the loopback."""
     distributed = pytest.importorskip("distributed")
     address = tmp_path / "scheduler.json"
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": os.getcwd()}
-    options["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
-    options["env"]["OMP_NUM_THREADS"] = "1"
+    path = os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    quiet = subprocess.DEVNULL
     scheduler = ["dask_scheduler", "--port", "0", "--no-dashboard", "--no-show", "--host", "127.0.0.1"]
     worker = ["dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
     started = []
     try:
         for name, *arguments in (scheduler, worker, worker):
             command = [sys.executable, "-m", f"distributed.cli.{name}", "--scheduler-file", str(address)]
-            started.append(subprocess.Popen([*command, *arguments], **options))
+            started.append(subprocess.Popen([*command, *arguments], stdout=quiet, stderr=quiet, env=environment))
             while not address.exists():
                 assert started[0].poll() is None
                 time.sleep(0.05)

@@ -11,7 +11,7 @@ def cases(count):
 
     Drawing a layer may take longer than using it.
     """
-    share = settings.default.max_examples / FULL
+    share = settings().max_examples / FULL
     return settings(max_examples=max(min(count, 5), round(share * count)), suppress_health_check=[HealthCheck.too_slow])
 
 

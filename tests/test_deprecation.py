@@ -19,19 +19,19 @@ def test_old_keywords_are_understood_and_the_warning_says_what_to_write_at_the_l
     with pytest.warns(
         FutureWarning, match=r"width=, height= are no arguments of area\(\) .* write size=\(3, 4\)"
     ) as seen:
-        assert area(width=3, height=4) == 12
+        assert area(width=3, height=4) == 12  # type: ignore[call-arg]
     assert seen[0].filename == __file__
     with pytest.warns(FutureWarning, match=r"height= is no argument of area\(\)"):
-        assert area(height=5) == 5
+        assert area(height=5) == 5  # type: ignore[call-arg]
 
 
 def test_new_ones_warn_of_nothing_and_both_are_refused():
     assert area(size=(2, 3)) == 6
     assert area() == 1
     with pytest.raises(td.CompressionError, match=r"area\(\) has size= in place of width=; give that alone"):
-        area(width=2, size=(2, 3))
+        area(width=2, size=(2, 3))  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="depth"):
-        area(depth=2)
+        area(depth=2)  # type: ignore[call-arg]
 
 
 def test_the_function_is_described_as_before():

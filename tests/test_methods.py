@@ -49,7 +49,7 @@ def test_a_taken_name_and_a_foreign_class_are_refused():
     with pytest.raises(td.CompressionError, match="method 'cp' exists"):
         register_method("cp")(td.TuckerConv)
     with pytest.raises(td.CompressionError, match="no subclass of FactorizedConv"):
-        register_method("linear")(nn.Linear)
+        register_method("linear")(nn.Linear)  # type: ignore[type-var]
     assert get_method("cp") is td.CPConv
 
 

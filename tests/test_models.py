@@ -161,10 +161,10 @@ def test_a_step_of_training_reaches_every_factor(name):
         torch.manual_seed(0)
         found = forward(small, name)
         (found - torch.randn_like(found)).square().mean().backward()
-    assert all(factor.grad.isfinite().all() for factor in factors)
+    assert all(factor.grad is not None and factor.grad.isfinite().all() for factor in factors)
     # Biases in front of a normalization have no gradient but rounding errors.
     weights = [factor for factor in factors if factor.ndim > 1]
-    assert all(weight.grad.abs().max() > 0 for weight in weights)
+    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in weights)
     before = [weight.detach().clone() for weight in weights]
     optimizer.step()
     assert any(not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
@@ -195,6 +195,7 @@ def test_restored_and_reported(name):
     dense = td.restore(small)
     assert torch.allclose(forward(dense, name), forward(small, name), atol=1e-3)
     found = td.report(small, inputs(name), rounds=1)
+    assert found.total.multiply_adds is not None
     assert found.total.multiply_adds[1] < found.total.multiply_adds[0]
     assert found.total.parameters[1] == sum(p.numel() for p in small.parameters())
     assert found.total.parameters[0] == sum(p.numel() for p in dense.parameters())

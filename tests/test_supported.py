@@ -1,6 +1,7 @@
 """The table of what is supported is made from the registry: `python -m tests.test_supported` prints it anew."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def spoken(kind):
 def tried(kind, method):
     dense = fresh(a_spec(kind), torch.float32)
     try:
-        layer = td.decompose(dense, "", method, 0.3)
+        layer: Any = td.decompose(dense, "", method, 0.3)
     except td.CompressionError:
         return "refused"
     x = an_input(dense, torch.float32)

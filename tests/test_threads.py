@@ -112,7 +112,7 @@ class TestSideBySide:
             seen[task] = (torch.get_num_threads(), threading.current_thread() is threading.main_thread())
             return task**2
 
-        order = []
+        order: list[str] = []
         found = solved(look, self.TASKS, sizes={"a": 10, "b": LARGE, "c": 1000, "d": 20}, step=order.append)
         assert list(found.items()) == [(name, task**2) for name, task in self.TASKS.items()]
         assert seen == {3: (1, False), 9: (2, True), 1: (1, False), 5: (1, False)}
@@ -149,7 +149,7 @@ class TestSideBySide:
                 raise CompressionError("three.")
             return task
 
-        refused = {}
+        refused: dict[str, CompressionError] = {}
         found = solved(odd, self.TASKS, sizes=dict.fromkeys(self.TASKS, 10), refused=refused)
         assert found == {"c": 1, "d": 5}
         assert {name: str(one) for name, one in refused.items()} == {"a": "three.", "b": "three."}

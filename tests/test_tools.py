@@ -82,6 +82,7 @@ def test_onnx_runtime_agrees(method, kind):
     pytest.importorskip("onnxscript", reason="needs the extra dev")
     layer, x = a_case(method, kind)
     program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False)
+    assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert near(torch.from_numpy(found), layer(x), 1e-4)

@@ -1,6 +1,7 @@
 """Every method on real weights: the committed GaripovNet, trained on Fashion-MNIST."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from examples.paper.models import GaripovNet
 from tdcompress.decompositions import TTOptions, TuckerOptions, cp, tensor_train, tucker
 from tdcompress.decompositions.als import Sweep, start
 from tdcompress.decompositions.extrapolation import Run
-from tests.layers.strategies import for_kernels
+from tests.layers.strategies import error_of, for_kernels
 
 CHECKPOINT = Path(__file__).parents[1] / "examples" / "paper" / "checkpoints" / "garipovnet_fmnist.safetensors"
 METHODS = for_kernels()
@@ -28,7 +29,7 @@ def model():
 def test_stronger_compression_loses_more_and_never_exceeds_the_budget(model, method):
     errors = []
     for ratio in (0.75, 0.9, 0.95):
-        layer = td.decompose(model, "conv2", method, ratio).conv2
+        layer: Any = td.decompose(model, "conv2", method, ratio).conv2
         assert layer.ratio >= ratio
         errors.append(layer.solution.relative_error)
     assert errors == sorted(errors)
@@ -37,7 +38,7 @@ def test_stronger_compression_loses_more_and_never_exceeds_the_budget(model, met
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_report_is_what_approximation_errors_measures(model, method):
-    small = td.decompose(model, "conv2", method, 0.9)
+    small: Any = td.decompose(model, "conv2", method, 0.9)
     errors = td.approximation_errors(model, small, metrics=["relative_weights"])
     assert errors["conv2"]["relative_weights"] == pytest.approx(small.conv2.solution.relative_error, rel=1e-4)
     assert small.conv2.solution.seconds > 0
@@ -76,12 +77,14 @@ def test_half_precision_costs_little_beyond_its_own_rounding(model, dtype):
     kernel = model.conv2.weight.detach()
     full, half = cp(kernel, 27).solution, cp(kernel.to(dtype), 27).solution
     assert half.relative_error <= 1.03 * full.relative_error
+    assert half.sensitivity is not None
+    assert full.sensitivity is not None
     assert half.sensitivity <= full.sensitivity
 
 
 def test_terms_stay_short_enough_for_bfloat16(model):
     """Without the penalty rounding alone would be half of what this layer puts out."""
-    layer = td.decompose(model, "conv2", "cp", 0.75).conv2
+    layer: Any = td.decompose(model, "conv2", "cp", 0.75).conv2
     x = torch.randn(2, 64, 12, 12, generator=torch.Generator().manual_seed(0)).relu()
     with torch.no_grad():
         exact = layer(x)
@@ -96,7 +99,7 @@ def test_one_joint_spatial_stage_loses_about_the_same_at_equal_rank(model):
         for spatial in ("separable", "joint")
     }
     # Every separable decomposition is a joint one too, but alternating least squares ends in either's local optimum.
-    joint, separable = layers["joint"].solution.relative_error, layers["separable"].solution.relative_error
+    joint, separable = error_of(layers["joint"]), error_of(layers["separable"])
     assert joint == pytest.approx(separable, rel=0.02)
     assert len(layers["joint"]) == len(layers["separable"]) - 1
 
@@ -106,7 +109,7 @@ def test_one_joint_spatial_stage_loses_about_the_same_at_equal_rank(model):
 def test_badly_scaled_kernels_are_ordinary_input(method, scale):
     conv = torch.nn.Conv2d(12, 8, 3, bias=False)
     conv.weight.data *= scale
-    layer = td.decompose(conv, "", method, 0.5)
+    layer: Any = td.decompose(conv, "", method, 0.5)
     assert layer.weight.isfinite().all()
     assert 0 <= layer.solution.relative_error < 1
 
@@ -115,7 +118,7 @@ def test_badly_scaled_kernels_are_ordinary_input(method, scale):
 @pytest.mark.parametrize("shape", [(8, 6, 1, 1), (8, 6, 1, 5), (8, 6, 7, 7), (8, 1, 3, 3), (1, 6, 3, 3)])
 def test_every_shape_of_kernel_is_ordinary_input(method, shape):
     conv = torch.nn.Conv2d(shape[1], shape[0], shape[2:], bias=False)
-    layer = td.decompose(conv, "", method, 0.4)
+    layer: Any = td.decompose(conv, "", method, 0.4)
     assert layer.weight.shape == shape
     assert 0 <= layer.solution.relative_error < 1
 
@@ -126,6 +129,6 @@ def test_degenerate_kernels_are_ordinary_input(method):
     one = torch.randn(12, 1, 1, 1) * torch.randn(1, 8, 1, 1) * torch.randn(1, 1, 3, 3)
     for weight in (one.expand(12, 8, 3, 3), torch.cat([conv.weight[:6]] * 2), conv.weight * 0):
         conv.weight = torch.nn.Parameter(weight.detach().clone())
-        layer = td.decompose(conv, "", method, 0.5)
+        layer: Any = td.decompose(conv, "", method, 0.5)
         assert layer.weight.isfinite().all()
         assert layer.solution.relative_error < 0.8

@@ -7,11 +7,12 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import tdcompress as td
 from tests.benchmarks.sections import LAYERS, RATIOS, conv_of, trained_kernels
 
-WAYS = ("separable", "joint", "best")
+WAYS: tuple[Literal["separable", "joint", "best"], ...] = ("separable", "joint", "best")
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,14 @@ def arrangements(layers: Sequence[str] = LAYERS) -> Iterator[Case]:
     """Every layer at every ratio."""
     kernels = trained_kernels()
     for layer, ratio in itertools.product(layers, RATIOS):
-        errors, seconds, chosen = {}, {}, ""
+        errors: dict[str, float] = {}
+        seconds: dict[str, float] = {}
+        chosen = ""
         for way in WAYS:
             began = time.process_time()
             found = td.CPConv.from_conv(conv_of(kernels[layer]), ratio=ratio, solver=td.CPOptions(spatial=way))
             seconds[way] = time.process_time() - began
+            assert found.solution is not None
             errors[way] = found.solution.relative_error
             chosen = "joint" if len(found.axes) == 1 else "separable"
         yield Case(layer, round(1 - ratio, 4), errors, seconds, chosen)

@@ -75,7 +75,7 @@ def on_the_cpu(
         models = candidates(channels, ratio)
         for layout, memory_format in LAYOUTS.items():
             x = torch.randn(BATCH, channels, size, size).to(memory_format=memory_format)
-            runs = {name: run_of(model.to(memory_format=memory_format), x) for name, model in models.items()}
+            runs = {name: run_of(_laid_out(model, memory_format), x) for name, model in models.items()}
             yield Forward(channels, size, round(1 - ratio, 4), layout, timed(runs, wall, 3 if quick else rounds))
 
 
@@ -85,13 +85,17 @@ def on_a_gpu(quick: bool) -> Iterator[Forward]:
         models = candidates(channels, ratio)
         x = torch.randn(BATCH, channels, size, size, device="cuda", dtype=dtype)
         x = x.to(memory_format=torch.channels_last)
-        placed = {name: model.to(x.device, dtype, memory_format=torch.channels_last) for name, model in models.items()}
+        placed = {name: _laid_out(model.to(x.device, dtype)) for name, model in models.items()}
         for how, prepare in HOW.items():
             # torch.compile(fullgraph=True) fails on every layer of tensorly-torch.
             names = [name for name in placed if "compiled" not in how or name not in PEERS.values()]
             runs = {name: prepare(placed[name], x) for name in names}
             setting = f"{str(dtype).removeprefix('torch.')}, {how}"
             yield Forward(channels, size, round(1 - ratio, 4), setting, timed(runs, _events, 3 if quick else ROUNDS))
+
+
+def _laid_out(model: nn.Module, memory_format: torch.memory_format = torch.channels_last) -> nn.Module:
+    return model.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def _cases(quick: bool) -> list[tuple[tuple[int, int], float]]:
@@ -106,14 +110,16 @@ def candidates(channels: int, ratio: float) -> dict[str, nn.Module]:
     """
     dense = nn.Conv2d(channels, channels, 3, padding=1)
     dense.weight = nn.Parameter(decaying_kernel(dense.weight.shape))
-    models: dict[str, nn.Module] = {"dense": dense}
+    ours: dict[str, td.FactorizedConv] = {}
     for method in taking(td.ConvSpec.of(dense)):
         kind = METHODS[method]
-        models[method] = kind.from_conv(dense, ratio=ratio, solver=kind.quick(kind.options()))
-    models["cp merged"] = models["cp"].merge_spatial()
+        ours[method] = kind.from_conv(dense, ratio=ratio, solver=kind.quick(kind.options()))
+    cp = ours["cp"]
+    assert isinstance(cp, td.CPConv)
+    models: dict[str, nn.Module] = {"dense": dense, **ours, "cp merged": cp.merge_spatial()}
     models["floor"] = nn.Sequential(nn.Conv2d(channels, FLOOR, 1), nn.Conv2d(FLOOR, channels, 1))
     for method, peer in PEERS.items():
-        models[peer] = tensorly_torch(dense, method, models[method].ranks)
+        models[peer] = tensorly_torch(dense, method, ours[method].ranks)
     return {name: model.eval() for name, model in models.items()}
 
 
@@ -140,7 +146,7 @@ def tensorly_torch(dense: nn.Conv2d, method: str, ranks: Sequence[int]) -> nn.Mo
     return layer
 
 
-def run_of(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+def run_of(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
     """A forward."""
     return lambda: model(x)
 

@@ -6,6 +6,7 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,10 @@ def measured(shape: tuple[int, int], ratio: float, rounds: int) -> Linear:
         costs[name] = (_shown(layer), layer.solution.relative_error, cost, multiply_adds(layer, shape[1]))
     models: dict[str, nn.Module] = {"dense": dense, **layers}
     if "ttm" in layers:
-        train, peer = layers["ttm"], block_tt(layers["ttm"])
-        theirs = ttm(dense.weight.detach(), train.ranks, train.axes[:2], solver="tensorly").solution.relative_error
+        train = layers["ttm"]
+        peer: Any = block_tt(train)
+        rows, columns = train.axes[:2]
+        theirs = ttm(dense.weight.detach(), train.ranks, (rows, columns), solver="tensorly").solution.relative_error
         cost = sum(core.numel() for core in peer.weight.factors)
         costs[PEER] = (costs["ttm"][0], theirs, cost, multiply_adds(peer, shape[1]))
         models[PEER] = peer

@@ -50,6 +50,7 @@ def approximations(ways: Mapping[str, tuple[str, Options | None]], layer: str, k
         began = time.process_time()
         try:
             stack = METHODS[method].from_conv(conv, ratio=round(1 - kept, 4), solver=options)
+            assert stack.solution is not None
             error = stack.solution.relative_error
         except td.CompressionError:  # the budget is too small
             error = None

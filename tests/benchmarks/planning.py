@@ -55,7 +55,7 @@ def plan(name: str, ratio: float, samples: int) -> dict[str, float]:
 
 def _fast(name: str, ratio: float) -> Iterator[str]:
     build, shape = _NETWORKS[name]
-    model = seeded(build, 0).eval().to(memory_format=torch.channels_last)
+    model = seeded(build, 0).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(shape).to(memory_format=torch.channels_last)
     yield from (name, f"{ratio:.0%}")
     try:

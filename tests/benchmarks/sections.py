@@ -56,7 +56,7 @@ def trained_kernels() -> dict[str, Tensor]:
 
 def conv_of(kernel: Tensor) -> nn.Conv2d:
     """A convolution without bias with this kernel."""
-    conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], tuple(kernel.shape[2:]), bias=False, device="meta")
+    conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], (kernel.shape[2], kernel.shape[3]), bias=False, device="meta")
     conv.weight = nn.Parameter(kernel)
     return conv
 
@@ -100,7 +100,7 @@ def proportional_tt_rank(shape: Sequence[int], kept: float) -> tuple[int, ...]:
     for share in shares:
         rank = [max(1, math.floor(share * limit)) for limit in limits]
         rank[1] = min(rank[1], rank[0] * shape[2])  # rounding must not ask for more than the first bond can carry
-        if METHODS["tt"].parameters_at(shape, rank) <= kept * math.prod(shape):
+        if METHODS["tt"].parameters_at(shape, tuple(rank)) <= kept * math.prod(shape):
             return tuple(rank)
     return tuple(1 for _ in limits)
 

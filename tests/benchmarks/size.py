@@ -189,7 +189,7 @@ def call(name: str, task: str, ratio: float, samples: int) -> dict[str, float]:
 
 def planned(width: int) -> dict[str, float]:
     """Seconds, megabytes and parameters of a plan of the linear layers of an encoder, in this process."""
-    model = seeded(lambda: bert(width).encoder, 0).eval()
+    model = seeded(lambda: bert(width).get_submodule("encoder"), 0).eval()
     td.plan(nn.Sequential(nn.Conv2d(8, 8, 3), nn.Flatten()), 0.5)
     before, began = start_of_peak(), time.perf_counter()
     plan = td.plan(model, 0.5)
@@ -206,8 +206,8 @@ def linear(solver: str, size: tuple[int, int]) -> dict[str, float]:
     td.decompose(nn.Sequential(nn.Linear(8, 8)), "0", "svd", 0.5)
     before, began = start_of_peak(), time.perf_counter()
     if solver == "ours":
-        small = td.decompose(nn.Sequential(layer), "0", "svd", rank=rank)[0]
-        second, first = (stage.weight for stage in small)
+        small = td.decompose(nn.Sequential(layer), "0", "svd", rank=rank).get_submodule("0")
+        second, first = small.parameters()
     else:
         left, values, right = torch.linalg.svd(layer.weight.detach().float(), full_matrices=False)
         first, second = (left[:, :rank] * values[:rank]).bfloat16(), right[:rank].bfloat16()

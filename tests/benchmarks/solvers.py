@@ -48,7 +48,9 @@ def measure(solver: Solver, method: str, kernel: Tensor, rank: Sequence[int]) ->
 
 def measure_ours(method: str, kernel: Tensor, budget: int) -> Measurement:
     """Ours at defaults: everything that `decompose` does for a budget, the choice of the rank included."""
-    conv = torch.nn.Conv2d(kernel.shape[1], kernel.shape[0], tuple(kernel.shape[2:]), bias=False, device="meta")
+    conv = torch.nn.Conv2d(
+        kernel.shape[1], kernel.shape[0], (kernel.shape[2], kernel.shape[3]), bias=False, device="meta"
+    )
     conv.weight = torch.nn.Parameter(kernel)
     # A ratio that stands for exactly this budget, with a hair to spare for rounding.
     ratio = 1 - (budget + 0.01) / kernel.numel()

@@ -1,6 +1,7 @@
 """The forward benchmark compares like with like."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ def parameters(model):
 
 
 def test_every_candidate_maps_alike_and_peers_have_our_ranks():
-    models = candidates(16, 0.5)
+    models: Any = candidates(16, 0.5)
     x = torch.randn(2, 16, 6, 6)
     with tensorly_on_torch():
         assert {model(x).shape for model in models.values()} == {(2, 16, 6, 6)}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tdcompress.decompositions.options import CPOptions, Options, SVDOptions, TTOptions, TuckerOptions
 from tdcompress.methods import METHODS
 from tests.benchmarks.sections import LAYERS, RATIOS, conv_of, trained_kernels
+from tests.layers.strategies import error_of
 
 VARIANTS: dict[str, dict[str, Options]] = {
     "cp": {
@@ -65,7 +66,7 @@ def variants(layers: Sequence[str] = LAYERS) -> Iterator[Variant]:
         for name, options in choices.items():
             began = time.process_time()
             errors = [
-                METHODS[method].from_conv(conv, ratio=ratio, solver=options).solution.relative_error
+                error_of(METHODS[method].from_conv(conv, ratio=ratio, solver=options))
                 for conv, ratio in itertools.product(convs.values(), RATIOS)
             ]
             seconds = time.process_time() - began

@@ -1,6 +1,7 @@
 """td.distill and td.distillation_loss: what comes nearer, what stays as it was, and what ends it."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tdcompress as td
-from tdcompress.batches import same_every_pass
+from tdcompress.batches import Data, same_every_pass
 from tdcompress.calibration import lessons
 from tdcompress.calibration.descent import Best, Judge
 from tdcompress.calibration.distillation_loss import Change
@@ -69,6 +70,7 @@ class TestLoss:
         output.retain_grad()
         td.distillation_loss({"logits": output}, (target,), logits=1).backward()
         assert target.grad is None
+        assert output.grad is not None
         assert output.grad.abs().sum() > 0
 
     @pytest.mark.parametrize(
@@ -91,6 +93,7 @@ def test_it_comes_nearer_to_the_original_than_calibration_does_on_new_data(norm)
     found = td.distill(small, old, model, options=td.DistillationOptions(passes=10, batch_size=16))
     calibrated = td.calibrate(small, old, model)
     assert divergence(model, found.model, new) < divergence(model, calibrated, new) < divergence(model, small, new)
+    assert found.calibrated is not None
     assert found.after < found.calibrated < found.before
     assert "calibrated → " in repr(found)
 
@@ -139,10 +142,11 @@ def test_labels_are_never_looked_at(model, small):
 
 
 def test_in_place_is_the_same_model_with_the_same_values(model):
-    small = small_of(model)
+    small: Any = small_of(model)
     weight, found = small[3][0].weight, td.distill(small, images(), model, options=SHORT).model
-    assert td.distill(small, images(), model, options=SHORT, inplace=True).model is small
-    assert small[3][0].weight is weight
+    same_model: Any = td.distill(small, images(), model, options=SHORT, inplace=True).model
+    assert same_model is small
+    assert same_model[3][0].weight is weight
     assert same(state(small), state(found))
 
 
@@ -192,7 +196,7 @@ def test_parameters_without_gradients_and_frozen_norms_stay(model):
     assert moved == free | {"1.running_mean", "1.running_var"}
     small.train()[1].eval()
     found = td.distill(small, images(), model, options=options(passes=8)).model
-    assert torch.equal(found[1].running_mean, small[1].running_mean)
+    assert torch.equal(found.get_buffer("1.running_mean"), small[1].running_mean)
     with pytest.raises(td.CompressionError, match="no parameter of the model requires a gradient"):
         td.distill(small.requires_grad_(False), images(), model, options=SHORT)
 
@@ -209,19 +213,20 @@ def test_in_training_mode_it_is_the_same_network(model):
 @pytest.mark.parametrize("kind", ["list", "tensor", "loader"])
 def test_what_is_held_out_is_not_trained_on(model, small, kind):
     everything = torch.cat(images(120))
-    data = {
+    every: dict[str, Data] = {
         "list": list(everything.split(7)),
         "tensor": everything,
         "loader": DataLoader(TensorDataset(everything, torch.zeros(len(everything))), batch_size=6),
-    }[kind]
-    seen = []
+    }
+    data = every[kind]
+    taken = []
 
     def note(x):
-        seen.append(x.clone())
+        taken.append(x.clone())
         return x
 
     td.distill(small, data, model, options=options(augment=note, passes=2))
-    seen = {float(x.sum()) for x in torch.cat(seen)}
+    seen = {float(x.sum()) for x in torch.cat(taken)}
     parts = divided(data, 16, 0.1, torch.Generator().manual_seed(0))
     held_out = {float(x.sum()) for x in torch.cat(list(parts.held_out))}
     assert not seen & held_out
@@ -233,7 +238,8 @@ def test_what_is_held_out_is_not_trained_on(model, small, kind):
 
 def test_few_samples_are_cut_so_that_some_are_held_out_and_one_is_refused(model, small):
     assert len(td.distill(small, images(2)[0], model, options=SHORT).passes) == 3
-    assert len(td.distill(small, DataLoader(torch.cat(images(8)), batch_size=4), model, options=SHORT).passes) == 3
+    loader = DataLoader(TensorDataset(torch.cat(images(8))), batch_size=4)
+    assert len(td.distill(small, loader, model, options=SHORT).passes) == 3
     one = images(1)[0]
     for data in (one, [one], DataLoader(one, batch_size=1), []):
         with pytest.raises(td.CompressionError, match="too little"):
@@ -255,6 +261,7 @@ class TestInterrupted:
         whole = td.distill(small, images(), model, options=EIGHT)
         with pytest.raises(KeyboardInterrupt):
             td.distill(small, images(), model, options=EIGHT, inplace=True, progress=self.stop(3))
+        assert whole.calibrated is not None
         best = min(whole.before, whole.calibrated, *whole.passes[:3])
         assert best < whole.before
         assert on_held_out(model, small, images(), EIGHT) == best
@@ -384,6 +391,7 @@ def test_dicts_and_outputs_of_any_kind_are_taken():
         data = [{"values": torch.randn(60, 12), "scale": torch.rand(60) + 1} for _ in range(4)]
     small = td.decompose(model, "inner.0", "svd", 0.6)
     found = td.distill(small, data, model, options=td.DistillationOptions(passes=10, batch_size=20), logits=False)
+    assert found.calibrated is not None
     assert found.after < min(found.before, found.calibrated)
     assert set(found.model.state_dict()) == set(small.state_dict())
 

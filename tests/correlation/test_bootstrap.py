@@ -6,6 +6,8 @@ import pytest
 
 import tdcompress as td
 from tdcompress.correlation.bootstrap import Bootstrap, _weighted_tau, draws
+from tdcompress.correlation.compare import Comparison
+from tdcompress.correlation.correlate import Correlation
 from tdcompress.correlation.table import grouped
 from tdcompress.errors import CompressionError
 
@@ -32,6 +34,12 @@ def repeated_tau(x, y, weights, variant):
     signs = np.array([(np.sign(x[i] - x[j]), np.sign(y[i] - y[j])) for i, j in pairs])
     over = signs.prod(axis=1).sum()
     return over / (len(pairs) if variant == "a" else np.sqrt(np.prod((signs != 0).sum(axis=0))))
+
+
+def width(found: Correlation | Comparison) -> float:
+    assert found.low is not None
+    assert found.high is not None
+    return found.high - found.low
 
 
 class TestWeightedTau:
@@ -67,8 +75,9 @@ class TestDraws:
     def test_a_trial_comes_with_its_runs_and_a_layer_with_its_trials(self):
         frame = table()
         groups = grouped(frame, ["good", "test_error"], ("layer", "method", "ratio"), "run")
-        for unit, keys in (("trials", ["layer", "method", "ratio"]), ("layers", ["layer"])):
-            (weights,) = draws(groups, Bootstrap(unit, 200))
+        units = {Bootstrap("trials", 200): ["layer", "method", "ratio"], Bootstrap("layers", 200): ["layer"]}
+        for bootstrap, keys in units.items():
+            (weights,) = draws(groups, bootstrap)
             same = frame.groupby(keys).ngroup().to_numpy()
             for number in range(same.max() + 1):
                 assert (weights[:, same == number] == weights[:, same == number][:, :1]).all()
@@ -87,6 +96,8 @@ class TestInterval:
     def test_holds_the_mean_and_depends_on_the_seed_alone(self):
         frame = table()
         found = td.correlate(frame, "good", "test_error", bootstrap=Bootstrap(seed=1))
+        assert found.low is not None
+        assert found.high is not None
         assert -1 <= found.low < found.mean < found.high <= 1
         assert found == td.correlate(frame, "good", "test_error", bootstrap=Bootstrap(seed=1))
         assert found != td.correlate(frame, "good", "test_error", bootstrap=Bootstrap(seed=2))
@@ -124,7 +135,7 @@ class TestInterval:
         trials, layers = (
             td.correlate(frame, "good", "test_error", bootstrap=Bootstrap(unit)) for unit in ("trials", "layers")
         )
-        assert layers.high - layers.low > trials.high - trials.low
+        assert width(layers) > width(trials)
 
     @pytest.mark.parametrize(
         ("unit", "resamples", "message"),
@@ -178,7 +189,7 @@ class TestCompare:
         frame["close"] = frame["good"] + 0.01 * np.random.default_rng(3).normal(size=len(frame))
         found = td.compare(frame, "good", "close", "test_error")
         alone = td.correlate(frame, "good", "test_error", bootstrap=Bootstrap("trials"))
-        assert found.high - found.low < (alone.high - alone.low) / 3
+        assert width(found) < width(alone) / 3
 
     def test_reads_as_a_sentence(self):
         text = str(td.compare(table(), "good", "bad", "test_error", bootstrap=Bootstrap("layers", 200)))
@@ -197,6 +208,8 @@ class TestRegret:
         assert found.worst == pytest.approx(max(lost))
         assert found.right == pytest.approx(np.mean(np.array(lost) == 0))
         assert found.groups == len(lost)
+        assert found.low is not None
+        assert found.high is not None
         assert found.low < found.mean < found.high
 
     def test_the_performance_itself_chooses_best(self):

@@ -36,11 +36,11 @@ def test_it_is_given_back_when_the_solver_fails(monkeypatch):
 
 
 def test_the_start_is_drawn_from_the_generator_and_numpys_is_left_alone():
-    state = np.random.get_state()[1].copy()
+    state = np.random.get_state(legacy=False)["state"]["key"].copy()
     tensor = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
     one, two, other = (
         cp(tensor, 3, solver="tensorly", generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(one.factors[0], two.factors[0])
     assert not torch.equal(one.factors[0], other.factors[0])
-    assert (np.random.get_state()[1] == state).all()
+    assert (np.random.get_state(legacy=False)["state"]["key"] == state).all()

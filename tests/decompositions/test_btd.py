@@ -73,7 +73,7 @@ def test_error_and_penalty_never_rise(size):
 
 def test_steps_towards_the_cores_do_what_solving_for_them_does(monkeypatch):
     tensor, rank, steps = random((16, 14, 9)), (4, 3, 2), range(20)
-    errors = {}
+    errors: dict[int, list[float]] = {}
     for most in (10**9, 0):
         monkeypatch.setattr(block_sweeps, "_DIRECT", most)
         run, errors[most] = Run(BlockSweep(tensor, 1e-4), orthogonal_blocks(tensor, rank)), []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from typing import Any
 
 import pytest
 import tensorly
@@ -95,9 +96,8 @@ def test_the_penalty_is_what_is_minimized_with_the_error():
     found = {p: cp(tensor, 24, solver=CPOptions(penalty=p, tol=0, max_iter=600)) for p in (1e-6, 1e-4, 1e-2)}
     lengths = [float(one.weights.square().sum() / tensor.square().sum()) for one in found.values()]
     assert lengths == sorted(lengths, reverse=True)
-    assert [one.solution.sensitivity for one in found.values()] == sorted(
-        (one.solution.sensitivity for one in found.values()), reverse=True
-    )
+    sensitivities: list[Any] = [one.solution.sensitivity for one in found.values()]
+    assert sensitivities == sorted(sensitivities, reverse=True)
     errors = [one.solution.relative_error**2 for one in found.values()]
     for penalty, error, length in zip(found, errors, lengths, strict=True):
         others = [other + penalty * size for other, size in zip(errors, lengths, strict=True)]
@@ -168,7 +168,7 @@ def test_the_best_of_several_starts_goes_on(shape, rank, best):
         ).solution.relative_error
 
     alone = {kind: error(kind) for kind in ("orthogonal", "random")}
-    assert min(alone, key=alone.get) == best
+    assert min(alone, key=alone.__getitem__) == best
     for starts in (("orthogonal", "random"), ("random", "orthogonal")):
         assert error(*starts) == alone[best] < max(alone.values())
         assert error(*starts, max_iter=60) == error(best, max_iter=60)
@@ -201,6 +201,7 @@ def test_awkward_kernels_are_ordinary_input(kernel):
     assert found.to_dense().isfinite().all()
     assert found.to_dense().dtype == kernel.dtype
     assert 0 <= found.solution.relative_error < 1
+    assert found.solution.sensitivity is not None
     assert (found.solution.sensitivity > 0) == bool(kernel.any())
 
 
@@ -250,7 +251,7 @@ def test_the_scale_of_a_kernel_is_that_of_its_terms(solver):
 
 def test_a_decomposition_is_not_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        cp(random((4, 3, 2)), 2).weights = None
+        cp(random((4, 3, 2)), 2).weights = None  # type: ignore[assignment, misc]
 
 
 def test_an_unknown_solver_is_refused():

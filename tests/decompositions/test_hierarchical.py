@@ -43,11 +43,11 @@ def test_the_error_is_within_the_tails_of_the_three_edges_and_sweeps_never_raise
 
 def test_it_is_a_sum_of_channel_matrices_times_filters_in_orthonormal_bases():
     found = hierarchical_tucker(random((8, 6, 3, 4)), (4, 3, 5))
-    written = sum(
+    terms = [
         torch.einsum("oi,hw->oihw", found.left @ found.transfer[..., k] @ found.right.mT, found.filters[k])
         for k in range(5)
-    )
-    assert torch.allclose(found.to_dense(), written)
+    ]
+    assert torch.allclose(found.to_dense(), torch.stack(terms).sum(0))
     for basis in (found.left, found.right, found.filters.flatten(1).mT):
         assert torch.allclose(basis.mT @ basis, torch.eye(basis.shape[1], dtype=basis.dtype), atol=1e-12)
 

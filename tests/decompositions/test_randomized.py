@@ -30,7 +30,7 @@ def low_bar(monkeypatch):
 @pytest.fixture
 def exact_calls(monkeypatch):
     calls = []
-    real = randomized.leading_subspace
+    real = algebra.leading_subspace
     monkeypatch.setattr(randomized, "leading_subspace", lambda *given: calls.append(given) or real(*given))
     return calls
 

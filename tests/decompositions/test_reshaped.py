@@ -1,6 +1,8 @@
 """Sums of Kronecker products, tensor-train matrices and low-rank blocks, against brute force, NumPy and tensorly."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +122,8 @@ def test_kronecker_is_a_sum_of_numpys_products_of_which_strides_are_a_permutatio
 def test_ttm_keeps_the_bound_of_its_unfoldings_and_is_exact_at_the_full_ranks(shape, data, seed):
     matrix = random(shape.shape, seed)
     tensor = shape.to_tensor(matrix).reshape(shape.sizes)
-    rank, bound = [], 0.0
+    rank: list[int] = []
+    bound = 0.0
     for bond, limit in enumerate(ttm_limits(shape), start=1):
         rank.append(data.draw(st.integers(1, min(limit, shape.sizes[bond - 1] * (rank[-1] if rank else 1)))))
         unfolding = tensor.reshape(math.prod(shape.sizes[:bond]), -1)
@@ -170,7 +173,7 @@ def test_blocks_of_rank_one_are_monarch_two_block_diagonal_matrices_and_a_shuffl
     assert torch.allclose(shuffle @ second @ shuffle @ first, found.to_dense(), atol=1e-12)
 
 
-DECOMPOSITIONS = {
+DECOMPOSITIONS: dict[str, Callable[[torch.Tensor, int], Any]] = {
     "kronecker": lambda matrix, rank: kronecker(matrix, rank),
     "ttm": lambda matrix, rank: ttm(matrix, (rank, rank)),
     "blr": lambda matrix, rank: blr(matrix, rank),

@@ -11,6 +11,7 @@ from tdcompress import CompressionError, CPOptions, TROptions
 from tdcompress.decompositions import svd, tensor_ring, tensor_ring_limits, tensor_train
 from tdcompress.decompositions.extrapolation import Run
 from tdcompress.decompositions.ring_sweep import RingSweep, ring_cores, ring_start
+from tdcompress.decompositions.sweeping import Start
 from tests.drawing import cases
 from tests.tensors import random
 
@@ -76,11 +77,12 @@ def test_a_sweep_solves_the_equations_that_are_written_out(rank):
     after, error, length = sweep([first.transpose(1, 2), *middle, last.permute(2, 0, 1)])
     slices = [torch.einsum("ip,ikj,jlm,mo->pklo", *(one[a] if n in (0, 3) else one for n, one in enumerate(after)))
               for a in range(rank[0])]  # fmt: skip
-    distance = (tensor - sum(slices)).norm() / tensor.norm()
+    whole = torch.stack(slices).sum(0)
+    distance = (tensor - whole).norm() / tensor.norm()
     assert float(error) == pytest.approx(float(distance), rel=1e-6)
     assert float(length) == pytest.approx(sum(float(one.norm() ** 2) for one in slices) / float(tensor.norm() ** 2))
     assert float(error) <= float((tensor.flatten(1).mT - chain.mT @ best.solution).norm() / tensor.norm()) + 1e-6
-    assert torch.allclose(traced(ring_cores(after)), sum(slices), atol=1e-10)
+    assert torch.allclose(traced(ring_cores(after)), whole, atol=1e-10)
 
 
 @pytest.mark.parametrize("rank", [(3, 3, 3, 3), (2, 2, 5, 3), (5, 2, 1, 2)])
@@ -108,8 +110,9 @@ def test_the_orthogonal_start_loses_what_its_triples_leave(shape, rank):
 @pytest.mark.parametrize("rank", [(3, 2, 2, 2), (2, 3, 3, 3)])
 def test_a_ring_is_found_where_a_train_of_as_many_parameters_loses(rank):
     tensor = traced(ring_of((12, 3, 3, 10), rank))
-    starts = TROptions(penalty=0, tol=0, max_iter=500, starts=("orthogonal", *["random"] * 7))
-    assert tensor_ring(tensor, rank, solver=starts).solution.relative_error < 1e-3
+    starts: tuple[Start, ...] = ("orthogonal", *("random",) * 7)
+    options = TROptions(penalty=0, tol=0, max_iter=500, starts=starts)
+    assert tensor_ring(tensor, rank, solver=options).solution.relative_error < 1e-3
     assert tensor_train(tensor, (4, 4, 4)).solution.relative_error > 0.1
 
 
@@ -128,7 +131,7 @@ def test_random_starts_are_drawn_from_the_seed():
 
 def test_the_best_of_several_starts_goes_on():
     tensor, rank = random((10, 3, 3, 9)), (3, 4, 4, 4)
-    kinds = [("orthogonal",), ("orthogonal", "random", "random")]
+    kinds: list[tuple[Start, ...]] = [("orthogonal",), ("orthogonal", "random", "random")]
     one, best = (tensor_ring(tensor, rank, solver=TROptions(starts=some, max_iter=30)).solution for some in kinds)
     assert best.relative_error <= one.relative_error + 1e-9
 

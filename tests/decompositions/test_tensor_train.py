@@ -34,7 +34,8 @@ def test_cores_and_error_are_tensorlys():
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_the_error_is_within_the_tails(data, seed):
     shape = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4))
-    tensor, rank = random(shape, seed), []
+    tensor = random(shape, seed)
+    rank: list[int] = []
     for size, limit in zip(shape, tensor_train_limits(shape), strict=False):
         rank.append(data.draw(st.integers(1, min(limit, size * (rank[-1] if rank else 1)))))
     tails, rows = [], 1
@@ -63,4 +64,4 @@ def test_infeasible_ranks_are_refused(rank, message):
 
 def test_orders_must_be_known():
     with pytest.raises(CompressionError, match="orders must be 'all' or 'given'"):
-        TTOptions(orders="some")
+        TTOptions(orders="some")  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The comparison of ways to spend a budget."""
 
 from itertools import product
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -38,7 +39,7 @@ def test_every_procedure_keeps_to_the_budget(procedure, ratio):
     model = network()
     task = Task(model, ("3", "5"), torch.randn(32, 3, 9, 9), batch=16, distillation=td.DistillationOptions(passes=2))
     small = PROCEDURES[procedure](task, ratio)
-    layers = [small.get_submodule(name) for name in task.layers]
+    layers: list[Any] = [small.get_submodule(name) for name in task.layers]
     kept = sum(
         sum(s.weight.numel() for s in layer) if isinstance(layer, FactorizedConv) else layer.weight.numel()
         for layer in layers

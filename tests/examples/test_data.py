@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import tarfile
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -41,9 +42,9 @@ def write_fashion_mnist(folder, train_size=60, test_size=20, image=(28, 28)):
 class Python2Pickler(pickle._Pickler):
     """Writes strings as Python 2 did, and arrays as the NumPy of that time."""
 
-    dispatch = pickle._Pickler.dispatch.copy()
+    dispatch: ClassVar[dict[type, Any]] = pickle._Pickler.dispatch.copy()
 
-    def save_bytes(self, value):
+    def save_bytes(self: Any, value):
         self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
         self.memoize(value)
 
@@ -54,17 +55,17 @@ class Python2Pickler(pickle._Pickler):
 
     dispatch[str] = save_str
 
-    def save_bool(self, value):
+    def save_bool(self: Any, value):
         self.save(int(value))
 
     dispatch[bool] = save_bool
 
-    def save_global(self, value, name=None):
+    def save_global(self: Any, value, name=None):
         if getattr(value, "__name__", "") == "_reconstruct":
             self.write(b"cnumpy.core.multiarray\n_reconstruct\n")
             self.memoize(value)
         else:
-            super().save_global(value, name)
+            super().save_global(value, name)  # type: ignore[misc]
 
     for kind in (type, type(np.empty(0).__reduce__()[0])):
         dispatch[kind] = save_global
@@ -97,7 +98,8 @@ def batch(pixels, labels, name="data_batch_1"):
 
 def cifar10_files(kind) -> dict[str, bytes]:
     if kind == "python":
-        files = {name: python2_pickle(batch(*arrays, name)) for name, arrays in cifar10_arrays().items()}
+        arrays = cifar10_arrays()
+        files = {name: python2_pickle(batch(pixels, labels, name)) for name, (pixels, labels) in arrays.items()}
         return {**files, "batches.meta": python2_pickle({b"label_names": [b"airplane"]}), "readme.html": b"<HTML>"}
     files = {
         f"{name}.bin": np.concatenate([labels[:, None], pixels], axis=1).tobytes()
@@ -463,7 +465,7 @@ class TestBombs:
         member = tarfile.TarInfo("test_batch.bin")
         header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
         header[156:157], header[483:495] = tarfile.GNUTYPE_SPARSE, b"77777777777\0"  # 8 GiB
-        header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+        header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]  # type: ignore[attr-defined]
         path = tmp_path / "cifar.tar.gz"
         path.write_bytes(gzip.compress(bytes(header) + bytes(1024)))
         with pytest.raises(DataError, match=r"test_batch.* not found"):

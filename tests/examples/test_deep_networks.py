@@ -27,8 +27,10 @@ def stripes(path):
     labels = torch.arange(200) % 10
     images = torch.randn(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     images[torch.arange(200), 0, :, 2 * labels + 4] += 3
-    parts = (Split(images[part], labels[part]) for part in (slice(0, 120), slice(120, 160), slice(160, 200)))
-    return Splits("stripes", *parts, torch.zeros(1), torch.ones(1))
+    train, validation, test = (
+        Split(*part) for part in zip(images.split([120, 40, 40]), labels.split([120, 40, 40]), strict=True)
+    )
+    return Splits("stripes", train, validation, test, torch.zeros(1), torch.ones(1))
 
 
 @pytest.fixture(params=SHAPES)
@@ -39,7 +41,8 @@ def small(request, monkeypatch):
     monkeypatch.setitem(SETTINGS, name, setting)
     training = replace(setting.recipe, epochs=2, batch_size=40)
     preset = replace(PRESETS[name], training=training, images=20, threads=1)
-    monkeypatch.setattr(command, "PRESETS", {name: preset})
+    for program in (command, deep):
+        monkeypatch.setattr(program, "PRESETS", {name: preset})
     return name
 
 
@@ -75,8 +78,7 @@ def test_the_networks_are_the_papers_and_the_one_with_bottlenecks():
     assert parameters == {name: sum(p.numel() for p in model.parameters()) for name, model in same.items()}
 
 
-def test_without_labels_step_by_step(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(deep, "PRESETS", command.PRESETS)
+def test_without_labels_step_by_step(small, tmp_path, capsys):
     arguments = [small, "--ratios", "0.5", "--inputs", "40", "--passes", "2"]
     deep.main([*arguments, "--weights", str(tmp_path / "model.safetensors"), "--output", str(tmp_path)])
     frame = pd.read_csv(tmp_path / "results.csv")

@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -155,7 +156,7 @@ class TestLengths:
     @pytest.mark.parametrize("method", ["cp", "tucker", "tt", "svd", "btd"])
     @pytest.mark.parametrize("lengths", ["balanced", "raw"])
     def test_leave_the_layer_as_it_is(self, method, lengths, model):
-        layer = td.decompose(model, "conv3", method, 0.5).conv3.double()
+        layer: Any = td.decompose(model, "conv3", method, 0.5).conv3.double()
         before = layer.weight.detach()
         rescale(layer, lengths)
         torch.testing.assert_close(layer.weight, before, rtol=1e-10, atol=1e-12)
@@ -181,12 +182,12 @@ class TestLengths:
         with pytest.raises(CompressionError, match="unknown lengths 'long'; choose one of balanced, raw"):
             rescale(small.conv3, "long")
         with pytest.raises(CompressionError, match="are no plain convolutions"):
-            rescale(td.decompose(model, "conv3", "ht", 0.5).conv3, "raw")
+            rescale(td.HTConv.from_conv(model.conv3, ratio=0.5), "raw")
 
 
 class TestConditioning:
     def test_of_cp_it_is_the_decomposition_s_sensitivity(self, model):
-        layer = td.decompose(model, "conv3", "cp", 0.5).conv3
+        layer: Any = td.decompose(model, "conv3", "cp", 0.5).conv3
         assert sensitivity(layer) == pytest.approx(layer.solution.sensitivity, rel=0.1)
 
     def test_gradients_are_those_of_the_loss(self, small):

@@ -4,6 +4,7 @@ import pickle
 import shutil
 from contextlib import redirect_stdout
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from examples.paper.data import Split, Splits, digits
 from examples.paper.models import DigitsNet, GaripovNet, resnet18
 from examples.paper.presets import PRESETS
 from examples.paper.train import SETTINGS, load_checkpoint
-from examples.paper.training import evaluate
+from examples.paper.training import evaluate, train
 from examples.paper.work import Calibration, Evaluation, FineTuning, Source, some
 from tdcompress.metrics import METRICS
 
@@ -127,7 +128,6 @@ class TestCommand:
                 raise KeyboardInterrupt
             return train(*arguments)
 
-        train = work.train
         with monkeypatch.context() as patch:
             patch.setattr(work, "train", interrupted)
             assert command.main([*TINY, "--output", str(folder)]) == 130
@@ -147,7 +147,6 @@ class TestCommand:
     def test_a_larger_grid_adds_what_is_new(self, finished, folder, monkeypatch):
         shutil.copy(finished / "study.sqlite", folder)
         calls = []
-        train = work.train
         monkeypatch.setattr(work, "train", lambda *arguments: calls.append(arguments) or train(*arguments))
         assert command.main([*TINY, "--ratios", "0.5", "0.8", "0.9", "--output", str(folder)]) == 0
         assert len(calls) == 8
@@ -264,9 +263,16 @@ class TestPresets:
 
     def test_the_medium_one_is_the_paper_s_but_for_levels_runs_epochs_and_precision(self):
         medium, whole = PRESETS["garipov-fmnist-medium"], PRESETS["garipov-fmnist"]
+        assert medium.fine_tuning is not None
         recipe = replace(medium.fine_tuning, epochs=10, autocast=False, channels_last=False)
         assert recipe == whole.fine_tuning
-        again = {"name": whole.name, "ratios": whole.ratios, "runs": 5, "fine_tuning": recipe, "short": ""}
+        again: dict[str, Any] = {
+            "name": whole.name,
+            "ratios": whole.ratios,
+            "runs": 5,
+            "fine_tuning": recipe,
+            "short": "",
+        }
         assert replace(medium, **again) == whole
 
     @pytest.mark.parametrize("name", ["garipov-fmnist-medium", "garipov-fmnist-strategies"])
@@ -274,6 +280,7 @@ class TestPresets:
         few = Split(torch.randn(20, 1, 28, 28), torch.arange(20) % 10)
         monkeypatch.setattr(Source, "splits", lambda self: only(few))
         preset = PRESETS[name]
+        assert preset.fine_tuning is not None
         recipe = replace(preset.fine_tuning, epochs=1)
         small = replace(preset, layers=("conv5", "conv6"), methods=("tt",), ratios=(0.9,), fine_tuning=recipe)
         monkeypatch.setattr(command, "PRESETS", {name: small})
@@ -315,6 +322,7 @@ class TestPresets:
     def test_the_committed_network_classifies_digits(self, splits):
         preset = PRESETS["digits-resnet"]
         model = preset.parts.build()
+        assert preset.checkpoint is not None
         notes = load_checkpoint(model, preset.checkpoint)
         found = evaluate(model, splits.test.images, splits.test.labels)
         assert found.accuracy == pytest.approx(float(notes["test_accuracy"]), abs=0.002)
@@ -373,7 +381,9 @@ class TestEvaluation:
         assert all(torch.equal(value, expected[name]) for name, value in calibration(small).state_dict().items())
 
     def test_fine_tuning_depends_on_the_seed_alone(self, model, splits):
-        tuning = FineTuning(PRESETS["digits"].fine_tuning, Source("digits"))
+        recipe = PRESETS["digits"].fine_tuning
+        assert recipe is not None
+        tuning = FineTuning(recipe, Source("digits"))
         first, second, other = (
             tuning(td.decompose(model, "conv3", "tucker", 0.5), seed).state_dict() for seed in (1, 1, 2)
         )

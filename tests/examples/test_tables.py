@@ -229,6 +229,8 @@ class TestDifferences:
             frame[frame["ratio"] >= 0.5], "relative_weights", "test_error", bootstrap=td.Bootstrap("trials")
         )
         assert cells[3:6] == ["0.775", f"{ours.mean:.3f}", f"{ours.mean - 0.7752:+.3f}"]
+        assert ours.low is not None
+        assert ours.high is not None
         assert cells[6] == f"{ours.low - 0.7752:+.2f} .. {ours.high - 0.7752:+.2f}"
 
     def test_one_layer_has_no_interval_over_layers(self):

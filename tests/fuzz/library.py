@@ -8,7 +8,7 @@ import sqlite3
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 
@@ -36,7 +36,7 @@ def network() -> nn.Module:
 def _models() -> Mapping[str, bytes]:
     ways = {"tucker": ["0", "2"], "cp": ["2"], "svd": ["4"], "tt": ["2"]}
     small = {method: td.decompose(network(), layers, method, 0.3) for method, layers in ways.items()}
-    return {f"{name}.safetensors": packed(lambda path, one=one: td.save(one, path)) for name, one in small.items()}
+    return {f"{name}.safetensors": packed(partial(td.save, one)) for name, one in small.items()}
 
 
 def _in_header(content: bytes, random: Random) -> bytes:

@@ -26,7 +26,7 @@ NUMBERS = [
     float("inf"),
 ]
 WORDS = ["", "0", "cp", "dense", "__class__", "../../etc/passwd", "\x1b[2J", "\0", "\ud800", "os.system", "x" * 5000]
-VALUES = [*NUMBERS, *WORDS, None, True, False, [], {}, [[]], [None], {"": {}}, [0] * 300, [[0, 1]]]
+VALUES: list[Any] = [*NUMBERS, *WORDS, None, True, False, [], {}, [[]], [None], {"": {}}, [0] * 300, [[0, 1]]]
 
 
 def changed_bytes(content: bytes, random: Random) -> bytes:

@@ -37,6 +37,12 @@ def side(method):
     return 3 if METHODS[method].takes(a_spec("Conv2d")) else 1
 
 
+def error_of(layer: td.FactorizedConv) -> float:
+    """What the solver of a layer says that it loses of the weight, relatively."""
+    assert layer.solution is not None
+    return layer.solution.relative_error
+
+
 def for_kernels():
     """The methods that take convolutions, not only matrices."""
     return [method for method in sorted(METHODS) if side(method) > 1]
@@ -47,10 +53,9 @@ def a_spec(kind, size=3, **how):
     count, bias = axes_of(kind), kind != "Embedding"
     if not count:
         return td.ConvSpec(16, 12, kind=kind, has_bias=bias, groups=2 if kind == "GroupedLinear" else 1)
-    groups = how.pop("groups", 2)
-    return td.ConvSpec(
-        16, 12, *((number,) * count for number in (size, 2, 1, 1)), groups, transposed="Transpose" in kind, **how
-    )
+    kernel, stride, padding, dilation = ((number,) * count for number in (size, 2, 1, 1))
+    groups, transposed = how.pop("groups", 2), "Transpose" in kind
+    return td.ConvSpec(16, 12, kernel, stride, padding, dilation, groups, transposed=transposed, **how)
 
 
 @st.composite

@@ -10,7 +10,7 @@ from torch import nn
 
 import tdcompress as td
 from tests.drawing import cases
-from tests.layers.strategies import an_input, factorize, layers, parameters_of, ranks
+from tests.layers.strategies import an_input, error_of, factorize, layers, parameters_of, ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 JOINT = td.CPOptions(spatial="joint")
@@ -144,10 +144,10 @@ def test_where_a_trial_would_be_as_long_as_the_rest_both_forms_are_solved_for():
     conv, options = nn.Conv2d(16, 16, 3), td.CPOptions(spatial="best", max_iter=4)
     best = td.CPConv.from_conv(conv, ratio=0.3, solver=options)
     errors = [
-        td.CPConv.from_conv(conv, ratio=0.3, solver=td.CPOptions(spatial=form, max_iter=4)).solution.relative_error
+        error_of(td.CPConv.from_conv(conv, ratio=0.3, solver=td.CPOptions(spatial=form, max_iter=4)))
         for form in ("separable", "joint")
     ]
-    assert best.solution.relative_error == min(errors)
+    assert error_of(best) == min(errors)
 
 
 def test_a_rank_and_a_rule_are_meant_for_a_factor_along_every_axis():

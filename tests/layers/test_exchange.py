@@ -94,7 +94,7 @@ def test_what_tensorly_has_no_class_for_is_refused_in_both_directions():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_the_new_layer_is_like_the_old_one_in_all_but_its_factors(dtype):
-    conv = nn.Conv2d(16, 12, 3, stride=2, padding=1, dtype=dtype).to(memory_format=torch.channels_last).eval()
+    conv = nn.Conv2d(16, 12, 3, stride=2, padding=1, dtype=dtype).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     conv.weight.requires_grad_(False)
     found = parafac(conv.weight.detach().double(), 5, init="random", random_state=0)
     layer = td.CPConv.from_tensorly(found, like=conv)
@@ -103,6 +103,7 @@ def test_the_new_layer_is_like_the_old_one_in_all_but_its_factors(dtype):
     assert layer[1].weight.is_contiguous(memory_format=torch.channels_last)
     assert not layer.training
     assert [one.requires_grad for one in layer.parameters()] == [False] * 4 + [True]
+    assert layer.bias is not None
     assert torch.equal(layer.bias, conv.bias)
     assert layer.bias is not conv.bias
     assert layer.solution is None
@@ -110,9 +111,9 @@ def test_the_new_layer_is_like_the_old_one_in_all_but_its_factors(dtype):
     assert relative_error(dense(found), layer.double().weight.detach()) <= 4 * eps
 
 
-def a_conv(*arguments, **how):
+def a_conv(in_channels, out_channels, kernel_size, **how):
     torch.manual_seed(0)
-    return nn.Conv2d(*arguments, **how, dtype=torch.float64)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, **how, dtype=torch.float64)
 
 
 def check(layer, kernel, conv):
@@ -141,7 +142,7 @@ def test_a_cp_of_merged_axes_comes_back_merged():
     assert layer.to_tensorly().shape == (8, 6, 9)
     for back in (
         td.CPConv.from_tensorly(layer.to_tensorly(), like=layer),
-        td.CPConv.from_tensorly(layer.to_tensorly(), like=conv, axes=[[0, 1]]),
+        td.CPConv.from_tensorly(layer.to_tensorly(), like=conv, axes=((0, 1),)),
     ):
         assert back.axes == ((0, 1),)
         assert difference(back.weight, layer.weight) <= EXACT
@@ -169,7 +170,7 @@ def td_partial(core, factors):
 @pytest.mark.parametrize("rank", [(20, 5), (5, 40), (60, 40), (30, 2), (16, 1)])
 @pytest.mark.parametrize("channels", [(2, 30), (30, 2), (6, 8)])
 def test_what_a_tucker_cannot_fill_is_cut_without_loss(channels, rank):
-    conv = a_conv(*channels, (3, 1))
+    conv = a_conv(channels[0], channels[1], (3, 1))
     core = torch.randn(*rank, 3, 1, dtype=torch.float64)
     factors = [torch.randn(size, r, dtype=torch.float64) for size, r in zip(conv.weight.shape, rank, strict=False)]
     layer = td.TuckerConv.from_tensorly((core, factors), like=conv)

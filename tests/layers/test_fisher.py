@@ -1,5 +1,7 @@
 """Decompositions by what the output of the model makes of the features."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -69,7 +71,7 @@ def test_svd_foresees_the_least_loss_of_its_rank(groups, bias):
 def test_the_roots_give_the_loss_but_for_a_scale(kind):
     """½ tr(G D A Dᵀ) ∝ ‖Rᵀ D L‖² with the factors taken as channels ⊗ positions, for every change D alike."""
     torch.manual_seed(0)
-    layer = {
+    layer: Any = {
         "Linear": lambda: nn.Linear(6, 8),
         "Conv2d": lambda: nn.Conv2d(6, 8, 3, groups=2),
         "ConvTranspose2d": lambda: nn.ConvTranspose2d(6, 8, 3, stride=2, groups=2, padding=1),
@@ -94,6 +96,6 @@ def test_factors_of_another_layer_are_refused():
     with pytest.raises(td.CompressionError, match="moments are of another layer"):
         td.SVDConv.from_conv(nn.Linear(6, 9), rank=2, whiten=factors)
     with pytest.raises(td.CompressionError, match=r"takes InputMoments or FisherFactors.*got a Tensor"):
-        td.SVDConv.from_conv(nn.Linear(6, 9), rank=2, whiten=torch.ones(6, 6))
+        td.SVDConv.from_conv(nn.Linear(6, 9), rank=2, whiten=torch.ones(6, 6))  # type: ignore[arg-type]
     with pytest.raises(td.CompressionError, match="nothing was seen"):
         td.FisherFactors(td.ConvSpec(6, 8)).loss(torch.ones(8, 6))

@@ -1,6 +1,7 @@
 """Kinds of dense layers: those that are known, and a user's own."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -62,18 +63,20 @@ def test_the_kernels_are_what_the_layer_multiplies_by(name):
     layer = fresh(a_spec(name))
     spec, x = td.ConvSpec.of(layer), an_input(layer)
     rows = nn.functional.one_hot(x, spec.in_channels).double() if name == "Embedding" else x
-    expected = rows @ spec.to_kernels(weight_of(layer))[0].mT + (0 if bias_of(layer) is None else bias_of(layer))
+    expected = rows @ spec.to_kernels(weight_of(layer))[0].mT
+    bias = bias_of(layer)
+    expected = expected if bias is None else expected + bias
     torch.testing.assert_close(layer(x), expected)
 
 
 def test_an_embedding_keeps_how_it_is_trained():
-    layer = td.decompose(nn.Embedding(20, 8, padding_idx=3, sparse=True), "", "svd", 0.3)
-    assert isinstance(layer[0], nn.Embedding)
+    layer: Any = td.decompose(nn.Embedding(20, 8, padding_idx=3, sparse=True), "", "svd", 0.3)
     assert (layer[0].padding_idx, layer.padding_idx, layer.embedding_dim) == (3, 3, 8)
     layer(torch.tensor([1, 3])).sum().backward()
     found = layer[0].weight.grad.coalesce()
     assert found.indices().tolist() == [[1]]
-    back = td.restore(layer)
+    assert isinstance(layer[0], nn.Embedding)
+    back: Any = td.restore(layer)
     assert (back.padding_idx, back.sparse, back.max_norm) == (3, True, None)
     assert layer.weight.shape == back.weight.shape == (20, 8)
 
@@ -97,11 +100,11 @@ def test_the_dense_weight_of_a_large_embedding_needs_no_square_of_its_words():
 def test_attention_is_refused_with_what_to_do():
     model = nn.Sequential(nn.MultiheadAttention(16, 2), nn.Linear(16, 16))
     for name in ("0", "0.out_proj"):
-        for policy in ({}, {"allow_subclasses": True}):
+        for subclasses in (False, True):
             with pytest.raises(td.CompressionError, match=r"MultiheadAttention.*; use an attention that is made"):
-                td.decompose(model, name, "svd", 0.3, **policy)
+                td.decompose(model, name, "svd", 0.3, allow_subclasses=subclasses)
     assert list(td.refusals(model, "svd", 0.3)) == ["0.out_proj"]
-    small = td.decompose(model, "*", "svd", 0.3, on_refusal="skip")
+    small: Any = td.decompose(model, "*", "svd", 0.3, on_refusal="skip")
     assert isinstance(small[1], td.SVDConv)
 
 
@@ -142,7 +145,7 @@ def test_everything_works_with_a_kind_of_ones_own(dense, tmp_path):
     with pytest.warns(UserWarning, match="larger"):
         full = td.decompose(model, "second", "svd", rank=10)
     torch.testing.assert_close(full(x), model(x))
-    small = td.decompose(model, "*", "svd", 0.4)
+    small: Any = td.decompose(model, "*", "svd", 0.4)
     assert small.first.units == 16
     assert small.first.weight.shape == model.first.kernel.shape
     errors = td.approximation_errors(model, small, data=data)
@@ -205,7 +208,7 @@ def test_a_taken_name_and_what_is_no_class_of_layers_are_refused(dense):
     with pytest.raises(td.CompressionError, match="the kind of layer 'Linear' exists"):
         td.register_layer_kind(Dense, name="Linear", **how)
     with pytest.raises(td.CompressionError, match=r"is a class of nn\.Module"):
-        td.register_layer_kind(Dense(2, 2), **how)
+        td.register_layer_kind(Dense(2, 2), **how)  # type: ignore[arg-type]
     assert td.register_layer_kind(Dense, replace=True, **how).weight == "weight"
 
 

@@ -53,6 +53,7 @@ def test_images_are_permuted_at_every_pixel(arrive, leave, spatial):
 
 def test_the_bias_keeps_the_type_of_the_features_under_autocast():
     layer = Regroup((2, 3), (1, 0), bias=True)
+    assert layer.bias is not None
     torch.nn.init.normal_(layer.bias)
     inputs = torch.randn(4, 6)
     assert torch.equal(layer(inputs), inputs.reshape(4, 2, 3).mT.flatten(1) + layer.bias)

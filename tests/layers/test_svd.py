@@ -8,7 +8,7 @@ from torch import nn
 
 import tdcompress as td
 from tests.drawing import cases
-from tests.layers.strategies import an_input, factorize, layers
+from tests.layers.strategies import an_input, error_of, factorize, layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
@@ -42,7 +42,7 @@ def test_the_best_split_is_taken_for_a_ratio(build):
     best = td.SVDConv.from_conv(conv, ratio=0.6)
     for split in ("channel", "spatial"):
         one = td.SVDConv.from_conv(conv, ratio=0.6, solver=td.SVDOptions(split=split))
-        assert best.solution.relative_error <= one.solution.relative_error
+        assert error_of(best) <= error_of(one)
 
 
 def test_the_splits_are_every_way_to_share_the_axes_out():
@@ -62,7 +62,7 @@ def test_a_split_that_fits_is_found_where_the_first_does_not():
 
 def test_an_unknown_split_is_refused():
     with pytest.raises(td.CompressionError, match="split must be 'all', 'channel' or 'spatial', got 'width'"):
-        td.SVDOptions(split="width")
+        td.SVDOptions(split="width")  # type: ignore[arg-type]
 
 
 def test_there_is_no_rule_of_the_papers_for_it():

@@ -179,7 +179,7 @@ def test_models_that_do_not_belong_together_are_refused(model, small):
 
 def test_on_must_be_known():
     with pytest.raises(td.CompressionError, match="on must be 'weights', 'features' or 'outputs', got 'bias'"):
-        td.register_metric("x", on="bias")
+        td.register_metric("x", on="bias")  # type: ignore[arg-type]
 
 
 def test_a_mean_of_nothing_is_refused():

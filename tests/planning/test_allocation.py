@@ -35,7 +35,9 @@ def test_a_budget_is_kept_or_impossible(curves, budget):
 @given(CURVES, st.integers(1, 100))
 def test_no_single_exchange_would_be_better(curves, budget):
     chosen = allocate(curves, budget)
-    for layer, curve in enumerate(curves if chosen else []):
+    if chosen is None:
+        return
+    for layer, curve in enumerate(curves):
         for place in range(len(curve)):
             other = [*chosen[:layer], place, *chosen[layer + 1 :]]
             cost, loss = totals(curves, other)

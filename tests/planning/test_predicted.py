@@ -140,7 +140,7 @@ def test_the_first_inputs_tell_what_layers_are_worth_and_all_what_they_see(image
         for data in (many, many[:256], many[:255])
     ]  # fmt: skip
     assert curves[0] == curves[1] != curves[2]
-    moments = td.compression.input_moments
+    moments = td.input_moments
 
     def noted(model, inputs, names, **how):
         asked.append(sum(map(len, inputs)))

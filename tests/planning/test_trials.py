@@ -2,6 +2,7 @@
 
 import copy
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def whole_forward(model, name, layer, inputs):
     changed = copy.deepcopy(model)
     parent, _, leaf = name.rpartition(".")
     setattr(changed.get_submodule(parent), leaf, layer)
-    total = count = 0
+    total, count = 0.0, 0
     with torch.no_grad():
         for batch in inputs:
             before, after = (output_of(forward(one, batch)).double() for one in (model, changed))
@@ -109,9 +110,9 @@ class Counting(nn.Linear):
 
 
 def test_nothing_before_the_layer_is_computed_again_and_parameters_are_not_copied():
-    model = nn.Sequential(*[Counting(5, 5) for _ in range(4)]).eval()
+    model: Any = nn.Sequential(*[Counting(5, 5) for _ in range(4)]).eval()
     trials = Trials(model, ["1", "3"], [torch.randn(2, 5)])
-    modules = trials._replay.modules
+    modules: Any = trials._replay.modules
     assert modules["0"].calls == 1
     for _ in range(5):
         trials.change("1", weaker(model[1]))
@@ -133,7 +134,7 @@ def test_a_forward_that_does_not_repeat_itself_is_run_as_a_whole():
 
 def test_norms_behind_the_layer_are_calibrated_meanwhile_and_put_back():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 4)).eval()
+    model: Any = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 4)).eval()
     inputs = [torch.randn(8, 3, 6, 6) for _ in range(2)]
     trials = Trials(model, ["0"], inputs)
     # A scaled layer is made up for by its norm.
@@ -158,7 +159,8 @@ def test_few_inputs_are_taken_for_deep_networks_and_tokens_count():
 
 
 def test_what_was_tried_is_gone_before_the_next_layer_is_solved(monkeypatch, one_thread):
-    tried, alive = [], []
+    tried: list[weakref.ref[nn.Module]] = []
+    alive: list[int] = []
 
     def watched(wanted):
         alive.append(sum(layer() is not None for layer in tried))

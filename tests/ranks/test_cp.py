@@ -8,6 +8,7 @@ import torch
 
 import tdcompress.ranks.cp as module
 from tdcompress.decompositions import cp, cp_limit
+from tdcompress.decompositions.als import Sweep
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
 from tdcompress.ranks import cp_curve
 from tests.tensors import trained_weights
@@ -71,7 +72,7 @@ def test_a_large_kernel_is_not_swept_as_it_is(monkeypatch):
     """The work stays a multiple of the weights, whatever the largest budget."""
     swept = []
 
-    class Counted(module.Sweep):
+    class Counted(Sweep):
         def __call__(self, factors):
             swept.append(self.tensor.numel() * len(factors[0]))
             return super().__call__(factors)

@@ -1,7 +1,9 @@
 """Shapes and ranks of reshaped matrices: budgets kept, all shapes tried, errors and costs as they turn out to be."""
 
 import math
+from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -19,17 +21,19 @@ from tdcompress.decompositions import (
     ttm,
     ttm_limits,
 )
-from tdcompress.ranks.reshaped import Spectra, as_split
+from tdcompress.ranks.reshaped import ReshapedRank, Spectra, as_split
 from tests.drawing import cases
 from tests.tensors import falling
 
-CURVES = {"kronecker": ranks.kronecker_curve, "ttm": ranks.ttm_curve, "blr": ranks.blr_curve}
+Curve = Callable[..., list[ReshapedRank]]
+CURVES: dict[str, Curve] = {"kronecker": ranks.kronecker_curve, "ttm": ranks.ttm_curve, "blr": ranks.blr_curve}
 PARAMETERS = {"kronecker": ranks.kronecker_parameters, "ttm": ranks.ttm_parameters, "blr": ranks.blr_parameters}
 
 
 def solved(name, matrix, choice):
     rank = choice.rank if name == "ttm" else choice.rank[0]
-    return {"kronecker": kronecker, "ttm": ttm, "blr": blr}[name](matrix, rank, choice.reshape)
+    solvers: dict[str, Callable[..., Any]] = {"kronecker": kronecker, "ttm": ttm, "blr": blr}
+    return solvers[name](matrix, rank, choice.reshape)
 
 
 def entries(found):

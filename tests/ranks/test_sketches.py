@@ -1,5 +1,6 @@
 """Estimated spectra: right on the mean, and good enough to find a shape that loses hardly more than the best."""
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from tdcompress import ranks
 from tdcompress.ranks import sketches
-from tdcompress.ranks.reshaped import Spectra
+from tdcompress.ranks.reshaped import ReshapedRank, Spectra
 from tdcompress.ranks.sketches import SketchedSpectra, promising
 from tests.drawing import each_once
 from tests.tensors import random
@@ -27,7 +28,8 @@ def falling(shape):
 
 
 MATRICES = {"random": random, "kronecker": kronecker_and_noise, "falling": falling}
-CURVES = {"kronecker": ranks.kronecker_curve, "ttm": ranks.ttm_curve, "blr": ranks.blr_curve}
+Curve = Callable[..., list[ReshapedRank]]
+CURVES: dict[str, Curve] = {"kronecker": ranks.kronecker_curve, "ttm": ranks.ttm_curve, "blr": ranks.blr_curve}
 
 
 @pytest.fixture

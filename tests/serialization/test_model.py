@@ -2,6 +2,7 @@
 
 import copy
 from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def test_there_and_back(method, inplace, tmp_path):
     td.save(small, path)
     target = blank()
     before = snapshot(target)
-    loaded = td.load(path, into=target, inplace=inplace)
+    loaded: Any = td.load(path, into=target, inplace=inplace)
     assert (loaded is target) == inplace
     assert inplace or unchanged(target, before)
     assert torch.equal(loaded(X), small(X))
@@ -110,7 +111,7 @@ def test_any_layer_there_and_back_bit_for_bit(method, data, tmp_path_factory):
 
 
 def test_merged_stages_of_cp_there_and_back(tmp_path):
-    layer = td.decompose(nn.Conv2d(8, 8, 3), "", "cp", 0.4).merge_spatial()
+    layer = td.CPConv.from_conv(nn.Conv2d(8, 8, 3), ratio=0.4).merge_spatial()
     td.save(layer, tmp_path / "merged")
     loaded = td.load(tmp_path / "merged", into=nn.Conv2d(8, 8, 3))
     x = torch.randn(1, 8, 5, 5)
@@ -146,7 +147,7 @@ def test_a_model_on_the_meta_device_is_filled_on_the_cpu(file):
     target.offset = torch.linspace(0, 1, 5)
     with pytest.raises(td.CompressionError, match="leave inplace=False"):
         td.load(file, into=target, inplace=True)
-    loaded = td.load(file, into=target).eval()
+    loaded: Any = td.load(file, into=target).eval()
     assert loaded.back.weight is loaded.head.weight
     assert torch.equal(loaded(X), compressed()(X))
 
@@ -155,11 +156,11 @@ def test_what_the_target_is_stays_memory_format_frozen_weights_hooks_and_baked_n
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 8, 3))
     small = td.decompose(model, "*", "tucker", 0.3, parametrized="bake")
     td.save(small, tmp_path / "a")
-    target = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 8, 3))
+    target: Any = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 8, 3))
     target[1].to(memory_format=torch.channels_last).weight.requires_grad_(False)
     seen = []
     target[1].register_forward_hook(lambda module, *args: seen.append(type(module)))
-    loaded = td.load(tmp_path / "a", into=target)
+    loaded: Any = td.load(tmp_path / "a", into=target)
     assert torch.allclose(loaded(X), small(X), atol=1e-6)
     assert seen == [td.TuckerConv]
     assert loaded[1][1].weight.is_contiguous(memory_format=torch.channels_last)
@@ -178,7 +179,7 @@ def test_shared_factors_stay_shared_where_the_target_shares_the_weight(tied, tmp
     target = build()
     if not tied:
         target[1].weight = nn.Parameter(target[1].weight.detach().clone())
-    loaded = td.load(tmp_path / "a", into=target)
+    loaded: Any = td.load(tmp_path / "a", into=target)
     x = torch.randn(1, 8, 5, 5)
     assert torch.equal(loaded(x), small(x))
     assert (loaded[0][0].weight is loaded[1][0].weight) == tied

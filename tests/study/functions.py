@@ -18,7 +18,7 @@ from tdcompress.study import Study
 METHODS = list(methods.METHODS)[:3]  # enough of them for a study to have several
 
 
-def network(seed: int = 0) -> nn.Module:
+def network(seed: int = 0) -> nn.Sequential:
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = nn.Sequential(
@@ -42,7 +42,8 @@ def finetune(model: nn.Module, seed: int) -> nn.Module:
     model(images(seed=seed)).square().mean().backward()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter -= 0.1 * parameter.grad
+            assert parameter.grad is not None
+            parameter.sub_(parameter.grad, alpha=0.1)
     return model
 
 

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -147,9 +148,10 @@ def running(process):
 class Elsewhere(ThreadPoolExecutor):
     """An executor whose workers see no file of the driver's, as on another machine."""
 
-    def submit(self, fn, reference, *arguments):
+    def submit(self, fn, /, *arguments, **how):
+        reference, *others = arguments
         away = workers._JobReference(reference.name, "/nowhere", reference.packed, reference.attempt)
-        return super().submit(fn, away, *arguments)
+        return super().submit(fn, away, *others, **how)
 
 
 class TestElsewhere:
@@ -167,7 +169,7 @@ class TestElsewhere:
         def unreadable(packed):
             raise ModuleNotFoundError("No module named 'mine'")
 
-        monkeypatch.setattr(workers.pickle, "loads", unreadable)
+        monkeypatch.setattr("tdcompress.study.workers.pickle.loads", unreadable)
         with (
             ThreadPoolExecutor(1) as executor,
             pytest.raises(CompressionError, match=r"cannot read the study(.|\n)*No module named 'mine'"),
@@ -178,11 +180,11 @@ class TestElsewhere:
         class Forgetful(ThreadPoolExecutor):
             count = 0
 
-            def submit(self, fn, *arguments):
+            def submit(self, fn, /, *arguments, **how):
                 self.count += 1
                 if self.count != 3:
-                    return super().submit(fn, *arguments)
-                lost = Future()
+                    return super().submit(fn, *arguments, **how)
+                lost: Future[Any] = Future()
                 lost.set_exception(RuntimeError("KilledWorker: gave up"))
                 return lost
 

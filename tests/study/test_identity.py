@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -25,13 +26,13 @@ def keys(**changes):
 
 
 def one_bit_apart():
-    model = network()
+    model: Any = network()
     model[0].weight.detach().view(torch.int32)[0, 0, 0, 0] ^= 1
     return model
 
 
 def one_buffer_apart():
-    model = network()
+    model: Any = network()
     model[1].running_var[0] += 1
     return model
 
@@ -61,7 +62,7 @@ def test_what_changes_the_result_changes_the_key(what):
         {"evaluate": lambda model: evaluate(model)},
         {"layers": lambda name, module: isinstance(module, nn.Conv2d)},
         {"metrics": list(reversed(default_metrics(with_data=True)))},
-        {"model": network().to(memory_format=torch.channels_last)},
+        {"model": network().to(memory_format=torch.channels_last)},  # type: ignore[call-overload]
         {"model": network().train()},
         {"methods": dict.fromkeys(METHODS)},
     ],
@@ -88,7 +89,7 @@ def test_a_metric_s_version_counts(monkeypatch):
 
 def test_runs_that_cannot_differ_have_one_key():
     random = {"cp": td.CPOptions(starts=("random",)), "tucker": None}
-    by_method = {}
+    by_method: dict[tuple[str, str, float], set[str]] = {}
     for trial in study(methods=random, runs=3).trials():
         by_method.setdefault((trial.method, trial.layer, trial.ratio), set()).add(trial.key)
     assert {len(found) for (method, *_), found in by_method.items() if method == "cp"} == {3}
@@ -127,7 +128,7 @@ def test_a_method_of_the_user_s_is_taken_to_draw():
 
 def test_digests_do_not_depend_on_memory():
     model = network()
-    copied = network()
+    copied: Any = network()
     copied.load_state_dict(model.state_dict())
     assert model_digest(model) == model_digest(copied.to(memory_format=torch.channels_last))
     assert model_digest(model) != model_digest(nn.Sequential(*model, nn.ReLU()))
@@ -135,7 +136,7 @@ def test_digests_do_not_depend_on_memory():
 
 
 def test_data_of_every_kind():
-    batch = images()
+    batch: Any = images()
     assert data_digest(batch) == data_digest(batch.clone())
     assert data_digest([batch, 1]) == data_digest((batch.clone(), 1))
     assert data_digest({"a": batch, "b": 1}) == data_digest({"b": 1, "a": batch})
@@ -161,6 +162,11 @@ class TestLoaders:
     def test_what_gives_other_samples_is_other_data(self):
         batch, labels = images(6), torch.arange(6)
         dataset = TensorDataset(batch, labels)
+        sequences: list[Any] = [
+            batch,
+            list(zip(batch, labels.tolist(), strict=True)),
+            [{"x": one} for one in batch],
+        ]
         others = [
             DataLoader(dataset),
             DataLoader(dataset, batch_size=4, drop_last=True),
@@ -169,9 +175,7 @@ class TestLoaders:
             DataLoader(Subset(dataset, [0, 2])),
             DataLoader(Subset(dataset, [0, 3])),
             DataLoader(ConcatDataset([dataset, dataset])),
-            DataLoader(batch),
-            DataLoader(list(zip(batch, labels.tolist(), strict=True))),
-            DataLoader([{"x": one} for one in batch]),
+            *map(DataLoader, sequences),
         ]
         found = [data_digest(loader, loaders=True) for loader in others]
         assert None not in found
@@ -182,11 +186,12 @@ class TestLoaders:
             def __getitem__(self, index):
                 return 2 * super().__getitem__(index)[0]
 
-        class Loader(DataLoader):
+        class Loader(DataLoader[Any]):
             pass
 
         dataset = TensorDataset(images(6))
         random = {"replacement": True}, {"num_samples": 3}
+        unknown: Any = [object()]
         for loader in [
             DataLoader(Changed(images(6))),
             DataLoader(Subset(Changed(images(6)), [0])),
@@ -197,7 +202,7 @@ class TestLoaders:
             DataLoader(dataset, batch_sampler=[[0, 1]]),
             *(DataLoader(dataset, sampler=RandomSampler(dataset, **options)) for options in random),
             Loader(dataset),
-            DataLoader([object()]),
+            DataLoader(unknown),
         ]:
             assert data_digest(loader, loaders=True) is None
 
@@ -245,10 +250,11 @@ def test_stores_from_before_are_found():
     """Keys as they have been since the first store; where they change, users measure everything again."""
     data = torch.ones(2, 1, 3, 3)
     loaded = {"data": DataLoader(TensorDataset(data)), "version": "1"}
-    for changes, key in [
+    known: list[tuple[dict[str, Any], str]] = [
         ({"data": data}, "8d7aba38e7cd559c5ce1d393eda2d356"),
         (loaded, "33c72edf688af59ee0280f6f31db2b13"),
-    ]:
+    ]
+    for changes, key in known:
         found = study(model=tiny(), layers="0", methods=["tucker"], ratios=(0.5,), runs=1, **changes)
         assert [trial.key for trial in found.trials()] == [key]
 

@@ -65,12 +65,16 @@ def test_a_reference_is_explained_only_where_it_is_drawn():
             assert said.count("elsewhere") == count
 
 
+def widths(axis):
+    return [patch.get_width() for patch in axis.patches]
+
+
 def test_bars_have_the_width_of_tau():
     frame = synthetic()
     shown = performances_of(frame, "test_error")
     rows = [row for row in taus(frame, shown) if row.grouping.name == "all"]
     figure = plots.bars([rows], shown)
-    drawn = [[patch.get_width() for patch in axis.patches] for axis in figure.axes]
+    drawn = [widths(axis) for axis in figure.axes]
     expected = [[row.correlation.mean for row in rows if row.performance == column] for column in shown.values()]
     assert drawn == expected
 
@@ -80,7 +84,7 @@ def test_regrets_are_in_percentage_points_and_name_the_lot():
     figure = plots.regrets(frame, {"": "test_error"}, ["relative_weights", "scaled_features"])
     (axis,) = figure.axes
     expected = [100 * td.regret(frame, error, "test_error").mean for error in ("relative_weights", "scaled_features")]
-    assert [patch.get_width() for patch in axis.patches] == pytest.approx(expected)
+    assert widths(axis) == pytest.approx(expected)
     chance = td.regret(frame, "relative_weights", "test_error").chance
     assert f"(by lot: {100 * chance:.2f})" in axis.get_title()
 

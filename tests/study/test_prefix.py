@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -19,9 +21,9 @@ def chain():
     body = nn.Sequential(nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), body, head)
-    for norm in (model[1], body[1]):
-        nn.init.uniform_(norm.running_mean)
-        nn.init.uniform_(norm.running_var, 0.5, 2)
+    for norm in ("1", "3.1"):
+        nn.init.uniform_(model.get_buffer(f"{norm}.running_mean"))
+        nn.init.uniform_(model.get_buffer(f"{norm}.running_var"), 0.5, 2)
     return model.eval()
 
 
@@ -58,7 +60,7 @@ class TestPrefixCache:
     def test_what_differs_before_is_seen(self, inputs):
         model = chain()
         cache = PrefixCache(model, inputs)
-        small = td.decompose(model, "3.0", "tucker", 0.5)
+        small: Any = td.decompose(model, "3.0", "tucker", 0.5)
         outputs(cache, small)
         with torch.no_grad():
             small[1].running_mean += 0.5
@@ -206,7 +208,7 @@ def test_a_module_that_stands_twice_in_a_chain_runs_twice():
 def test_hooks_are_run():
     model = seeded_chain(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
     for place in range(4):
-        small = td.decompose(model, "3", "svd", 0.2)
+        small: Any = td.decompose(model, "3", "svd", 0.2)
         small[place].register_forward_hook(lambda module, args, output: 2 * output)
         inputs = drawn((3, 5, 5))
         check(small, inputs, PrefixCache(model, inputs))
@@ -227,7 +229,7 @@ def test_a_buffer_that_is_not_saved_tells_models_apart():
     model = nn.Sequential(Scaled(), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).eval()
     inputs = drawn((3, 6, 6))
     cache = check(model, inputs)
-    other = td.decompose(model, "2", "svd", 0.5)
+    other: Any = td.decompose(model, "2", "svd", 0.5)
     other[0].scale.fill_(3)
     check(other, inputs, cache)
 
@@ -280,7 +282,8 @@ def test_folding_leaves_inputs_alone_and_merges_norms(inputs):
 
 def test_a_stack_as_large_as_the_dense_convolution_is_run_as_that():
     model = chain()
-    large, small = (folded(td.decompose(model, "0", "tucker", ratio)) for ratio in (0.1, 0.8))
+    stacks: list[Any] = [td.decompose(model, "0", "tucker", ratio) for ratio in (0.1, 0.8)]
+    large, small = map(folded, stacks)
     assert type(large[0]) is nn.Conv2d
     assert isinstance(small[0], nn.Sequential)
 
@@ -306,7 +309,7 @@ class TestFeatures:
     def test_a_layer_that_is_used_twice(self, inputs):
         conv = nn.Conv2d(3, 3, 3, padding=1)
         model = nn.Sequential(conv, nn.ReLU(), conv)
-        small = td.decompose(model, "0", "tucker", 0.5)
+        small: Any = td.decompose(model, "0", "tucker", 0.5)
         metrics = get_metrics(["relative_features"])
         found = Features(model, "0", inputs).errors(small[0], metrics)
         assert found == pytest.approx(

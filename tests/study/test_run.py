@@ -1,3 +1,4 @@
+import concurrent.futures
 import warnings
 
 import pandas as pd
@@ -66,7 +67,7 @@ class TestTable:
         assert set(frame[frame["method"] == "cp"]["rank"]) == {"3"}
         assert set(frame[frame["method"] == "tucker"]["rank"]) == {"2x3"}
         ruled = study(ranks="tensorly-torch", methods=["tucker"], layers="3", ratios=[0.5], runs=1)
-        expected = td.decompose(network(), "3", "tucker", 0.5, rank="tensorly-torch")[3].ranks
+        expected = td.TuckerConv.from_conv(network()[3], ratio=0.5, rank="tensorly-torch").ranks
         assert ruled.run(store, progress=False)["rank"].tolist() == ["x".join(map(str, expected))]
 
     def test_without_data_only_weights_are_measured(self, store):
@@ -181,7 +182,7 @@ class TestAgain:
 
     def test_a_deterministic_method_is_decomposed_once(self, store, monkeypatch):
         calls = []
-        decompose = td.study.measure.decompose
+        decompose = td.decompose
         monkeypatch.setattr(td.study.measure, "decompose", lambda *a, **k: calls.append(a) or decompose(*a, **k))
         frame = study(methods=RANDOM, finetune=finetune, runs=3, layers="3", ratios=(0.5,)).run(store, progress=False)
         assert [call[2] for call in calls] == ["cp", "cp", "cp", "tucker"]
@@ -220,7 +221,7 @@ class TestAgain:
         same(whole.run(store, progress=False), frame)
 
     def test_ctrl_c_in_the_driver_stops_the_workers(self, store, monkeypatch):
-        wait = driver.wait
+        wait = concurrent.futures.wait
         calls = []
 
         def interrupted(*arguments, **options):

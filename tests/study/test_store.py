@@ -166,6 +166,7 @@ class TestTwoDrivers:
         code = "import sys, time; from tdcompress.study.store import Store; opened = Store(sys.argv[1])"
         code += "; print('open', flush=True); time.sleep(600)"
         process = subprocess.Popen([sys.executable, "-c", code, str(store)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
         try:
             assert process.stdout.readline() == b"open\n"
             with pytest.raises(CompressionError, match="another driver"):

@@ -80,7 +80,7 @@ class TestTable:
 class TestAgain:
     def test_the_decomposition_and_what_comes_before_are_made_once(self, store, monkeypatch):
         calls, evaluated = [], []
-        decompose = td.study.measure.decompose
+        decompose = td.decompose
         monkeypatch.setattr(td.study.measure, "decompose", lambda *a, **k: calls.append(a) or decompose(*a, **k))
         counted = study(**SMALL, finetune=BOTH, evaluate=lambda model: evaluated.append(1) or evaluate(model))
         counted.run(store, progress=False)

@@ -1,6 +1,7 @@
 """decompose(): what is picked, what is changed, what is refused."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,14 +78,14 @@ def test_the_empty_name_is_the_model_itself(inplace):
 def test_a_module_used_twice_is_swapped_everywhere_and_once(inplace):
     conv = nn.Conv2d(8, 8, 3, padding=1)
     model = nn.Sequential(conv, nn.ReLU(), conv)
-    small = td.decompose(model, "0", "tucker", 0.5, inplace=inplace)
+    small: Any = td.decompose(model, "0", "tucker", 0.5, inplace=inplace)
     assert small[0] is small[2]
     assert isinstance(small[0], td.TuckerConv)
 
 
 def test_a_second_call_leaves_factorized_layers_alone():
     once = td.decompose(a_model(), "1.conv1", "tucker", 0.5)
-    twice = td.decompose(once, "*", "cp", 0.5)
+    twice: Any = td.decompose(once, "*", "cp", 0.5)
     assert isinstance(twice[1].conv1, td.TuckerConv)
     assert factorized(twice) == ["0", "1.conv1", "1.conv2", "2.conv1", "2.conv2"]
     with pytest.raises(td.CompressionError, match=r"layer '1\.conv1': is factorized already \(TuckerConv\)"):
@@ -94,7 +95,7 @@ def test_a_second_call_leaves_factorized_layers_alone():
 
 
 def test_what_was_reached_is_on_the_layer():
-    small = td.decompose(a_model(), "1.conv1", "cp", 0.9)
+    small: Any = td.decompose(a_model(), "1.conv1", "cp", 0.9)
     layer = small[1].conv1
     kept = sum(stage.weight.numel() for stage in layer) / (16 * 16 * 9)
     assert layer.ratio == pytest.approx(1 - kept)
@@ -103,25 +104,28 @@ def test_what_was_reached_is_on_the_layer():
 
 def test_a_layers_result_does_not_depend_on_its_company():
     model = a_model()
-    alone = td.decompose(model, "2.conv2", "cp", 0.5, seed=5)[2].conv2
-    together = td.decompose(model, "*", "cp", 0.3, seed=5)
-    together = td.decompose(model, ["1.conv1", "2.conv2"], "cp", 0.5, seed=5)[2].conv2
+    alone: Any = td.decompose(model, "2.conv2", "cp", 0.5, seed=5).get_submodule("2.conv2")
+    together: Any = td.decompose(model, "*", "cp", 0.3, seed=5)
+    together = td.decompose(model, ["1.conv1", "2.conv2"], "cp", 0.5, seed=5).get_submodule("2.conv2")
     assert torch.equal(alone.weight, together.weight)
 
 
 def test_an_explicit_rank_is_obeyed_and_growth_is_warned_of():
     model = a_model()
-    assert td.decompose(model, "1.conv1", "tucker", rank=(5, 7))[1].conv1.rank == (5, 7)
+    assert td.decompose(model, "1.conv1", "tucker", rank=(5, 7)).get_submodule("1.conv1").rank == (5, 7)
     with pytest.warns(UserWarning, match=r"layer '1\.conv1': .* larger: 2816 parameters instead of 2304") as caught:
-        small = td.decompose(model, "1.conv1", "tucker", rank=(16, 16))
+        small: Any = td.decompose(model, "1.conv1", "tucker", rank=(16, 16))
     assert small[1].conv1.ratio < 0
     assert caught[0].filename == __file__
 
 
 def test_numbers_and_ranks_of_numpy_are_numbers_and_ranks():
     model = a_model()
-    assert td.decompose(model, "0", "tucker", rank=np.array([3, 2]), seed=np.int64(3))[0].rank == (3, 2)
-    assert td.decompose(model, "1.conv1", "cp", np.float32(0.5))[1].conv1.ratio >= 0.5
+    rank: Any = np.array([3, 2])
+    small: Any = td.decompose(model, "0", "tucker", rank=rank, seed=np.int64(3))
+    assert small[0].rank == (3, 2)
+    small = td.decompose(model, "1.conv1", "cp", np.float32(0.5))
+    assert small[1].conv1.ratio >= 0.5
 
 
 def test_the_papers_rule_is_obeyed():

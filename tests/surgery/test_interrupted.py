@@ -3,6 +3,7 @@
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,8 @@ def a_model():
     model[3].eval()
     model[1].register_forward_hook(lambda *args: None)
     model[1].register_load_state_dict_pre_hook(seen)
-    model[1].mine = "a user's"
+    layer: Any = model[1]
+    layer.mine = "a user's"
     return td.decompose(model, "*", "svd", 0.3, skip=["0", "1", "3"], inplace=True, hooks="keep")
 
 
@@ -132,7 +134,7 @@ def test_loading_in_place_is_all_or_nothing_at_every_line(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_values_that_were_loaded_halfway_are_put_back(tmp_path, monkeypatch, error):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
+    model: Any = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
     td.save(td.decompose(copy.deepcopy(model), "2", "svd", 0.3), tmp_path / "small.safetensors")
     nn.init.zeros_(model[0].weight)
     before = facts(model)

@@ -1,5 +1,7 @@
 """replace_parameters(): an optimizer that was built before the swap."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -39,7 +41,7 @@ def test_groups_and_the_state_of_what_stays_are_kept(inplace):
     step(model, optimizer)
     linear_momentum = optimizer.state[model[4].weight]["exp_avg"].clone()
     before = dict(model.named_parameters()) if inplace else model
-    small = td.decompose(model, "2", "tucker", rank=(4, 5), inplace=inplace)
+    small: Any = td.decompose(model, "2", "tucker", rank=(4, 5), inplace=inplace)
     td.replace_parameters(optimizer, before, small)
     decay, rest = (group["params"] for group in optimizer.param_groups)
     assert ids(decay) == ids([small[0].weight, *(stage.weight for stage in small[2]), small[4].weight])
@@ -82,7 +84,7 @@ def test_shared_factors_are_taken_once_and_frozen_ones_not_added():
     model[1].weight = model[0].weight
     model[2].requires_grad_(False)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    small = td.decompose(model, "*", "tucker", 0.3)
+    small: Any = td.decompose(model, "*", "tucker", 0.3)
     td.replace_parameters(optimizer, model, small)
     expected = [*(stage.weight for stage in small[0]), small[0].bias, small[1].bias]
     assert sorted(ids(optimizer.param_groups[0]["params"])) == sorted(ids(expected))

@@ -2,6 +2,7 @@
 
 import warnings
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_a_computed_weight_is_baked_or_refused(computed, inplace):
     model.train()
     with pytest.raises(td.CompressionError, match=r"layer '0': its (weight|bias) is parametrized or pruned; pass"):
         td.decompose(model, "0", "svd", rank=12, inplace=inplace)
-    small = td.decompose(model, "0", "svd", rank=12, parametrized="bake", inplace=inplace)
+    small: Any = td.decompose(model, "0", "svd", rank=12, parametrized="bake", inplace=inplace)
     if not inplace:
         assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert type(small[0]) is td.SVDConv
@@ -99,7 +100,7 @@ def test_a_model_that_torch_cannot_copy_is_still_changed_in_place():
     model(X)  # the older weight norm leaves a computed tensor on its layer, which torch refuses to copy
     with pytest.raises(td.CompressionError, match=r"the model cannot be copied .*; pass inplace=True"):
         td.decompose(model, "0", "tucker", 0.5)
-    assert isinstance(td.decompose(model, "0", "tucker", 0.5, inplace=True)[0], td.TuckerConv)
+    assert isinstance(td.decompose(model, "0", "tucker", 0.5, inplace=True).get_submodule("0"), td.TuckerConv)
 
 
 # --- hooks ----------------------------------------------------------------------------------------------
@@ -163,8 +164,8 @@ def test_a_hook_of_a_copy_belongs_to_the_copy_as_it_does_in_torch():
         def forward(self, x):
             return self.conv(x)
 
-    model = Counter()
-    small = td.decompose(model, "conv", "cp", 0.5, hooks="keep")
+    model: Any = Counter()
+    small: Any = td.decompose(model, "conv", "cp", 0.5, hooks="keep")
     small(X)
     assert (model.calls, small.calls) == (0, 1)
 
@@ -173,7 +174,7 @@ def test_other_attributes_come_along():
     model = a_model()
     model[0].learning_rate_scale = 0.1
     for inplace in (False, True):
-        assert td.decompose(model, "0", "cp", 0.5, inplace=inplace)[0].learning_rate_scale == 0.1
+        assert td.decompose(model, "0", "cp", 0.5, inplace=inplace).get_submodule("0").learning_rate_scale == 0.1
 
 
 def test_hooks_of_layers_that_stay_are_none_of_our_business():
@@ -216,7 +217,7 @@ def test_a_lazy_layer_is_refused_until_it_has_a_weight():
     with pytest.raises(td.CompressionError, match=r"layer '0': it is lazy .* run one forward first"):
         td.decompose(model, "0", "tucker", 0.5)
     model(X)
-    assert isinstance(td.decompose(model, "0", "tucker", 0.5)[0], td.TuckerConv)
+    assert isinstance(td.decompose(model, "0", "tucker", 0.5).get_submodule("0"), td.TuckerConv)
 
 
 def test_a_replaced_forward_and_further_state_are_refused():
@@ -246,7 +247,7 @@ def test_a_weight_that_is_no_plain_tensor_is_refused():
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_compiled_model_says_when_to_call(inplace):
-    compiled = torch.compile(a_model(), backend="eager")
+    compiled: Any = torch.compile(a_model(), backend="eager")
     with pytest.raises(
         td.CompressionError, match=r"layer '_orig_mod.0': the model is wrapped by OptimizedModule; .*_orig_mod"
     ):
@@ -254,7 +255,7 @@ def test_a_compiled_model_says_when_to_call(inplace):
     part = nn.Sequential(compiled, nn.Conv2d(4, 8, 3))
     with pytest.raises(td.CompressionError, match="'0', around it, is wrapped by OptimizedModule"):
         td.decompose(part, "0._orig_mod.0", "tucker", 0.5, inplace=inplace)
-    assert isinstance(td.decompose(part, "1", "tucker", 0.5, inplace=inplace)[1], td.TuckerConv)
+    assert isinstance(td.decompose(part, "1", "tucker", 0.5, inplace=inplace).get_submodule("1"), td.TuckerConv)
 
 
 def test_a_model_compiled_in_place_goes_on_in_place():
@@ -289,8 +290,8 @@ def test_data_parallel_replicates_at_every_forward_so_it_may_be_decomposed():
 @pytest.mark.parametrize("method", ["cp", "svd", "tt", "tucker"])
 def test_channels_last_weights_stay_channels_last(method):
     model = a_model().to(memory_format=torch.channels_last)
-    small = td.decompose(model, "0", method, 0.5)
-    restored = td.restore(small)
+    small: Any = td.decompose(model, "0", method, 0.5)
+    restored: Any = td.restore(small)
     for layer in (*small[0], restored[0]):
         assert layer.weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -317,7 +318,7 @@ def test_in_place_an_attribute_that_is_no_submodule_is_not_overlooked():
     with pytest.raises(td.CompressionError, match="layer 'conv': the model holds it in the attribute 'order' too"):
         td.decompose(model, "conv", "tucker", 0.5, inplace=True)
     assert type(model.conv) is nn.Conv2d
-    small = td.decompose(model, "conv", "tucker", 0.5)
+    small: Any = td.decompose(model, "conv", "tucker", 0.5)
     assert small.order[0] is small.conv
 
 

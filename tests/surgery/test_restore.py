@@ -1,5 +1,7 @@
 """restore(): the way back."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -18,10 +20,10 @@ X = torch.randn(2, 3, 7, 7)
 @pytest.mark.parametrize("method", for_kernels())
 @pytest.mark.parametrize("inplace", [False, True])
 def test_dense_layers_do_what_the_factorized_ones_did(method, inplace):
-    model = a_model().eval()
+    model: Any = a_model().eval()
     small = td.decompose(model, "*", method, 0.3)
     expected, stages = small(X), list(small.modules())
-    dense = td.restore(small, inplace=inplace)
+    dense: Any = td.restore(small, inplace=inplace)
     assert [type(layer) for layer in dense] == [type(layer) for layer in model]
     assert torch.allclose(dense(X), expected, atol=1e-4)
     assert (dense is small) == inplace
@@ -33,10 +35,10 @@ def test_dense_layers_do_what_the_factorized_ones_did(method, inplace):
 
 
 def test_selected_layers_only_and_the_model_itself():
-    small = td.decompose(a_model(), "*", "cp", 0.3)
-    assert [type(layer).__name__ for layer in td.restore(small, "0")][:3] == ["Conv2d", "ReLU", "CPConv"]
+    small: Any = td.decompose(a_model(), "*", "cp", 0.3)
+    assert [type(layer).__name__ for layer in td.restore(small, "0").children()][:3] == ["Conv2d", "ReLU", "CPConv"]
     assert type(td.restore(small[0])) is nn.Conv2d
-    by_predicate = td.restore(small, lambda name, module: module.spec.transposed)
+    by_predicate: Any = td.restore(small, lambda name, module: module.spec.transposed)
     assert [type(layer).__name__ for layer in by_predicate][:3] == ["CPConv", "ReLU", "ConvTranspose2d"]
 
 
@@ -56,7 +58,7 @@ def test_where_nothing_is_factorized_nothing_is_restored(layer, message):
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_hooks_are_refused_or_kept_and_those_of_stages_refused(inplace):
-    small = td.decompose(a_model(), "0", "tucker", 0.3)
+    small: Any = td.decompose(a_model(), "0", "tucker", 0.3)
     seen = []
     small[0].register_forward_hook(lambda module, *args: seen.append(type(module)))
     with pytest.raises(td.CompressionError, match="layer '0': it carries hooks"):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ class TestSkip:
         model[1].weight = model[0].weight
         with pytest.raises(td.CompressionError, match=r"layer '1': it shares a parameter with '0.weight'"):
             td.decompose(model, "*", "svd", 0.3, skip="0")
-        small = td.decompose(model, "*", "svd", 0.3, skip="0", on_refusal="skip")
+        small: Any = td.decompose(model, "*", "svd", 0.3, skip="0", on_refusal="skip")
         assert factorized(small) == ["2"]
         assert small[0].weight is small[1].weight
 
@@ -113,8 +114,8 @@ class TestRefused:
         assert small(torch.randn(1, 3, 6, 6)).shape == (1, 10)
 
     def test_what_is_done_does_not_depend_on_what_is_left(self):
-        small = td.decompose(Small(), "*", "cp", 0.3, on_refusal="skip", seed=4)
-        alone = td.decompose(td.restore(small), "stem", "cp", 0.3, seed=4)
+        small: Any = td.decompose(Small(), "*", "cp", 0.3, on_refusal="skip", seed=4)
+        alone: Any = td.decompose(td.restore(small), "stem", "cp", 0.3, seed=4)
         assert alone.stem.ranks == small.stem.ranks
 
     def test_otherwise_the_first_is_raised_and_the_way_on_is_named(self):
@@ -169,7 +170,7 @@ class TestRefused:
         assert "it shares a parameter with '1.bias'" in reasons["2"]
 
     def test_what_a_solver_refuses_is_left_too(self):
-        model = nn.Sequential(nn.Conv1d(8, 8, 3), nn.Conv1d(8, 8, 3))
+        model: Any = nn.Sequential(nn.Conv1d(8, 8, 3), nn.Conv1d(8, 8, 3))
         nn.init.ones_(model[0].weight)
         td.register_method("picky")(Picky)
         try:
