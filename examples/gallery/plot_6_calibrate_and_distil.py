@@ -38,9 +38,9 @@ for name, values in found.items():
     print(f"{name:<14}", "  ".join(f"{value:.3f}" for value in values))
 
 # %%
-# To fit more is not always better: with nine tenths removed, biases alone do more here than all stages fitted to the
-# same 256 images. :func:`tdcompress.distill` goes on from such a fit: gradient steps on the difference of the outputs,
-# with a part of the images held out to tell which pass came nearest to the original.
+# Biases alone repair little where nine tenths are removed; all stages, one layer after the other, nearly everything.
+# :func:`tdcompress.distill` goes on from such a fit: gradient steps on the difference of the outputs, with a part of
+# the images held out to tell which pass came nearest to the original.
 
 result = td.distill(small, images, model, options=td.DistillationOptions(passes=20))
 print(result)

@@ -1,9 +1,11 @@
 """Which layers are fitted in one pass over the data."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import tdcompress as td
 from tdcompress.batches import quickest
@@ -19,7 +21,8 @@ class Fit:
 
 
 def sizes(count, work, nbytes=1):
-    return [len(wave) for wave in waves_of([Fit(nbytes) for _ in range(count)], work)]
+    fits: Any = [Fit(nbytes) for _ in range(count)]
+    return [len(wave) for wave in waves_of(fits, work)]
 
 
 def never():
@@ -46,9 +49,9 @@ class TestWaves:
 @pytest.mark.parametrize("data", ["list", "loader", "channels last", "unsized"])
 def test_the_work_of_a_pass_is_that_of_all_batches_and_models(data):
     model, images = nn.Conv2d(3, 4, 3).eval(), torch.randn(6, 3, 5, 5)
-    batches = {
+    batches: Any = {
         "list": list(images.split(2)),
-        "loader": DataLoader(images, batch_size=2),
+        "loader": DataLoader(TensorDataset(images), batch_size=2),
         "channels last": quickest(list(images.split(2)), model),
         "unsized": Unsized(images.split(2)),
     }[data]
