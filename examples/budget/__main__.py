@@ -139,7 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(*(f"{value}" for value in row.values()), sep="\t", flush=True)
             rows.append({name: str(value) for name, value in row.items()})
             _write(table, rows)
-    shown = [row for row in rows if int(row["seed"]) == options.seed]
+    order = list(PROCEDURES)
+    shown = sorted(
+        (row for row in rows if int(row["seed"]) == options.seed), key=lambda row: order.index(row["procedure"])
+    )
     (folder / "table.md").write_text(_markdown(shown, dense), encoding="utf-8")
     draw(shown, dense, folder / "accuracy.png")
     print(f"{table}, table.md, accuracy.png")

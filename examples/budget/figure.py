@@ -23,7 +23,7 @@ def draw(rows: Sequence[Mapping[str, str]], dense: float, path: str | Path) -> N
     """
     panels = {"accuracy": "no labels, no training", "fine_tuned": "after a short fine-tuning"}
     shown = {key: title for key, title in panels.items() if any(row[key] for row in rows)}
-    figure = Figure(figsize=(5.5 * len(shown), 4.2), layout="constrained")
+    figure = Figure(figsize=(11 if len(shown) > 1 else 8, 4.2), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
         for place, procedure in enumerate(dict.fromkeys(row["procedure"] for row in rows)):
             points = sorted(
@@ -39,5 +39,6 @@ def draw(rows: Sequence[Mapping[str, str]], dense: float, path: str | Path) -> N
         axes.set_xlabel("parameters of the whole network")
         axes.set_ylabel("test accuracy")
         axes.set_title(title)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=1 + len(shown),
+                  fontsize="small")  # fmt: skip
     figure.savefig(path, dpi=110)
