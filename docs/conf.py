@@ -6,6 +6,8 @@ import logging
 import re
 import sys
 import warnings
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,7 @@ pygments_dark_style = "github-dark"
 
 _CODE = re.compile(r"`([^`]+)`")
 _AS_IT_IS = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw)
-_PER_CENT = re.compile(r"(\d) %")
+_TOGETHER = re.compile(r"(?<=\d) (?=%)|(?<=\d,) (?=[-+−]?[\d.]+\])")  # the spaces in `50 %` and in `[0.41, 0.68]`
 _MADE = re.compile(r"<(function [\w.<>]+|factory)>")  # how Python writes a default that is a function, or made by one
 
 
@@ -163,10 +165,10 @@ def _trim_examples(app: Any, document: nodes.document) -> None:
 
 
 def _keep_together(app: Any, document: nodes.document) -> None:
-    """A number and its per cent sign do not stand on two lines."""
+    """A number and its per cent sign do not stand on two lines, nor the ends of an interval."""
     for text in list(document.findall(nodes.Text)):
-        if " %" in text and not isinstance(text.parent, _AS_IT_IS):
-            text.parent.replace(text, nodes.Text(_PER_CENT.sub("\\1\N{NO-BREAK SPACE}%", text)))
+        if _TOGETHER.search(text) and not isinstance(text.parent, _AS_IT_IS):
+            text.parent.replace(text, nodes.Text(_TOGETHER.sub("\N{NO-BREAK SPACE}", text)))
 
 
 def _shape_cells(app: Any, document: nodes.document) -> None:
@@ -193,15 +195,18 @@ def _without_other_sites(record: logging.LogRecord) -> bool:
     return True
 
 
-def _quiet(app: Any) -> None:
-    """accessible-pygments, which furo brings, has the root logger print whatever any package cares to note."""
-    logging.getLogger().setLevel(logging.WARNING)
+def _silence() -> None:
+    """accessible-pygments, which furo imports, has the root logger print what any package notes."""
+    with suppress(ImportError):
+        import_module("a11y_pygments")
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.WARNING)
 
 
 def setup(app: Any) -> None:
+    _silence()
     TypeAliasForwardRef.__repr__ = lambda alias: alias.name  # what stands inside another type, such as `int | Rank`
     logging.getLogger("sphinx.sphinx.ext.intersphinx").addFilter(_without_other_sites)
-    app.connect("builder-inited", _quiet, priority=400)  # before the gallery runs, at 500
     app.connect("missing-reference", _public_place, priority=400)  # before intersphinx, at 500
     app.connect("doctree-read", _trim_examples)
     app.connect("doctree-read", _keep_together)
