@@ -48,7 +48,7 @@ def als(
     best = most_promising(runs, most)
     swept = best.sweeps
     if bases:
-        best.advance(max(0, most - min(_LAST, most // 4) - swept), options.tol)
+        best.advance(most - min(_LAST, most // 4) - swept, options.tol)
         swept, lifted = best.sweeps, list(best.current)
         for mode, basis in bases.items():
             lifted[mode] = lifted[mode] @ basis.mT.to(lifted[mode])
