@@ -148,11 +148,10 @@ def _contract_others(small: Tensor, factors: Sequence[Tensor], keep: int) -> Ten
 
 
 def _hadamard(grams: Sequence[Tensor], skip: int) -> Tensor:
-    product = torch.ones_like(grams[0])
-    for mode, matrix in enumerate(grams):
-        if mode != skip:
-            product = product * matrix
-    return product
+    first, *others = (matrix for mode, matrix in enumerate(grams) if mode != skip)
+    for matrix in others:
+        first = first * matrix
+    return first
 
 
 def _least_squares(product: Tensor, grams: list[Tensor], mode: int, previous: Tensor, penalty: float) -> Tensor:

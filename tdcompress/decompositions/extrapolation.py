@@ -60,6 +60,15 @@ class Run:
 
     def advance(self, sweeps: int, tol: float) -> bool:
         """Make so many more sweeps at the most; whether they stopped for lack of progress."""
+        with torch.inference_mode():  # of small tensors a sixth of the time is spent on being ready for gradients
+            converged = self._swept(sweeps, tol)
+        self.loss, self.error, self._age, self._rounded = (
+            state.clone() for state in (self.loss, self.error, self._age, self._rounded)
+        )
+        self.current, self._point = ([rows.clone() for rows in point] for point in (self.current, self._point))
+        return converged
+
+    def _swept(self, sweeps: int, tol: float) -> bool:
         seen = math.inf
         for count in range(1, sweeps + 1):
             self._step()
