@@ -7,12 +7,18 @@ FULL = 100  # examples, the profile's own number in a full run
 
 
 def cases(count):
-    """So many examples in a full run, and in a quick one the profile's share of them, but no fewer than five.
+    """So many examples in a full run, and in a quick one the profile's share of them, from five to the profile's own.
 
     Drawing a layer may take longer than using it.
     """
-    share = settings().max_examples / FULL
-    return settings(max_examples=max(min(count, 5), round(share * count)), suppress_health_check=[HealthCheck.too_slow])
+    most = settings().max_examples
+    drawn = count if most >= FULL else max(min(count, 5), min(most, round(most / FULL * count)))
+    return settings(max_examples=drawn, suppress_health_check=[HealthCheck.too_slow])
+
+
+def more(*parameters):
+    """Parameters, one or a tuple of them a test, that a quick run leaves out."""
+    return [pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=pytest.mark.full) for one in parameters]
 
 
 def each_once(pairs):

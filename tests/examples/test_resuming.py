@@ -16,6 +16,7 @@ from examples.paper.recipes import RECIPES
 from examples.paper.train import kept_beside, load_checkpoint, main, save_checkpoint, weights_digest
 from examples.paper.training import train
 from tdcompress.errors import CompressionError
+from tests.drawing import more
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # so small that two would wait for each other
 ADAM = replace(RECIPES["digits"], epochs=3)
@@ -48,7 +49,11 @@ def trained(build, recipe):
 
 @pytest.mark.parametrize(  # ten steps are an epoch
     ("build", "recipe", "steps"),
-    [*((DigitsNet, ADAM, steps) for steps in (1, 7, 10, 14, 29)), *((digits_resnet, SGD, steps) for steps in (7, 14))],
+    [
+        *((DigitsNet, ADAM, steps) for steps in (1, 10, 14, 29)),
+        (digits_resnet, SGD, 7),
+        *more((DigitsNet, ADAM, 7), (digits_resnet, SGD, 14)),
+    ],
 )
 def test_an_interrupted_training_ends_bit_for_bit_like_another(build, recipe, steps, tmp_path, monkeypatch):
     splits, file = digits(), tmp_path / "new" / "training.safetensors"
@@ -93,6 +98,7 @@ def test_what_holds_no_training_is_refused(tmp_path):
         train(seeded(DigitsNet, seed=0), digits(), ADAM, keep=file)
 
 
+@pytest.mark.full  # a quick run has the others here
 @pytest.mark.kills
 def test_a_killed_command_goes_on_and_ends_alike(tmp_path):
     """The process itself is killed, as soon as there is something to go on from."""

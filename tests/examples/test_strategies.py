@@ -227,6 +227,7 @@ class TestStudy:
         (line,) = (line for line in first.splitlines() if line.startswith("| distill |"))
         assert line.split(" | ")[1] == f"{mean:.2f}"
 
+    @pytest.mark.usefixtures("briefly")
     def test_one_more_leaves_the_others_results(self, finished, monkeypatch):
         before = pd.read_csv(finished / "results.csv")
         calls = []

@@ -136,6 +136,7 @@ class TestReport:
         assert report(tmp_path, synthetic("abc"), preset.parts.build(), preset.layer_names()) == []
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.usefixtures("briefly")
     def test_the_command_takes_a_subset(self, tmp_path):
         arguments = ["digits-resnet", "--subset", "last", "--methods", "svd", "--ratios", "0.5", "0.9", "--quiet"]
         assert command.main([*arguments, "--output", str(tmp_path)]) == 0

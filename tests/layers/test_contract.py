@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from itertools import product
 from typing import Any
 
 import pytest
@@ -168,11 +169,13 @@ def test_every_dtype_keeps_its_own_precision(method, data):
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-def test_it_is_a_sequence_of_plain_convolutions_with_the_bias_last(method):
+def test_it_is_a_sequence_of_plain_convolutions_with_the_bias_last_and_says_what_was_done(method):
     layer: Any = td.decompose(nn.Conv2d(16, 12, side(method), padding=1), "", method, 0.5)
     assert all(type(stage) is nn.Conv2d for stage in layer.weighted)
     assert isinstance(layer, nn.Sequential)
     assert [stage.bias is not None for stage in layer] == [False] * (len(layer) - 1) + [True]
+    assert f"rank={layer.rank}" in repr(layer)
+    assert "relative_error=0." in repr(layer)
 
 
 @pytest.mark.parametrize(("method", "kind"), each_once((name, kind) for name in METHOD_NAMES for kind in kinds(name)))
@@ -189,8 +192,7 @@ def test_the_stages_are_of_the_layers_own_kind_and_its_attributes_are_kept(metho
     assert td.ConvSpec.of(layer.to_conv()) == td.ConvSpec.of(dense) == layer.spec
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("method", "dtype"), each_once(product(METHOD_NAMES, DTYPES)))
 def test_dtype_training_mode_and_requires_grad_are_kept(method, dtype):
     conv = nn.Conv2d(16, 16, side(method), dtype=dtype).eval()
     conv.weight.requires_grad_(False)
@@ -202,8 +204,7 @@ def test_dtype_training_mode_and_requires_grad_are_kept(method, dtype):
     assert 0 < layer.solution.relative_error < 1
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
-@pytest.mark.parametrize("build", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize(("method", "build"), each_once(product(METHOD_NAMES, [nn.Conv2d, nn.ConvTranspose2d])))
 def test_the_memory_format_is_kept_there_and_back(method, build):
     dense = build(16, 16, side(method)).to(memory_format=torch.channels_last)
     layer: Any = td.decompose(dense, "", method, 0.5)
@@ -266,13 +267,6 @@ def test_the_tensorly_solver_gives_a_valid_layer(method):
     assert len(layer.ranks) == len(ours.ranks)
     assert 0 < error_of(layer) < 1
     assert error_of(ours) <= error_of(layer) * 1.02
-
-
-@pytest.mark.parametrize("method", METHOD_NAMES)
-def test_repr_tells_what_was_done(method):
-    layer = td.decompose(nn.Conv2d(16, 16, side(method)), "", method, 0.5)
-    assert f"rank={layer.rank}" in repr(layer)
-    assert "relative_error=0." in repr(layer)
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)

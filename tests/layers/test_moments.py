@@ -1,5 +1,7 @@
 """Moments of a layer's inputs, and whitening by them."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ import tdcompress as td
 from tdcompress.layers.patches import patches
 from tdcompress.layers.whitening import moment_root
 from tdcompress.methods import METHODS
-from tests.drawing import cases
+from tests.drawing import cases, each_once
 from tests.layers.strategies import an_input, axes_of, error_of, fresh, full_rank, kinds, side, specs
 
 pytestmark = [
@@ -144,8 +146,9 @@ def test_other_methods_have_no_use_for_the_joint_moment():
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("method", "layout"), each_once(product(sorted(METHODS), [torch.contiguous_format, torch.channels_last]))
+)
 def test_the_memory_format_is_kept(method, layout):
     conv, x = nn.Conv2d(16, 24, side(method)).to(memory_format=layout), correlated(16, 12)  # type: ignore[call-overload]
     layer = METHODS[method].from_conv(conv, ratio=0.7, whiten=seen(conv, x))

@@ -8,6 +8,7 @@ from torch import nn
 
 import tdcompress as td
 from tdcompress.methods import METHODS
+from tests.drawing import more
 from tests.layers.strategies import error_of
 from tests.tensors import trained_weights
 
@@ -25,7 +26,7 @@ def a_conv(weight):
     return conv
 
 
-@pytest.mark.parametrize("ratio", [pytest.param(0.5, marks=pytest.mark.full), 0.75, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("ratio", [0.9, 0.99, *more(0.5, 0.75, 0.95)])
 def test_on_trained_kernels_it_is_no_worse_than_the_train(trained, ratio):
     """Even with few sweeps."""
     assert len(trained) == 5
@@ -36,7 +37,7 @@ def test_on_trained_kernels_it_is_no_worse_than_the_train(trained, ratio):
         assert error_of(ring) <= error_of(train) + 1e-6
 
 
-@pytest.mark.parametrize(("ratio", "share"), [(0.5, 0.7), (0.75, 0.9), (0.9, 0.98)])
+@pytest.mark.parametrize(("ratio", "share"), [(0.9, 0.98), *more((0.5, 0.7), (0.75, 0.9))])
 def test_where_much_is_kept_the_ring_loses_far_less(trained, ratio, share):
     conv = trained["conv2.weight"]
     ring, train = (error_of(METHODS[method].from_conv(conv, ratio=ratio)) for method in ("tr", "tt"))

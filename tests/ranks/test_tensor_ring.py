@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tdcompress import TROptions, ranks
 from tdcompress.decompositions import tensor_ring, tensor_ring_limits
 from tdcompress.ranks.tensor_ring import ring_within
-from tests.drawing import cases
+from tests.drawing import cases, more
 from tests.tensors import trained_weights
 
 
@@ -59,7 +59,7 @@ def test_the_size_of_the_bonds_is_the_one_that_sweeps_prefer():
     assert ring == ring_within(kernel.shape, budget, 4) != ring_within(kernel.shape, budget, 1)
 
 
-@pytest.mark.parametrize("name", ["conv3", "conv6"])
+@pytest.mark.parametrize("name", ["conv3", *more("conv6")])
 def test_the_curve_foresees_what_solving_loses(name):
     kernel = trained_weights()[f"{name}.weight"]
     options, budgets = TROptions(), [int(kernel.numel() * kept) for kept in (0.1, 0.25)]

@@ -2,6 +2,7 @@
 
 import copy
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 import tdcompress as td
 from tdcompress.methods import METHODS
-from tests.drawing import cases
+from tests.drawing import cases, each_once
 from tests.layers.strategies import an_input, factorize, for_kernels, fresh, layers, ranks
 
 pytestmark = [
@@ -74,8 +75,7 @@ def file(tmp_path):
     return tmp_path / "small.safetensors"
 
 
-@pytest.mark.parametrize("method", for_kernels())
-@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(("method", "inplace"), each_once(product(for_kernels(), [False, True])))
 def test_there_and_back(method, inplace, tmp_path):
     small, path = compressed(method), tmp_path / "small.safetensors"
     td.save(small, path)

@@ -7,6 +7,7 @@ from tdcompress.errors import CompressionError
 from tdcompress.study import plots
 from tdcompress.study.drawing import COLOURS
 from tdcompress.study.groupings import errors_of, performances_of, taus
+from tests.drawing import more
 from tests.examples.test_tables import synthetic
 
 NAMES = ["figure1_by_level", "figure2_all", "figure3_layers_and_methods", "figure4_scatter", "figure5_regret"]
@@ -19,7 +20,8 @@ def _coarse(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fine_tuned", "calibrated", "reference"), [(False, False, FAINT), (True, False, FAINT), (True, True, None)]
+    ("fine_tuned", "calibrated", "reference"),
+    [(False, False, FAINT), (True, True, None), *more((True, False, FAINT))],
 )
 def test_every_figure_is_drawn(tmp_path, fine_tuned, calibrated, reference):
     frame = synthetic(fine_tuned=fine_tuned, calibrated=calibrated)
@@ -39,7 +41,7 @@ def test_only_what_there_is_to_draw(tmp_path):
 
 
 def test_a_test_error_of_zero_is_no_problem(tmp_path):
-    frame = synthetic()
+    frame = synthetic(fine_tuned=False)
     frame.loc[0, "test_error"] = 0.0
     assert len(plots.draw_all(tmp_path, frame, performances_of(frame, "test_error"), baseline=0.0)) == 5
 
