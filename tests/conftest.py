@@ -1,4 +1,7 @@
-"""What tests of several folders need: a number of threads, processes that work for them, and a Dask cluster."""
+"""What tests of several folders need: a number of threads, processes that work for them, and a Dask cluster.
+
+PyTorch and the package are imported by what needs them: the process that only hands tests out loads this file, too.
+"""
 
 import os
 import subprocess
@@ -7,9 +10,6 @@ import time
 from contextlib import contextmanager
 
 import pytest
-import torch
-
-from tdcompress.study import processes
 
 
 @pytest.fixture
@@ -27,6 +27,8 @@ def two_threads():
 
 @contextmanager
 def threads(count):
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     yield
@@ -36,6 +38,8 @@ def threads(count):
 @pytest.fixture(scope="session")
 def pool():
     """Two workers for all tests that do not kill any."""
+    from tdcompress.study import processes
+
     with processes(2) as executor:
         yield executor
 
