@@ -3,7 +3,17 @@
 import pytest
 
 from examples.paper import __main__ as command
-from tdcompress.study import export
+from examples.paper import compared
+from tdcompress.study import export, plots
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _coarse():
+    """Pictures of few points: nobody looks at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "DPI", 60)
+        patch.setattr(compared, "_DPI", 60)
+        yield
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from examples.reshaping.__main__ import main
 from examples.reshaping.trials import HIDDEN, perceptron
 from examples.reshaping.ways import WAYS
 from examples.reshaping.whitened import main as compare_shapes
+from tests.drawing import more
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -22,8 +23,9 @@ def test_every_way_keeps_to_the_budget_or_says_that_it_cannot(way):
         assert 0 < float((matrix - one.matrix).norm() / matrix.norm()) < 1
 
 
-def test_the_command_trains_compares_and_draws(tmp_path, capsys):
-    arguments = ["digits", "--runs", "2", "--ratios", "0.5", "0.9", "--output", str(tmp_path)]
+@pytest.mark.parametrize("runs", [1, *more(2)])
+def test_the_command_trains_compares_and_draws(runs, tmp_path, capsys):
+    arguments = ["digits", "--runs", str(runs), "--ratios", "0.5", "0.9", "--output", str(tmp_path)]
     main(arguments)
     frame = pd.read_csv(tmp_path / "results.csv")
     assert set(frame.layer) == {"fc1", "fc2", "fc3", HIDDEN}
@@ -41,7 +43,7 @@ def test_the_command_trains_compares_and_draws(tmp_path, capsys):
     main(arguments)
     assert (tmp_path / "weights-0.safetensors").stat().st_mtime_ns == weights
     pd.testing.assert_frame_equal(frame, pd.read_csv(tmp_path / "results.csv"))
-    assert "network 1: test accuracy 0." in capsys.readouterr().out
+    assert f"network {runs - 1}: test accuracy 0." in capsys.readouterr().out
 
 
 def test_shapes_by_the_features_are_compared_with_those_by_the_weight(tmp_path, capsys):
