@@ -68,4 +68,5 @@ def dask(tmp_path):
     finally:
         for process in reversed(started):
             process.terminate()
+        for process in started:
             process.wait()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from tdcompress.methods import METHODS
-from tests.drawing import each_once
+from tests.drawing import each_once, more
 from tests.layers.strategies import a_spec, an_input, factorize, kinds, side
 
 USUAL = [(method, "Conv2d") for method in sorted(METHODS)]
@@ -60,7 +60,8 @@ def test_compiled_without_a_graph_break_and_trained(method, kind):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("method", sorted(METHODS))
+# A stack of convolutions, and one with regroupings between.
+@pytest.mark.parametrize("method", ["cp", "blr", *more(*sorted({*METHODS} - {"cp", "blr"}))])
 def test_compiled_by_inductor(method):
     layer, x = a_case(method, "Conv2d")
     torch._dynamo.reset()
