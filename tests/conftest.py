@@ -66,7 +66,8 @@ def dask(tmp_path):
             client.wait_for_workers(2)
             yield client
     finally:
-        for process in reversed(started):
-            process.terminate()
-        for process in started:
-            process.wait()
+        for group in (started[1:], started[:1]):  # workers take leave of the scheduler
+            for process in group:
+                process.terminate()
+            for process in group:
+                process.wait()
