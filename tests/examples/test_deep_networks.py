@@ -13,6 +13,7 @@ from examples.paper.data import Split, Splits
 from examples.paper.models import ResNet, Shape, resnet18, resnet50
 from examples.paper.presets import PRESETS
 from examples.paper.train import SETTINGS, main
+from tests.drawing import more
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = {
@@ -78,6 +79,7 @@ def test_the_networks_are_the_papers_and_the_one_with_bottlenecks():
     assert parameters == {name: sum(p.numel() for p in model.parameters()) for name, model in same.items()}
 
 
+@pytest.mark.parametrize("small", ["resnet50-fmnist", *more("resnet18-fmnist")], indirect=True)
 def test_without_labels_step_by_step(small, tmp_path, capsys):
     arguments = [small, "--ratios", "0.5", "--inputs", "40", "--passes", "2"]
     deep.main([*arguments, "--weights", str(tmp_path / "model.safetensors"), "--output", str(tmp_path)])
