@@ -55,6 +55,7 @@ def test_cp_falls_with_every_accepted_sweep(model):
         before = float(run.loss)
 
 
+@pytest.mark.full
 def test_rounding_does_not_end_the_extrapolation(model):
     """In float32 alone the sums of a high rank would look converged above this."""
     kernel = model.conv2.weight.detach()

@@ -18,6 +18,7 @@ def committed():
     return table.merge(pd.read_csv(STUDY / "times.csv"), on=["layer", "method", "ratio"])
 
 
+@pytest.mark.full
 def test_the_committed_tables_are_those_of_the_committed_trials(committed):
     wanted = (STUDY / "equal.md").read_text(encoding="utf-8")
     dense = float(wanted.split("the dense network has ")[1].split("**")[0]) / 100

@@ -91,6 +91,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.full
 def test_rows_of_another_seed_are_computed_and_those_from_before_seeds_were_noted_are_of_seed_zero(folder):
     command = ["digits", "--output", str(folder), "--ratios", "0.9", "--no-finetune", "--procedures", "uniform CP"]
     main(command)

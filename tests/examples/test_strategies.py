@@ -228,6 +228,7 @@ class TestStudy:
         assert line.split(" | ")[1] == f"{mean:.2f}"
 
     @pytest.mark.usefixtures("briefly")
+    @pytest.mark.full  # a quick run has tests/study/test_strategies.py
     def test_one_more_leaves_the_others_results(self, finished, monkeypatch):
         before = pd.read_csv(finished / "results.csv")
         calls = []

@@ -21,7 +21,6 @@ from examples.paper.train import SETTINGS, load_checkpoint
 from examples.paper.training import evaluate, train
 from examples.paper.work import Calibration, Evaluation, FineTuning, Source, some
 from tdcompress.metrics import METRICS
-from tests.drawing import more
 
 ERRORS = tuple(METRICS)
 
@@ -120,6 +119,7 @@ class TestCommand:
         assert (finished / "results.csv").read_bytes() == before
 
     @pytest.mark.usefixtures("briefly")
+    @pytest.mark.full  # a quick run has tests/study/test_run.py
     def test_an_interrupted_study_goes_on_and_ends_alike(self, finished, folder, monkeypatch, capsys):
         calls = []
 
@@ -278,7 +278,8 @@ class TestPresets:
         }
         assert replace(medium, **again) == whole
 
-    @pytest.mark.parametrize("name", ["garipov-fmnist-medium", *more("garipov-fmnist-strategies")])
+    @pytest.mark.full
+    @pytest.mark.parametrize("name", ["garipov-fmnist-medium", "garipov-fmnist-strategies"])
     def test_those_of_hours_run_on_few_images(self, name, tmp_path, monkeypatch):
         few = Split(torch.randn(20, 1, 28, 28), torch.arange(20) % 10)
         monkeypatch.setattr(Source, "splits", lambda self: only(few))
@@ -339,6 +340,7 @@ class TestPresets:
         assert set(test_alone.evaluate(test_alone.model)) == {"test_error", "test_cross_entropy"}
         assert not {trial.key for trial in both.trials()} & {trial.key for trial in test_alone.trials()}
 
+    @pytest.mark.full  # a quick run has tests/study/test_run.py
     def test_calibrated_networks_are_measured_too(self, folder, capsys):
         options = ["digits", "--layers", "conv[34]", "--methods", "tucker", "--ratios", "0.5", "0.9", "--runs", "1"]
         options += ["--images", "50", "--no-finetune", "--calibrate", "100", "--quiet"]
@@ -377,6 +379,7 @@ class TestEvaluation:
         expected = td.calibrate(small, list(images.split(100)), model).state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in calibration(small).state_dict().items())
 
+    @pytest.mark.full
     def test_fine_tuning_depends_on_the_seed_alone(self, model, splits):
         recipe = PRESETS["digits"].fine_tuning
         assert recipe is not None

@@ -135,6 +135,7 @@ def small(monkeypatch):
 
 @pytest.mark.usefixtures("small")
 class TestCommands:
+    @pytest.mark.full
     def test_the_study_is_about_bits_per_byte(self, file, tmp_path, capsys):
         arguments = ["gpt-text", "--data", str(file), "--layers", "transformer.h.1.*", "--quiet"]
         arguments += ["--ratios", "0.5", "0.9", "--output", str(tmp_path)]
