@@ -46,6 +46,7 @@ def test_the_command_trains_compares_and_draws(runs, tmp_path, capsys):
     assert f"network {runs - 1}: test accuracy 0." in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_shapes_by_the_features_are_compared_with_those_by_the_weight(tmp_path, capsys):
     compare_shapes(["digits", "--ratios", "0.75", "0.98", "--output", str(tmp_path)])
     *rows, last = [line.split("\t") for line in capsys.readouterr().out.splitlines()]

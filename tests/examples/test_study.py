@@ -147,6 +147,7 @@ class TestCommand:
         assert json.loads((folder / "settings.json").read_text())["environment"]["workers"] == 2
 
     @pytest.mark.usefixtures("briefly")
+    @pytest.mark.full  # a quick run has tests/study/test_run.py
     def test_a_larger_grid_adds_what_is_new(self, finished, folder, monkeypatch):
         shutil.copy(finished / "study.sqlite", folder)
         calls = []
@@ -156,6 +157,7 @@ class TestCommand:
         assert len(table(folder)) == 24
 
     @pytest.mark.usefixtures("briefly")
+    @pytest.mark.full
     def test_other_settings_are_other_trials(self, finished, folder):
         shutil.copy(finished / "study.sqlite", folder)
         options = [word for word in TINY if word not in ("--finetune-epochs", "1")]

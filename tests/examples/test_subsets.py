@@ -137,6 +137,7 @@ class TestReport:
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.usefixtures("briefly")
+    @pytest.mark.full
     def test_the_command_takes_a_subset(self, tmp_path):
         arguments = ["digits-resnet", "--subset", "last", "--methods", "svd", "--ratios", "0.5", "0.9", "--quiet"]
         assert command.main([*arguments, "--output", str(tmp_path)]) == 0

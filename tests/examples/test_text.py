@@ -118,6 +118,7 @@ class TestByteGPT:
         assert found.bits_per_byte == pytest.approx(loss.item() / math.log(2), rel=1e-5)
         assert found.bits_per_byte == pytest.approx(8.0, abs=0.3)  # it has learned nothing yet
 
+    @pytest.mark.full
     def test_learns_in_bfloat16(self, file):
         model, splits = seeded(tiny, seed=0), text(file, context=CONTEXT)
         train(model, splits, replace(RECIPE, epochs=5, autocast=True))
