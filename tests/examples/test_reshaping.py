@@ -8,7 +8,6 @@ from examples.reshaping.__main__ import main
 from examples.reshaping.trials import HIDDEN, perceptron
 from examples.reshaping.ways import WAYS
 from examples.reshaping.whitened import main as compare_shapes
-from tests.drawing import more
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -23,7 +22,8 @@ def test_every_way_keeps_to_the_budget_or_says_that_it_cannot(way):
         assert 0 < float((matrix - one.matrix).norm() / matrix.norm()) < 1
 
 
-@pytest.mark.parametrize("runs", [1, *more(2)])
+@pytest.mark.full
+@pytest.mark.parametrize("runs", [1, 2])
 def test_the_command_trains_compares_and_draws(runs, tmp_path, capsys):
     arguments = ["digits", "--runs", str(runs), "--ratios", "0.5", "0.9", "--output", str(tmp_path)]
     main(arguments)

@@ -45,6 +45,7 @@ def linear_model(seed: int = 0) -> nn.Sequential:
 
 
 class TestTrain:
+    @pytest.mark.full
     def test_learns_the_digits(self, digits):
         model = seeded(DigitsNet, seed=0)
         before = evaluate(model, digits.test.images, digits.test.labels)

@@ -116,6 +116,7 @@ class TestDeath:
         with executor, pytest.raises(CompressionError, match=r"workers die before the first trial.*__main__"):
             study().run(store, executor, progress=False)
 
+    @pytest.mark.full
     def test_workers_end_with_a_driver_that_was_killed(self, tmp_path):
         code = """if __name__ == "__main__":
             import os, signal
