@@ -43,7 +43,18 @@ def repeatable(data: Data) -> Iterable[Any]:
 
 def same_every_pass(inputs: Iterable[Any]) -> bool:
     """Whether every pass gives the same batches; a `DataLoader` may shuffle them, or draw augmentations."""
-    return isinstance(inputs.batches if isinstance(inputs, _ChannelsLast) else inputs, list | tuple)
+    return isinstance(_as_given(inputs), list | tuple)
+
+
+def batches_in(inputs: Iterable[Any]) -> int:
+    """How many batches a pass has; what does not say so is gone through."""
+    given = _as_given(inputs)
+    return len(given) if isinstance(given, Sized) else sum(1 for _ in given)
+
+
+def _as_given(inputs: Iterable[Any]) -> Iterable[Any]:
+    """The batches before `quickest` laid them out."""
+    return inputs.batches if isinstance(inputs, _ChannelsLast) else inputs
 
 
 def forward(model: nn.Module, batch: Any) -> Any:
@@ -165,9 +176,6 @@ class _ChannelsLast(Iterable[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return map(channels_last, self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches) if isinstance(self.batches, Sized) else sum(1 for _ in self.batches)
 
 
 def quickest(inputs: Iterable[Any], *models: nn.Module) -> Iterable[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from tdcompress.batches import batches_in
 from tdcompress.calibration.batch_norm import is_estimated
 from tdcompress.calibration.fits import LayerFit
 from tdcompress.errors import CompressionError
@@ -84,8 +85,7 @@ def order_of(model: nn.Module, inputs: Iterable[Any], frozen: set[str] | None) -
 def multiply_adds(models: Iterable[nn.Module], inputs: Iterable[Any]) -> int:
     """Of a pass of these models over the data, as if all batches were like the first one."""
     first = next(iter(inputs))
-    count = len(inputs) if isinstance(inputs, Sized) else sum(1 for _ in inputs)
-    return count * sum(count_multiply_adds(partial(run, model, first)) for model in models)
+    return batches_in(inputs) * sum(count_multiply_adds(partial(run, model, first)) for model in models)
 
 
 def check_reached(names: Iterable[str], steps: Sequence[Step]) -> None:
