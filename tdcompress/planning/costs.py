@@ -37,9 +37,11 @@ def costings(problem: PlanningProblem) -> dict[str, Costing]:
         return dict.fromkeys(convs, _parameters)
     costing = _multiply_adds if objective == "macs" else _latency
     alike = {name: _form(conv, problem.calls[name]) for name, conv in convs.items()}
-    first = {form: name for name, form in reversed(alike.items())}
-    by_form = {form: costing(convs[name], problem.calls[name]) for form, name in first.items()}
-    return {name: by_form[form] for name, form in alike.items()}
+    shared: dict[Hashable, Costing] = {}
+    for name, form in alike.items():
+        if form not in shared:
+            shared[form] = costing(convs[name], problem.calls[name])
+    return {name: shared[form] for name, form in alike.items()}
 
 
 def _form(conv: Any, calls: Sequence[Call]) -> Hashable:
