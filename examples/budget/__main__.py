@@ -7,7 +7,7 @@ import copy
 import csv
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row = vars(measure(task, splits, procedure, ratio, tuning, seed=options.seed))
             print(*(f"{value}" for value in row.values()), sep="\t", flush=True)
             rows.append({name: str(value) for name, value in row.items()})
-            _write(table, rows)
+            write_rows(table, Row.__dataclass_fields__, rows)
     order = list(PROCEDURES)
     shown = sorted(
         (row for row in rows if int(row["seed"]) == options.seed), key=lambda row: order.index(row["procedure"])
@@ -172,9 +172,10 @@ def read_rows(table: Path) -> list[dict[str, str]]:
         return [{"seed": "0", **row} for row in csv.DictReader(file)]
 
 
-def _write(table: Path, rows: Sequence[dict[str, str]]) -> None:
+def write_rows(table: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table of these columns, whose rows `read_rows` reads again as text."""
     with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, Row.__dataclass_fields__, lineterminator="\n")
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import tdcompress as td
+from examples.budget.__main__ import write_rows
 from examples.command import run_command
 from examples.paper.preset import Preset
 from examples.paper.presets import PRESETS
@@ -151,17 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in measure(preset, source, ladder, options.ratios):
         print(*vars(row).values(), sep="\t", file=sys.stderr, flush=True)
         rows.append(row)
-    _write(folder / "results.csv", rows)
+    write_rows(folder / "results.csv", Row.__dataclass_fields__, map(vars, rows))
     text = as_markdown(rows, preset)
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(text, f"In {folder}: results.csv, table.md", sep="\n")
-
-
-def _write(table: Path, rows: Sequence[Row]) -> None:
-    with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, Row.__dataclass_fields__, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(vars(row) for row in rows)
 
 
 if __name__ == "__main__":

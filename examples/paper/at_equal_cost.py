@@ -9,8 +9,8 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,15 @@ from torch import nn
 
 import tdcompress as td
 from examples.command import run_command
-from examples.paper.presets import PRESETS
 from examples.paper.publish import DOCS
+from examples.paper.rises import views
 from examples.paper.tables import MEASURES, markdown_table, spoken
 from examples.paper.training import evaluate
-from examples.paper.work import Source
+from examples.trained import trained
 from tdcompress.methods import get_method
 from tdcompress.report.measuring import as_call, layer_calls, median_milliseconds
 from tdcompress.study.drawing import MARKERS, METHOD_COLOURS, logarithmic
-from tdcompress.study.groupings import errors_of, groupings
+from tdcompress.study.groupings import errors_of
 
 STUDY = DOCS / "garipov-fmnist-methods"
 PAPER = ("cp", "tucker", "tt")  # the methods of the paper
@@ -37,7 +37,6 @@ _BATCH = 32
 _ROUNDS = 15
 _LAYER = ["layer", "method", "ratio"]
 _ERROR, _TEST, _ENTROPY = "relative_weights", "test_error", "test_cross_entropy"
-_VIEWS = ("all", "layers", "methods")
 
 
 def times_of(table: pd.DataFrame, model: nn.Module, inputs: torch.Tensor) -> pd.DataFrame:
@@ -118,15 +117,11 @@ def _orders(table: pd.DataFrame) -> Iterator[str]:
     for measure in measures:
         header += [f"{MEASURES[measure]}, {table['method'].nunique()} methods", "the paper's three"]
     body = []
-    for grouping in groupings(table):
-        if grouping.name in _VIEWS:
-            for error in errors_of(table):
-                cells = [grouping.title, spoken(error)]
-                for measure in measures:
-                    cells += [
-                        _tau(grouping.of(some), error, f"test_{measure}", grouping.across) for some in (table, few)
-                    ]
-                body.append(cells)
+    for grouping, error in product(views(table), errors_of(table)):
+        cells = [grouping.title, spoken(error)]
+        for measure in measures:
+            cells += [_tau(grouping.of(some), error, f"test_{measure}", grouping.across) for some in (table, few)]
+        body.append(cells)
     yield from markdown_table(header, body, left=2)
 
 
@@ -230,10 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     folder: Path = options.study
-    table, preset = _read(folder)
-    source = Source(preset.setting)
-    splits = source.splits()
-    model, _ = preset.trained(source, None)
+    table, network = _read(folder)
+    model, splits = trained(network)
     times = folder / "times.csv"
     if not times.exists():
         with torch.no_grad():
@@ -246,8 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"In {folder}: times.csv, equal.md, equal.png")
 
 
-def _read(folder: Path) -> tuple[pd.DataFrame, Any]:
-    """A study's trials, and the preset of its network.
+def _read(folder: Path) -> tuple[pd.DataFrame, str]:
+    """A study's trials, and the name of its network.
 
     Raises:
         CompressionError: there is no study in the folder.
@@ -257,7 +250,7 @@ def _read(folder: Path) -> tuple[pd.DataFrame, Any]:
         choices = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["choices"]
     except OSError as error:
         raise td.CompressionError(f"{folder} has no study ({error}); see python -m examples.paper.publish.") from error
-    return table, PRESETS[choices["name"]]
+    return table, choices["name"]
 
 
 if __name__ == "__main__":
