@@ -54,6 +54,7 @@ class Preset:
         images: how many random training images feature errors are means over; None for all.
         evaluated: how many random images of the validation and of the test part are used; None for all.
         validated: evaluate every compressed network on the validation part, too, not on the test part alone.
+        autocast: evaluate in bfloat16; for networks whose evaluation takes most of the time.
         seed: everything random depends on it.
         threads: of PyTorch on the CPU; None for as many as it takes by itself.
         strategies: of `STRATEGIES`: ways to fine-tune that are measured side by side, each with the epochs and images
@@ -82,6 +83,7 @@ class Preset:
     images: int | None = 1000
     evaluated: int | None = None
     validated: bool = True
+    autocast: bool = False
     seed: int = 0
     threads: int | None = None
     random_starts: bool = True
@@ -118,6 +120,8 @@ class Preset:
         chosen = {**{name: getattr(self, name) for name in names}, "seed": self.seed, "fine_tuning": recipe}
         if self.strategies:
             chosen["strategies"] = self.strategies
+        if self.autocast:
+            chosen["autocast"] = True
         return json.loads(json.dumps(chosen | {"short": self.short}))
 
     def solver_of(self, method: str) -> td.CPOptions | str | None:
@@ -173,13 +177,21 @@ class Preset:
             depends.append("conditioning")
         if not self.validated:  # only then, so that the trials of stores from before are still found
             depends.append("test")
+        if self.autocast:
+            depends.append("bfloat16")
         return Study(
             model,
             self.layer_names(),
             {method: self.solver_of(method) for method in self.methods},
             self.ratios,
             self.runs,
-            Evaluation(model, source, PARTS if self.validated else ("test",), conditioned=bool(self.strategies)),
+            Evaluation(
+                model,
+                source,
+                PARTS if self.validated else ("test",),
+                conditioned=bool(self.strategies),
+                autocast=self.autocast,
+            ),
             tuned,
             source.feature_images(self.images, self.seed),
             metrics=[*default_metrics(with_data=True), *ON_OUTPUTS],

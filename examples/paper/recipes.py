@@ -121,7 +121,8 @@ RECIPES = {
     "resnet18-fine-tuning": Recipe(learning_rate=1e-5, epochs=25, optimizer="adam", crop_padding=4, flip=True),
     # For machines without a GPU: one cycle of the learning rate, in bfloat16.
     "one-cycle": _ONE_CYCLE,
-    "resnet-fmnist": replace(_ONE_CYCLE, epochs=5),
+    "resnet18-fmnist": replace(_ONE_CYCLE, epochs=8),
+    "resnet50-fmnist": replace(_ONE_CYCLE, epochs=5),
     # Minutes on two cores: the paper's optimizer and learning rate, for fewer images. It says less than the paper's.
     "garipov-fine-tuning-short": Recipe(
         learning_rate=1e-4, epochs=1, samples=2000, crop_padding=4, flip=True, autocast=True, channels_last=True

@@ -59,15 +59,16 @@ def _digits(path: str | None) -> data.Splits:
 
 _GARIPOV = RECIPES["garipov"], RECIPES["garipov-fine-tuning"]
 _RESNET18 = RECIPES["resnet18"], RECIPES["resnet18-fine-tuning"]
-_RESNET_FMNIST = RECIPES["resnet-fmnist"], RECIPES["resnet18-fine-tuning"]
+_RESNET18_FMNIST = RECIPES["resnet18-fmnist"], RECIPES["resnet18-fine-tuning"]
+_RESNET50_FMNIST = RECIPES["resnet50-fmnist"], RECIPES["resnet18-fine-tuning"]
 _DIGITS = RECIPES["digits"], RECIPES["digits-fine-tuning"]
 
 SETTINGS = {
     "garipov-fmnist": Setting(lambda: GaripovNet(in_channels=1), data.fashion_mnist, *_GARIPOV),
     "garipov-cifar10": Setting(lambda: GaripovNet(in_channels=3), data.cifar10, *_GARIPOV),
     "resnet18-cifar10": Setting(lambda: resnet18(in_channels=3), data.cifar10, *_RESNET18),
-    "resnet18-fmnist": Setting(lambda: resnet18(in_channels=1), data.fashion_mnist, *_RESNET_FMNIST),
-    "resnet50-fmnist": Setting(lambda: resnet50(in_channels=1), data.fashion_mnist, *_RESNET_FMNIST),
+    "resnet18-fmnist": Setting(lambda: resnet18(in_channels=1), data.fashion_mnist, *_RESNET18_FMNIST),
+    "resnet50-fmnist": Setting(lambda: resnet50(in_channels=1), data.fashion_mnist, *_RESNET50_FMNIST),
     "gpt-text": Setting(_gpt, text, RECIPES["gpt"], RECIPES["gpt-fine-tuning"], ("bits_per_byte",)),
     "digits": Setting(DigitsNet, _digits, *_DIGITS),
     "digits-resnet": Setting(digits_resnet, _digits, RECIPES["digits-resnet"], RECIPES["digits-fine-tuning"]),

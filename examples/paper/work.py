@@ -61,12 +61,20 @@ class Evaluation:
         source: the data.
         parts: of `PARTS`.
         conditioned: add how well a factorized layer is conditioned, on a few training images; see `conditioning`.
+        autocast: compute in bfloat16 where PyTorch's autocast does.
     """
 
     def __init__(
-        self, model: nn.Module, source: Source, parts: Sequence[str] = PARTS, conditioned: bool = False
+        self,
+        model: nn.Module,
+        source: Source,
+        parts: Sequence[str] = PARTS,
+        *,
+        conditioned: bool = False,
+        autocast: bool = False,
     ) -> None:
-        self._model, self._source, self._parts, self._conditioned = model, source, parts, conditioned
+        self._model, self._source, self._parts = model, source, parts
+        self._conditioned, self._autocast = conditioned, autocast
         self._caches: dict[str, PrefixCache] = {}
 
     def __getstate__(self) -> dict[str, object]:
@@ -80,7 +88,7 @@ class Evaluation:
         for name in self._parts:
             split = getattr(splits, name)
             if name not in self._caches:
-                self._caches[name] = PrefixCache(self._model, split.images)
+                self._caches[name] = PrefixCache(self._model, split.images, autocast=self._autocast)
             performance = _performance(self._caches[name], model, split)
             measures = SETTINGS[self._source.setting].measures
             found |= {f"{name}_{measure}": getattr(performance, measure) for measure in measures}

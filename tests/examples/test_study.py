@@ -334,13 +334,17 @@ class TestPresets:
         assert found.accuracy == pytest.approx(float(notes["test_accuracy"]), abs=0.002)
         assert found.accuracy >= 0.98
 
-    def test_evaluating_on_the_test_part_alone_makes_other_trials(self, splits, monkeypatch):
+    def test_evaluating_on_the_test_part_alone_or_in_bfloat16_makes_other_trials(self, splits, monkeypatch):
         preset = replace(PRESETS["digits"], layers=("conv3",), fine_tuning=None, runs=1)
-        both, test_alone = (
-            whole(replace(preset, validated=validated), DigitsNet(), splits, monkeypatch) for validated in (True, False)
-        )
-        assert set(test_alone.evaluate(test_alone.model)) == {"test_error", "test_cross_entropy"}
-        assert not {trial.key for trial in both.trials()} & {trial.key for trial in test_alone.trials()}
+        changes: list[dict[str, Any]] = [{}, {"validated": False}, {"validated": False, "autocast": True}]
+        presets = [replace(preset, **change) for change in changes]
+        both, alone, rounded = (whole(one, DigitsNet(), splits, monkeypatch) for one in presets)
+        exact, found = (study.evaluate(study.model) for study in (alone, rounded))
+        assert set(exact) == set(found) == {"test_error", "test_cross_entropy"}
+        assert 0 < abs(found["test_cross_entropy"] / exact["test_cross_entropy"] - 1) < 0.05
+        keys = [{trial.key for trial in study.trials()} for study in (both, alone, rounded)]
+        assert len(set.union(*keys)) == sum(map(len, keys))
+        assert [one.choices().get("autocast") for one in presets] == [None, None, True]
 
     @pytest.mark.full  # a quick run has tests/study/test_run.py
     def test_calibrated_networks_are_measured_too(self, folder, capsys):

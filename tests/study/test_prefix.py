@@ -47,6 +47,16 @@ class TestPrefixCache:
             assert torch.allclose(outputs(cache, small), small(inputs), atol=1e-5)
         assert torch.allclose(outputs(cache, model), model(inputs), atol=1e-5)
 
+    def test_in_bfloat16(self, inputs):
+        model = chain()
+        small = td.decompose(model, "3.0", "tucker", 0.6)
+        rounded, exact = outputs(PrefixCache(model, inputs, autocast=True), small), small(inputs).detach()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            expected = small(inputs)
+        assert rounded.dtype == expected.dtype == torch.bfloat16
+        assert 0 < (rounded - exact).norm() < 2 * (expected - exact).norm() + 1e-3 * exact.norm()
+        assert not torch.is_autocast_enabled("cpu")
+
     def test_runs_the_beginning_once(self, inputs, monkeypatch):
         model = chain()
         cache = PrefixCache(model, inputs)
