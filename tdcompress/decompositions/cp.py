@@ -154,7 +154,7 @@ def _exact(tensor: Tensor, rank: int) -> list[Tensor]:
     largest = max(range(tensor.ndim), key=lambda mode: tensor.shape[mode])
     others = [size for mode, size in enumerate(tensor.shape) if mode != largest]
     fibres = tensor.movedim(largest, -1).reshape(-1, tensor.shape[largest])[:rank]
-    places = unravelled(torch.arange(len(fibres), device=tensor.device), others) if others else ()
+    places = unravelled(torch.arange(len(fibres), device=tensor.device), others)
     rows = [torch.nn.functional.one_hot(i, n).to(tensor.dtype) for i, n in zip(places, others, strict=True)]
     rows.insert(largest, fibres)
     return rows
