@@ -12,23 +12,35 @@ hypothesis.settings.load_profile("quick")
 
 
 def pytest_addoption(parser):
-    """The option `--full`."""
+    """The options `--full` and `--rest`."""
     parser.addoption("--full", action="store_true", help="every example and every combination; `make test-full`")
+    parser.addoption("--rest", action="store_true", help="of --full, only what is more than the quick tests")
 
 
 def pytest_configure(config):
     """Draw as many examples as were asked for."""
-    if config.option.full:
+    if config.option.full or config.option.rest:
         hypothesis.settings.load_profile("full")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Mark what starts a Dask cluster, and leave `full` to full runs, unless it is asked for by its name or by `-m`."""
+    """Mark what starts a Dask cluster, and leave `full` to full runs, unless it is asked for by its name or by `-m`.
+
+    What is more than the quick tests is what is marked `full`, and what draws more examples.
+    """
     for item in items:
         if "dask" in getattr(item, "fixturenames", ()):
             item.add_marker("dask")
-    if config.option.full or "full" in config.option.markexpr or any("::" in name for name in config.args):
-        return
-    left_out = [item for item in items if item.get_closest_marker("full")]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if not item.get_closest_marker("full")]
+    if config.option.rest:
+        _keep(config, items, lambda item: _only_full(item) or hypothesis.is_hypothesis_test(getattr(item, "obj", None)))
+    elif not config.option.full and "full" not in config.option.markexpr and all("::" not in a for a in config.args):
+        _keep(config, items, lambda item: not _only_full(item))
+
+
+def _only_full(item):
+    return item.get_closest_marker("full") is not None
+
+
+def _keep(config, items, wanted):
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+    items[:] = [item for item in items if wanted(item)]
