@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -124,9 +124,8 @@ def data_aware(task: Task, ratio: float) -> nn.Module:
 
 
 def distilled(task: Task, ratio: float) -> nn.Module:
-    """The same, and then td.distill on the same images."""
-    options = replace(task.distillation, local=None)  # which there has been
-    return td.distill(data_aware(task, ratio), task.images, task.model, options=options).model
+    """The same with td.distill: what it holds out of the images is kept from the calibration, too."""
+    return td.compress(task.model, ratio, layers=list(task.layers), data=task.data, fit=task.distillation)
 
 
 def with_newer_methods(task: Task, ratio: float) -> nn.Module:

@@ -60,9 +60,15 @@ def loss_between(target: Output, output: Output, temperature: float) -> Tensor:
 
 
 def squared_change(target: Tensor, output: Tensor) -> Tensor:
-    """‖output − target‖² / ‖target‖², for tensors of one shape; the numerator where the target is zero."""
-    size = target.square().sum()
-    return (output - target).square().sum() / torch.where(size > 0, size, torch.ones_like(size))
+    """‖output − target‖² / ‖target‖², for tensors of one shape; the numerator where the target is zero.
+
+    Summed up in float32 at least.
+    """
+    change, size = (
+        torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32)).square()
+        for values in (output - target, target)
+    )
+    return change / torch.where(size > 0, size, torch.ones_like(size))
 
 
 @dataclass(frozen=True)

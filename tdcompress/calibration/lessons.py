@@ -195,8 +195,7 @@ class Listener:
         features: dict[str, list[Tensor]] = {name: [] for name in self.features}
 
         def note(name: str, call: Call) -> None:
-            answer = call.first_output
-            features[name].append(answer.clone().to(torch.promote_types(answer.dtype, torch.float32)))
+            features[name].append(call.first_output.clone())
 
         with watching({name: model.get_submodule(name) for name in self.features}, note), self._precision(batch):
             result = forward(model, batch)
