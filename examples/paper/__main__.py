@@ -179,6 +179,8 @@ def _chosen(options: argparse.Namespace) -> Preset:
         changes["strategies"] = tuple(STRATEGIES)
     if options.images is not None or options.all_images:
         changes["images"] = options.images
+    if options.precision is not None:
+        changes["autocast"] = options.precision == "bfloat16"
     recipe = None if options.no_finetune else preset.fine_tuning
     if preset.fine_tuning is None and options.finetune_epochs is not None:
         raise CompressionError(f"{preset.name} has no recipe of fine-tuning; leave --finetune-epochs out")
@@ -206,6 +208,8 @@ def _plan(preset: Preset, every: Sequence[Trial], dataset: str, output: Path) ->
     tuned = "without fine-tuning" if preset.fine_tuning is None else f"{len(every)} fine-tunings"
     if preset.calibrated is not None:
         tuned = f"each calibrated on {preset.calibrated} images, {tuned}"
+    if preset.autocast:
+        tuned += ", evaluated in bfloat16"
     ranks = {"ours": "the ranks tdcompress chooses", "paper": "the paper's ranks"}[preset.ranks]
     lines = [
         f"{preset.name} on {dataset}: {len(preset.layers)} layers × {len(preset.methods)} methods × "

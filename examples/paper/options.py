@@ -9,6 +9,8 @@ from examples.paper.presets import PRESETS
 from examples.paper.recipes import STEPS
 from examples.paper.strategies import STRATEGIES
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 def parser() -> argparse.ArgumentParser:
     """The options of `python -m examples.paper`."""
@@ -31,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
         help="measure them after td.calibrate on N unlabelled training images, too (1000)")  # fmt: skip
     add("--step", choices=STEPS, help="how a step of fine-tuning runs; by default a CUDA graph on CUDA")
     add("--autocast", action="store_true", help="fine-tune in bfloat16 where PyTorch's autocast does")
+    add("--precision", choices=PRECISIONS, help="that networks are evaluated in; the study's own by default")
     images = found.add_mutually_exclusive_group()
     images.add_argument("--images", type=int, metavar="N", help="training images for feature errors (1000)")
     images.add_argument("--all-images", action="store_true", help="all of them, as in the paper")

@@ -56,6 +56,7 @@ _ALL_CONVOLUTIONS: dict[str, Any] = {
     "evaluated": 5000,
     "validated": False,
     "random_starts": False,
+    "autocast": True,
 }
 _GPT_TEXT = _of(
     "gpt-text",
@@ -142,7 +143,7 @@ PRESETS: Mapping[str, Preset] = {
         _GARIPOV_CIFAR10,
         _RESNET18_CIFAR10,
         _of("resnet18-fmnist", _ALL, _NEAREST_RESNET, **_ALL_CONVOLUTIONS),
-        _of("resnet50-fmnist", _ALL, _NEAREST_RESNET, **_ALL_CONVOLUTIONS, autocast=True),
+        _of("resnet50-fmnist", _ALL, _NEAREST_RESNET, **_ALL_CONVOLUTIONS),
         _GPT_TEXT,
         _short(_GARIPOV_FMNIST, _GARIPOV_CUTS, **_SHORT_GARIPOV),
         _short(_GARIPOV_FMNIST, _MEDIUM_CUTS, "medium", **_MEDIUM_GARIPOV),

@@ -346,6 +346,13 @@ class TestPresets:
         assert len(set.union(*keys)) == sum(map(len, keys))
         assert [one.choices().get("autocast") for one in presets] == [None, None, True]
 
+    def test_the_precision_of_evaluations_is_chosen_and_said(self, folder, capsys):
+        options = ["digits", "--layers", "conv4", "--methods", "svd", "--ratios", "0.5", "0.9", "--runs", "1"]
+        options += ["--images", "50", "--no-finetune", "--quiet", "--precision", "bfloat16", "--output", str(folder)]
+        assert command.main(options) == 0
+        assert "without fine-tuning, evaluated in bfloat16" in capsys.readouterr().out
+        assert json.loads((folder / "settings.json").read_text())["choices"]["autocast"]
+
     @pytest.mark.full  # a quick run has tests/study/test_run.py
     def test_calibrated_networks_are_measured_too(self, folder, capsys):
         options = ["digits", "--layers", "conv[34]", "--methods", "tucker", "--ratios", "0.5", "0.9", "--runs", "1"]
