@@ -1,4 +1,4 @@
-"""Random crops and flips of whole batches, on the device that the images are on."""
+"""Random crops, flips and mixtures of whole batches, on the device that the images are on."""
 
 from __future__ import annotations
 
@@ -75,3 +75,37 @@ def augment(images: Tensor, black: Tensor, draws: Draws, crop_padding: int = 0) 
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
+
+
+def paste(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A square of another image of the batch in every image, at one place for all: CutMix (Yun et al. 2019).
+
+    Which image is given to which, the place and the side, from a quarter to three quarters of the smaller side of an
+    image, are drawn. What the labels were is no longer true, so it is for a teacher that is asked again.
+
+    Args:
+        images: (N, C, H, W).
+        generator: on the CPU.
+
+    Returns:
+        New images, (N, C, H, W).
+
+    Example:
+        >>> images = torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 1, 8, 8)
+        >>> pasted = paste(images, torch.Generator().manual_seed(0))
+        >>> pasted.shape, int((pasted != images).sum(dim=(1, 2, 3)).max()) in (4, 9, 16, 25, 36)
+        (torch.Size([3, 1, 8, 8]), True)
+    """
+
+    def drawn(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    height, width = images.shape[-2:]
+    shortest = min(height, width)
+    side = drawn(shortest // 4, 3 * shortest // 4)
+    top, left = drawn(0, height - side), drawn(0, width - side)
+    square = (..., slice(top, top + side), slice(left, left + side))
+    givers = torch.randperm(len(images), generator=generator).to(images.device)
+    pasted = images.clone()
+    pasted[square] = images[givers][square]
+    return pasted

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from examples.paper import data, training
-from examples.paper.augmentation import Draws, augment, draw
+from examples.paper.augmentation import Draws, augment, draw, paste
 from examples.paper.data import Split, Splits
 from examples.paper.models import DigitsNet, GaripovNet, seeded
 from examples.paper.recipes import RECIPES, Recipe
@@ -177,6 +177,21 @@ class TestEvaluate:
     def test_no_images_are_refused(self):
         with pytest.raises(CompressionError, match="no images"):
             evaluate(nn.Identity(), torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_paste_puts_a_square_of_one_image_at_its_place_in_another(seed):
+    images = torch.arange(6.0)[:, None, None, None] + torch.linspace(0, 0.5, 8 * 12).reshape(1, 1, 8, 12)
+    before = images.clone()
+    pasted = paste(images, torch.Generator().manual_seed(seed))
+    assert torch.equal(images, before)
+    changed = (pasted != images).flatten(0, 1)
+    place = changed.any(0).nonzero()
+    assert len(place) in (4, 9, 16, 25, 36)
+    assert ((place.max(0).values - place.min(0).values + 1) ** 2 == len(place)).all()  # a whole square
+    givers = (pasted - images).flatten(1)[:, changed.any(0).flatten()] + torch.arange(6.0)[:, None]
+    torch.testing.assert_close(givers, givers[:, :1].round().expand_as(givers))  # of one image, from the same pixels
+    assert sorted(givers[:, 0].round().tolist()) == list(range(6))
 
 
 class TestAugment:
