@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 import tdcompress as td
-from examples.budget.__main__ import write_rows
+from examples.budget.__main__ import read_rows, write_rows
 from examples.command import run_command
 from examples.paper.preset import Preset
 from examples.paper.presets import PRESETS
@@ -33,10 +36,10 @@ class Row:
 
     Attributes:
         ratio: the share of the layers' weights that was to be removed; 0 for the dense network.
-        state: what was done to it.
+        state: how it was compressed.
         performance: on the test data, in the unit of the setting's first measure.
         parameters: of the whole network.
-        seconds: that the step took, without those before it.
+        seconds: that it took.
     """
 
     ratio: float
@@ -46,87 +49,92 @@ class Row:
     seconds: float
 
 
-class Ladder:
-    """A network, step by step: each begins with what the last one left.
+@dataclass(frozen=True)
+class Task:
+    """What is to be compressed, and by what.
 
-    Args:
+    Attributes:
         model: the trained network, in evaluation mode.
         layers: the names of the layers that share the budget.
-        inputs: unlabelled inputs of the training part.
+        batches: unlabelled inputs of the training part.
         options: of the distillation.
-        size: inputs in a batch.
     """
 
-    def __init__(
-        self, model: nn.Module, layers: Sequence[str], inputs: Tensor, options: td.DistillationOptions, size: int
-    ) -> None:
-        self.model, self.layers, self.inputs, self.options = model, list(layers), inputs, options
-        self.batches = list(inputs.split(size))
+    model: nn.Module
+    layers: Sequence[str]
+    batches: Sequence[Tensor]
+    options: td.DistillationOptions
 
-    def steps(self, ratio: float) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-        """What is done, and how to do it; the first two begin with the dense network."""
-        small: list[nn.Module] = []
+    def compressed(self, ratio: float, **choices: Any) -> nn.Module:
+        """By td.compress, without the inputs."""
+        return td.compress(self.model, ratio, layers=list(self.layers), **choices)
 
-        def compressed() -> nn.Module:
-            small.append(td.compress(self.model, ratio, layers=self.layers, data=self.batches))
-            return small[-1]
-
-        def distilled() -> nn.Module:
-            return td.distill(small[-1], self.inputs, self.model, options=self.options).model
-
-        yield "SVD, one ratio for all layers", lambda: td.decompose(self.model, self.layers, "svd", ratio)
-        yield "planned by the weights", lambda: td.compress(self.model, ratio, layers=self.layers)
-        yield "planned with inputs, calibrated", compressed
-        yield "then distilled", distilled
+    def with_inputs(self, ratio: float, **choices: Any) -> nn.Module:
+        """By td.compress, with them."""
+        return self.compressed(ratio, data=list(self.batches), **choices)
 
 
-def measure(preset: Preset, source: Source, ladder: Ladder, ratios: Sequence[float]) -> Iterator[Row]:
-    """The dense network, and every step at every ratio."""
-    evaluate, column = Evaluation(ladder.model, source, ("test",)), f"test_{preset.parts.measures[0]}"
+# Each begins with the dense network. By default compress plans by trials where there are inputs.
+WAYS: Mapping[str, Callable[[Task, float], nn.Module]] = {
+    "SVD, one ratio for all layers": lambda task, ratio: td.decompose(task.model, list(task.layers), "svd", ratio),
+    "planned by the weights": Task.compressed,
+    "planned by trials, calibrated": Task.with_inputs,
+    "planned by predicted loss, calibrated": partial(Task.with_inputs, metric="predicted_loss"),
+    "planned by both, calibrated": partial(Task.with_inputs, metric="predicted_loss", trials=True),
+    "planned by trials, distilled": lambda task, ratio: task.with_inputs(ratio, fit=task.options),
+}
 
-    def row(ratio: float, state: str, model: nn.Module, seconds: float) -> Row:
+
+def measure(preset: Preset, source: Source, task: Task, wanted: Iterable[tuple[float, str]]) -> Iterator[Row]:
+    """What ways make of the network at some ratios; a ratio of 0 is the dense one."""
+    evaluate = Evaluation(task.model, source, ("test",), autocast=preset.autocast)
+    for ratio, state in wanted:
+        start = time.perf_counter()
+        model = WAYS[state](task, ratio) if ratio else task.model
+        seconds = time.perf_counter() - start
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        return Row(ratio, state, round(evaluate(model)[column], 4), parameters, round(seconds, 1))
-
-    yield row(0.0, "dense", ladder.model, 0.0)
-    for ratio in ratios:
-        for state, step in ladder.steps(ratio):
-            start = time.perf_counter()
-            model = step()
-            yield row(ratio, state, model, time.perf_counter() - start)
+        performance = evaluate(model)[f"test_{preset.parts.measures[0]}"]
+        yield Row(ratio, state, round(performance, 4), parameters, round(seconds, 1))
 
 
 def as_markdown(rows: Sequence[Row], preset: Preset) -> str:
-    """One line a step, a column a ratio."""
+    """One line a way, a column a ratio."""
     first = preset.parts.measures[0]
     scale, unit = (100, ", in %") if first == "error" else (1, "")
-    cells: dict[str, dict[float, str]] = {}
-    for row in rows:
-        text = f"{scale * row.performance:.2f}, {short_count(row.parameters)}, {row.seconds:.0f} s"
-        cells.setdefault(row.state, {})[row.ratio] = text
+    cells = {
+        (row.state, row.ratio): f"{scale * row.performance:.2f}, {short_count(row.parameters)}, {row.seconds:.0f} s"
+        for row in rows
+    }
+    shown = [way for way in WAYS if any(row.state == way for row in rows)]
     ratios = sorted({row.ratio for row in rows if row.ratio})
     dense = next(row for row in rows if not row.ratio)
     lines = [
-        f"Test {MEASURES[first]}{unit}, parameters of the whole network, and the seconds of the step. "
+        f"Test {MEASURES[first]}{unit}, parameters of the whole network, and the seconds that it took. "
         f"Dense: {scale * dense.performance:.2f}, {short_count(dense.parameters)}.",
         "",
         *markdown_table(
             ["", *(f"{ratio:.0%} removed" for ratio in ratios)],
-            [
-                [state, *(found.get(ratio, "") for ratio in ratios)]
-                for state, found in cells.items()
-                if state != "dense"
-            ],
+            [[way, *(cells.get((way, ratio), "") for ratio in ratios)] for way in shown],
         ),
     ]
     return "\n".join(lines) + "\n"
 
 
+def _row(cells: Mapping[str, str]) -> Row:
+    numbers = (float(cells["performance"]), int(cells["parameters"]), float(cells["seconds"]))
+    return Row(float(cells["ratio"]), cells["state"], *numbers)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; see `--help`. The network is trained first where its weights are not there."""
+    """The command line; see `--help`.
+
+    The network is trained first where its weights are not there. Rows that the table has already are not computed
+    again.
+    """
     parser = argparse.ArgumentParser(prog="python -m examples.budget.deep", description=__doc__)
     parser.add_argument("preset", choices=NETWORKS)
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.75])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help=", ".join(WAYS))
     parser.add_argument("--inputs", type=int, help="how many; 1000 images or 128 texts by default")
     parser.add_argument("--passes", type=int, help="of the distillation")
     parser.add_argument("--data", help="folder of the data set; its usual place by default")
@@ -140,18 +148,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     inputs = source.feature_images(options.inputs or _INPUTS.get(name, 1000), preset.seed)
     distillation = td.DistillationOptions(
         passes=options.passes or _PASSES[name],
-        local=None,
         batch_size=_AT_A_TIME.get(name, 50),
         autocast=preset.training.autocast,
     )
-    ladder = Ladder(model, preset.layer_names(), inputs, distillation, _AT_A_TIME.get(name, 100))
+    task = Task(model, preset.layer_names(), inputs.split(_AT_A_TIME.get(name, 100)), distillation)
     folder = options.output or Path("results") / "deep" / name
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for row in measure(preset, source, ladder, options.ratios):
+    table = folder / "results.csv"
+    rows = [_row(cells) for cells in read_rows(table)]
+    known = {(row.ratio, row.state) for row in rows}
+    wanted = [(0.0, "dense"), *product(options.ratios, options.ways)]
+    for row in measure(preset, source, task, [one for one in wanted if one not in known]):
         print(*vars(row).values(), sep="\t", file=sys.stderr, flush=True)
         rows.append(row)
-    write_rows(folder / "results.csv", Row.__dataclass_fields__, map(vars, rows))
+        write_rows(table, Row.__dataclass_fields__, map(vars, rows))
     text = as_markdown(rows, preset)
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(text, f"In {folder}: results.csv, table.md", sep="\n")

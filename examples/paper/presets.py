@@ -143,7 +143,7 @@ PRESETS: Mapping[str, Preset] = {
         _GARIPOV_CIFAR10,
         _RESNET18_CIFAR10,
         _of("resnet18-fmnist", _ALL, _NEAREST_RESNET, **_ALL_CONVOLUTIONS),
-        _of("resnet50-fmnist", _ALL, _NEAREST_RESNET, **_ALL_CONVOLUTIONS),
+        _of("resnet50-fmnist", _ALL, _NEAREST_RESNET, **{**_ALL_CONVOLUTIONS, "evaluated": 2000, "images": 256}),
         _GPT_TEXT,
         _short(_GARIPOV_FMNIST, _GARIPOV_CUTS, **_SHORT_GARIPOV),
         _short(_GARIPOV_FMNIST, _MEDIUM_CUTS, "medium", **_MEDIUM_GARIPOV),

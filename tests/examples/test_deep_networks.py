@@ -80,15 +80,18 @@ def test_the_networks_are_the_papers_and_the_one_with_bottlenecks():
 
 
 @pytest.mark.parametrize("small", ["resnet50-fmnist", *more("resnet18-fmnist")], indirect=True)
-def test_without_labels_step_by_step(small, tmp_path, capsys):
+def test_without_labels_in_several_ways(small, tmp_path, capsys):
     arguments = [small, "--ratios", "0.5", "--inputs", "40", "--passes", "2"]
-    deep.main([*arguments, "--weights", str(tmp_path / "model.safetensors"), "--output", str(tmp_path)])
+    arguments += ["--weights", str(tmp_path / "model.safetensors"), "--output", str(tmp_path)]
+    deep.main(arguments)
     frame = pd.read_csv(tmp_path / "results.csv")
-    assert list(frame["ratio"]) == [0.0, 0.5, 0.5, 0.5, 0.5]
-    assert frame["state"].iloc[0] == "dense"
+    assert list(frame["state"]) == ["dense", *deep.WAYS]
+    assert list(frame["ratio"]) == [0.0] + [0.5] * len(deep.WAYS)
     dense, *smaller = frame["parameters"]
     assert all(0 < count < dense for count in smaller)
     assert frame["performance"].between(0, 1).all()
     printed = capsys.readouterr().out
     assert (tmp_path / "table.md").read_text() in printed
     assert f"Dense: {100 * frame['performance'][0]:.2f}" in printed
+    deep.main(arguments)  # nothing is computed again
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), frame)
