@@ -14,6 +14,8 @@ from matplotlib.lines import Line2D
 from tdcompress.study.drawing import horizontal_bars, is_on_features, name_bars, panels, spoken, style_of
 from tdcompress.study.groupings import Tau
 
+_LEAST_GAP = 2.5  # percent between two labels
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -37,6 +39,8 @@ def by_ratio(
 ) -> Figure:
     """Figure 1: τ across layers and methods at each ratio, a line an error, with its deviation over the runs.
 
+    Where two ratios are so near that their labels would overlap, such as 98 and 99 %, all stand equally far apart.
+
     Args:
         rows: the τ of the groupings of single ratios; see `taus`.
         performances: columns by the title of their panel.
@@ -46,14 +50,18 @@ def by_ratio(
     errors = list(dict.fromkeys(row.error for row in rows))
     figure, axes = panels(len(performances), width=4.0)
     ratios = sorted({100 * row.grouping.ratios[0] for row in rows})
-    gap = min(np.diff(ratios), default=10.0) / 14
+    crowded = min(np.diff(ratios), default=_LEAST_GAP) < _LEAST_GAP
+    places: Sequence[float] = range(len(ratios)) if crowded else ratios
+    at = dict(zip(ratios, places, strict=True))
+    gap = min(np.diff(places), default=10.0) / 14
     for axis, (title, column) in zip(axes, performances.items(), strict=True):
         for place, error in enumerate(errors):
             line = [row for row in rows if (row.performance, row.error) == (column, error)]
-            _line(axis, line, style_of(place), shift=(place - (len(errors) - 1) / 2) * gap, reference=reference)
+            shift = (place - (len(errors) - 1) / 2) * gap
+            _line(axis, line, at, style_of(place), shift=shift, reference=reference)
         axis.set_title(title)
         axis.set_xlabel("compression level (% of parameters removed)")
-        axis.set_xticks(ratios)
+        axis.set_xticks(list(places), [f"{ratio:g}" for ratio in ratios])
         axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes[0].set_ylabel(f"Kendall's τ-a with the {label}")
     handles = list(axes[0].get_legend_handles_labels()[0])
@@ -63,16 +71,23 @@ def by_ratio(
     return figure
 
 
-def _line(axis: Axes, line: Sequence[Tau], style: tuple[str, str], shift: float, reference: Reference | None) -> None:
+def _line(
+    axis: Axes,
+    line: Sequence[Tau],
+    at: Mapping[float, float],
+    style: tuple[str, str],
+    shift: float,
+    reference: Reference | None,
+) -> None:
     colour, marker = style
-    ratios = np.array([100 * row.grouping.ratios[0] for row in line])
+    places = np.array([at[100 * row.grouping.ratios[0]] for row in line])
     mean, std = (np.array([getattr(row.correlation, name) for row in line]) for name in ("mean", "std"))
     error = line[0].error
     # Side by side, or the bars of one ratio would hide each other.
-    axis.errorbar(ratios + shift, mean, std, color=colour, marker=marker, markersize=5, linewidth=1.6, capsize=2,
+    axis.errorbar(places + shift, mean, std, color=colour, marker=marker, markersize=5, linewidth=1.6, capsize=2,
                   linestyle=(0, (5, 1)) if is_on_features(error) else "-", label=spoken(error), zorder=2)  # fmt: skip
-    theirs = [(ratio, reference.of(row)) for ratio, row in zip(ratios, line, strict=True)] if reference else []
-    known = [(ratio, tau) for ratio, tau in theirs if tau is not None]
+    theirs = [(place, reference.of(row)) for place, row in zip(places, line, strict=True)] if reference else []
+    known = [(place, tau) for place, tau in theirs if tau is not None]
     if known:
         axis.plot(*zip(*known, strict=True), color=colour, linestyle=":", linewidth=1.2, alpha=0.6, zorder=1)
 

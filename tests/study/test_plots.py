@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -65,6 +67,20 @@ def test_a_reference_is_explained_only_where_it_is_drawn():
         for figure in (plots.bars([every], shown, reference), plots.by_ratio(levels, shown, reference)):
             said = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
             assert said.count("elsewhere") == count
+
+
+@pytest.mark.parametrize("nearest", [0.75, 0.91])
+def test_labels_of_levels_do_not_overlap(nearest):
+    frame = synthetic(fine_tuned=False)
+    levels = sorted(frame["ratio"].unique())
+    frame["ratio"] = frame["ratio"].replace({levels[-2]: 0.9, levels[-1]: nearest})
+    shown = performances_of(frame, "test_error")
+    figure = plots.by_ratio([row for row in taus(frame, shown) if len(row.grouping.ratios) == 1], shown)
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    boxes = [text.get_window_extent() for text in axis.get_xticklabels()]
+    assert [text.get_text() for text in axis.get_xticklabels()] == [f"{100 * x:g}" for x in sorted({*frame["ratio"]})]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def widths(axis):
