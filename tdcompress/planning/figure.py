@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 from tdcompress.deferred import Figure
 from tdcompress.planning.layer import LayerPlan
@@ -11,7 +12,7 @@ from tdcompress.planning.options import DENSE
 
 
 def draw(layers: Sequence[LayerPlan], objective: str, metric: str) -> Figure:
-    """One panel a layer: the error against the share of its cost, a line a method, a cross at what was chosen.
+    """One panel a layer: the least error at a share of its cost or below, a line a method, a cross at what was chosen.
 
     Args:
         layers: a plan's.
@@ -22,23 +23,30 @@ def draw(layers: Sequence[LayerPlan], objective: str, metric: str) -> Figure:
 
     columns = min(4, len(layers))
     rows = math.ceil(len(layers) / columns)
-    figure = Figure(figsize=(3.2 * columns, 2.6 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    figure = Figure(figsize=(3 * columns + 0.4, 2.2 * rows + 0.8), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     methods = list(dict.fromkeys(o.method for entry in layers for o in entry.options if o.method != DENSE))
-    for panel, entry in zip(panels, layers, strict=False):
+    for panel, entry in zip(panels.flat, layers, strict=False):
         for number, method in enumerate(methods):
-            best: dict[float, float] = {}
-            for option in entry.options:
-                if option.method == method:
-                    share = option.cost / entry.dense.cost
-                    best[share] = min(option.error, best.get(share, math.inf))
-            panel.plot(sorted(best), [best[share] for share in sorted(best)], color=f"C{number}", label=method)
+            shares, errors = _envelope(entry, method)
+            panel.plot(shares, errors, color=f"C{number}", linewidth=1.2, label=method)
         choice = entry.choice
-        panel.plot([choice.cost / entry.dense.cost], [choice.error], "kx", label="chosen", clip_on=False)
+        share = choice.cost / entry.dense.cost
+        panel.plot([share], [choice.error], "kX", markersize=7, label="chosen", clip_on=False, zorder=3)
         panel.set_title(f"{entry.layer}: {choice.method}", fontsize="medium")
-        panel.set_xlabel(f"{objective} kept")
-    for panel in list(figure.axes)[len(layers) :]:
+        panel.set_xlim(0, 1)
+    for panel in panels.flat[len(layers) :]:
         panel.set_visible(False)
-    figure.axes[0].set_ylabel(metric)
-    figure.axes[0].legend(fontsize="small")
+    for place, panel in enumerate(panels.flat[: len(layers)]):
+        if place + columns >= len(layers):  # nothing is below it
+            panel.set_xlabel(f"share of {objective} kept")
+            panel.tick_params(labelbottom=True)
+    figure.supylabel(metric.replace("_", " "), fontsize="medium")
+    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2 * columns)
     return figure
+
+
+def _envelope(entry: LayerPlan, method: str) -> tuple[list[float], list[float]]:
+    """Shares of the layer's cost, and the least error that the method has there or below."""
+    found = sorted((o.cost / entry.dense.cost, o.error) for o in entry.options if o.method == method)
+    return [share for share, _ in found], list(accumulate((error for _, error in found), min))

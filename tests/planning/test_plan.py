@@ -6,6 +6,7 @@ import json
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -318,7 +319,13 @@ def test_the_table_and_the_picture(tmp_path):
     assert "removed; the budget is" in str(plan)
     figure = plan.plot(str(tmp_path / "plan.png"))
     assert (tmp_path / "plan.png").stat().st_size > 0
-    assert len([panel for panel in figure.axes if panel.get_visible()]) == len(plan.layers)
+    panels = [panel for panel in figure.axes if panel.get_visible()]
+    assert len(panels) == len(plan.layers)
+    for panel, entry in zip(panels, plan.layers, strict=True):
+        *curves, chosen = panel.get_lines()
+        assert [curve.get_label() for curve in curves] == list(CLOSED)
+        assert all((np.diff(curve.get_ydata()) <= 0).all() for curve in curves)  # more never costs accuracy
+        assert list(chosen.get_ydata()) == [entry.choice.error]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
