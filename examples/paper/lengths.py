@@ -33,7 +33,7 @@ def rescale(layer: FactorizedConv, lengths: str) -> None:
         >>> layer = td.CPConv.from_conv(nn.Conv2d(8, 8, 3), rank=4)
         >>> before = layer.weight
         >>> rescale(layer, "raw")
-        >>> [round(float(length), 4) for length in layer[0].weight.flatten(1).norm(dim=1)]
+        >>> [round(length, 4) for length in layer[0].weight.flatten(1).norm(dim=1).tolist()]
         [1.0, 1.0, 1.0, 1.0]
         >>> torch.allclose(layer.weight, before, atol=1e-6)
         True

@@ -11,6 +11,7 @@ from examples.paper import models
 from examples.paper.blocks import PaddedShortcut
 from examples.paper.models import DigitsNet, GaripovNet, digits_resnet, resnet18, resnet50, seeded
 
+EXAMPLES = Path(models.__file__).parents[1]
 RANKS = Path(models.__file__).parent / "published" / "ranks.csv"
 NETWORKS = {"GaripovNet": lambda: GaripovNet(in_channels=1), "ResNet-18": lambda: resnet18(in_channels=3)}
 
@@ -160,9 +161,13 @@ def test_a_failing_factory_leaves_the_global_generator_alone():
 
 @pytest.mark.parametrize(
     "module",
-    ["augmentation", "blocks", "data", "evaluation", "models", "recipes", "reference", "subsets", "train", "gpt"],
+    [
+        ".".join(file.relative_to(EXAMPLES.parent).with_suffix("").parts)
+        for file in sorted(EXAMPLES.rglob("*.py"))
+        if "gallery" not in file.parts and ">>> " in file.read_text(encoding="utf-8")
+    ],
 )
 def test_docstring_examples(module):
-    results = doctest.testmod(importlib.import_module(f"examples.paper.{module}"))
+    results = doctest.testmod(importlib.import_module(module))
     assert results.attempted > 0
     assert results.failed == 0

@@ -325,7 +325,7 @@ def test_the_table_and_the_picture(tmp_path):
         *curves, chosen = panel.get_lines()
         assert [curve.get_label() for curve in curves] == list(CLOSED)
         assert all((np.diff(curve.get_ydata()) <= 0).all() for curve in curves)  # more never costs accuracy
-        assert list(chosen.get_ydata()) == [entry.choice.error]
+        assert np.asarray(chosen.get_ydata()).tolist() == [entry.choice.error]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
