@@ -7,15 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 import tdcompress as td
 from examples.budget.__main__ import read_rows, write_rows
+from examples.budget.procedures import Task, data_aware, distilled, foreseen, foreseen_and_tried, planned
 from examples.command import run_command
 from examples.paper.preset import Preset
 from examples.paper.presets import PRESETS
@@ -49,39 +48,14 @@ class Row:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is to be compressed, and by what.
-
-    Attributes:
-        model: the trained network, in evaluation mode.
-        layers: the names of the layers that share the budget.
-        batches: unlabelled inputs of the training part.
-        options: of the distillation.
-    """
-
-    model: nn.Module
-    layers: Sequence[str]
-    batches: Sequence[Tensor]
-    options: td.DistillationOptions
-
-    def compressed(self, ratio: float, **choices: Any) -> nn.Module:
-        """By td.compress, without the inputs."""
-        return td.compress(self.model, ratio, layers=list(self.layers), **choices)
-
-    def with_inputs(self, ratio: float, **choices: Any) -> nn.Module:
-        """By td.compress, with them."""
-        return self.compressed(ratio, data=list(self.batches), **choices)
-
-
-# Each begins with the dense network. By default compress plans by trials where there are inputs.
+# Each begins with the dense network.
 WAYS: Mapping[str, Callable[[Task, float], nn.Module]] = {
     "SVD, one ratio for all layers": lambda task, ratio: td.decompose(task.model, list(task.layers), "svd", ratio),
-    "planned by the weights": Task.compressed,
-    "planned by trials, calibrated": Task.with_inputs,
-    "planned by predicted loss, calibrated": partial(Task.with_inputs, metric="predicted_loss"),
-    "planned by both, calibrated": partial(Task.with_inputs, metric="predicted_loss", trials=True),
-    "planned by trials, distilled": lambda task, ratio: task.with_inputs(ratio, fit=task.options),
+    "planned by the weights": planned,
+    "planned by trials, calibrated": data_aware,
+    "planned by predicted loss, calibrated": foreseen,
+    "planned by both, calibrated": foreseen_and_tried,
+    "planned by trials, distilled": distilled,
 }
 
 
@@ -151,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         batch_size=_AT_A_TIME.get(name, 50),
         autocast=preset.training.autocast,
     )
-    task = Task(model, preset.layer_names(), inputs.split(_AT_A_TIME.get(name, 100)), distillation)
+    task = Task(model, preset.layer_names(), inputs, _AT_A_TIME.get(name, 100), distillation)
     folder = options.output or Path("results") / "deep" / name
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "results.csv"

@@ -25,7 +25,7 @@ class Task:
     Attributes:
         model: the trained network, in evaluation mode.
         layers: the names of the layers that share the budget.
-        images: unlabelled training images, (N, C, H, W).
+        images: unlabelled training images, (N, C, H, W), or texts, (N, places).
         batch: how many of them are taken at a time.
         distillation: how a network is fitted to the original's outputs.
     """
