@@ -60,15 +60,16 @@ def loss_between(target: Output, output: Output, temperature: float) -> Tensor:
 
 
 def squared_change(target: Tensor, output: Tensor) -> Tensor:
-    """‖output − target‖² / ‖target‖², for tensors of one shape; the numerator where the target is zero.
-
-    Summed up in float32 at least.
-    """
-    change, size = (
-        torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32)).square()
-        for values in (output - target, target)
-    )
+    """‖output − target‖² / ‖target‖², for tensors of one shape; the numerator where the target is zero."""
+    change, size = _squares(output - target), _squares(target)
     return change / torch.where(size > 0, size, torch.ones_like(size))
+
+
+def _squares(values: Tensor) -> Tensor:
+    """Their sum, of half precision in float32 and without a copy in it."""
+    if values.dtype in (torch.float16, torch.bfloat16):
+        return torch.linalg.vector_norm(values, dtype=torch.float32).square()
+    return values.square().sum()
 
 
 @dataclass(frozen=True)
