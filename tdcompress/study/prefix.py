@@ -15,6 +15,7 @@ from tdcompress.metrics import evaluating
 from tdcompress.study.chains import folded, hooked, links, makes_new_memory, sequential
 from tdcompress.study.features import LIMIT, activation_budget, copied
 
+_WEIGHTS_PER_BYTE = 8  # bytes of weights for one of activations: a batch has to be worth moving (and rounding) them
 _FEW = 2  # samples that show what comes out of a link: a norm without running statistics refuses a single one
 
 State = tuple[list[tuple[str, str]], dict[str, Tensor]]
@@ -50,6 +51,7 @@ class PrefixCache:
     def __init__(self, model: nn.Module, inputs: Tensor, limit: int = LIMIT, autocast: bool = False) -> None:
         self._links = links(model)
         self._states = [_state(link) for _, link in self._links]
+        self._weights = [sum(parameter.nbytes for parameter in link.parameters()) for _, link in self._links]
         self._inputs, self._limit = inputs, limit
         self._precision = partial(torch.autocast, inputs.device.type, torch.bfloat16, autocast)
         self._together = any(isinstance(m, _BatchNorm) and m.running_mean is None for m in model.modules())
@@ -98,7 +100,9 @@ class PrefixCache:
         if self._together:
             return max(1, len(self._inputs))
         largest = max((size for size in self._sizes[start:end] if size < math.inf), default=1)
-        return min(512, max(1, int(activation_budget(self._inputs.device) / max(1, largest))))
+        weights = sum(self._weights[start:end])
+        budget = max(activation_budget(self._inputs.device), weights / _WEIGHTS_PER_BYTE)
+        return min(512, max(1, int(budget / max(1, largest))))
 
 
 def _state(link: nn.Module) -> State:

@@ -67,6 +67,14 @@ class TestPrefixCache:
             outputs(cache, td.decompose(model, "3.0", method, 0.5))
         assert len(seen) == 1
 
+    @pytest.mark.parametrize(("width", "batches"), [(8, 4), (256, 1)])
+    def test_batches_are_worth_their_weights(self, width, batches, monkeypatch):
+        monkeypatch.setattr(prefix, "activation_budget", lambda device: 8 * 8 * 4)
+        model, inputs = nn.Sequential(nn.ReLU(), nn.Linear(width, width)).eval(), torch.randn(32, width)
+        found = list(PrefixCache(model, inputs).outputs(model))
+        assert len(found) == batches
+        assert torch.allclose(torch.cat(found), model(inputs), atol=1e-5)
+
     def test_what_differs_before_is_seen(self, inputs):
         model = chain()
         cache = PrefixCache(model, inputs)
