@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral
+from typing import Any, SupportsIndex
 
 from torch import Tensor
 
@@ -123,9 +124,9 @@ def _by_rule(kind: type[Method], spec: ConvSpec, modes: Sequence[int], ratio: fl
     return kind.nearest_feasible(modes, wanted)
 
 
-def as_rank(rank: int | Sequence[int], length: int) -> Rank:
+def as_rank(rank: SupportsIndex | Sequence[SupportsIndex], length: int) -> Rank:
     """One entry a rank, as plain ints where they are whole numbers; `check_rank` refuses the rest."""
-    entries = tuple(rank) if isinstance(rank, Iterable) else (rank,) * length
+    entries: tuple[Any, ...] = tuple(rank) if isinstance(rank, Iterable) else (rank,) * length
     return tuple(int(r) if isinstance(r, Integral) and not isinstance(r, bool) else r for r in entries)
 
 
