@@ -126,8 +126,14 @@ def _by_rule(kind: type[Method], spec: ConvSpec, modes: Sequence[int], ratio: fl
 
 def as_rank(rank: SupportsIndex | Sequence[SupportsIndex], length: int) -> Rank:
     """One entry a rank, as plain ints where they are whole numbers; `check_rank` refuses the rest."""
-    entries: tuple[Any, ...] = tuple(rank) if isinstance(rank, Iterable) else (rank,) * length
-    return tuple(int(r) if isinstance(r, Integral) and not isinstance(r, bool) else r for r in entries)
+    rank = _plain(rank)
+    return tuple(map(_plain, rank if isinstance(rank, Iterable) else (rank,) * length))
+
+
+def _plain(entry: Any) -> Any:
+    """The int that a whole number is, of NumPy's and in a tensor, too; anything else as it is."""
+    value = entry.item() if getattr(entry, "ndim", None) == 0 else entry
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def check_reachable(

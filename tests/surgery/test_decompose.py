@@ -119,11 +119,13 @@ def test_an_explicit_rank_is_obeyed_and_growth_is_warned_of():
     assert caught[0].filename == __file__
 
 
-def test_numbers_and_ranks_of_numpy_are_numbers_and_ranks():
+@pytest.mark.parametrize("rank", [np.array([3, 2]), (np.int64(3), np.int32(2)), torch.tensor([3, 2])], ids=repr)
+def test_numbers_and_ranks_of_numpy_are_numbers_and_ranks(rank):
     model = a_model()
-    rank: Any = np.array([3, 2])
     small: Any = td.decompose(model, "0", "tucker", rank=rank, seed=np.int64(3))
     assert small[0].rank == (3, 2)
+    assert all(type(entry) is int for entry in small[0].rank)
+    assert td.decompose(model, "0", "cp", rank=torch.tensor(3)).get_submodule("0").rank == 3
     small = td.decompose(model, "1.conv1", "cp", np.float32(0.5))
     assert small[1].conv1.ratio >= 0.5
 
