@@ -24,8 +24,9 @@ from examples.paper.augmentation import draw as draw_crops
 from examples.paper.data import Splits
 from examples.paper.presets import PRESETS
 from examples.paper.recipes import Recipe
+from examples.paper.strategies import Strategy, Tuning
 from examples.paper.tables import markdown_table
-from examples.paper.training import evaluate, train
+from examples.paper.training import evaluate
 from examples.paper.work import Source
 from tdcompress.report.table import short_count
 
@@ -89,8 +90,10 @@ class Row:
     seconds: float
 
 
-def measure(task: Task, splits: Splits, procedure: str, ratio: float, recipe: Recipe | None, *, seed: int = 0) -> Row:
-    """Compress in one way, and evaluate on the test images."""
+def measure(
+    task: Task, splits: Splits, procedure: str, ratio: float, finetune: Tuning | None = None, *, seed: int = 0
+) -> Row:
+    """Compress in one way, and evaluate on the test images, once more after fine-tuning."""
     start = time.perf_counter()
     model = PROCEDURES[procedure](task, ratio)
     seconds = time.perf_counter() - start
@@ -103,9 +106,8 @@ def measure(task: Task, splits: Splits, procedure: str, ratio: float, recipe: Re
     assert costs.milliseconds is not None
     accuracy = evaluate(model, splits.test.images, splits.test.labels).accuracy
     tuned: float | str = ""
-    if recipe is not None:
-        train(model, splits, recipe, progress=sys.stderr.isatty())
-        tuned = round(evaluate(model, splits.test.images, splits.test.labels).accuracy, 4)
+    if finetune is not None:
+        tuned = round(evaluate(finetune(model, 0), splits.test.images, splits.test.labels).accuracy, 4)
     return Row(
         procedure,
         ratio,
@@ -137,13 +139,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"dense: {dense:.4f}, {sum(p.numel() for p in model.parameters())} parameters")
     table = folder / "results.csv"
     rows = read_rows(table)
+    tried = Strategy(tuple(replace(recipe, learning_rate=rate) for rate in options.rates or [recipe.learning_rate]))
+    finetune = None if options.no_finetune else Tuning(tried, source, model, progress=sys.stderr.isatty())
     for ratio in options.ratios:
         for procedure in options.procedures:
             key = (procedure, ratio, options.seed)
             if any((row["procedure"], float(row["ratio"]), int(row["seed"])) == key for row in rows):
                 continue
-            tuning = None if options.no_finetune else recipe
-            row = vars(measure(task, splits, procedure, ratio, tuning, seed=options.seed))
+            row = vars(measure(task, splits, procedure, ratio, finetune, seed=options.seed))
             print(*(f"{value}" for value in row.values()), sep="\t", flush=True)
             rows.append({name: str(value) for name, value in row.items()})
             write_rows(table, Row.__dataclass_fields__, rows)
@@ -221,6 +224,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, help="shares of the weights to remove")
     parser.add_argument("--procedures", nargs="+", choices=PROCEDURES, default=list(PROCEDURES), help="which ways")
     parser.add_argument("--no-finetune", action="store_true", help="leave the fine-tuning out")
+    rates = "learning rates of the fine-tuning, of which the best for the validation images counts"
+    parser.add_argument("--rates", type=float, nargs="+", help=rates)
     parser.add_argument("--data", help="folder of the data set; by default its usual place")
     parser.add_argument("--output", help="folder for table and picture; by default results/budget/PRESET")
     parser.add_argument("--seed", type=int, default=0, help="decides which images are taken for calibration")

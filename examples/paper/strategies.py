@@ -89,11 +89,13 @@ class Tuning:
         strategy: how.
         source: on what.
         original: the network before any compression, in evaluation mode.
+        progress: show a bar for each training.
     """
 
     strategy: Strategy
     source: Source
     original: nn.Module
+    progress: bool = False
 
     @property
     def version(self) -> str:
@@ -124,12 +126,12 @@ class Tuning:
         if self.strategy.trained == "layer first":
             first = max(1, recipe.epochs // 2)
             _train_only(model, {id(p) for layer in _factorized(model) for p in layer.parameters()})
-            train(model, splits, replace(recipe, epochs=first), seed, objective=objective)
+            train(model, splits, replace(recipe, epochs=first), seed, self.progress, objective=objective)
             model.requires_grad_(True)
             recipe = replace(recipe, epochs=max(1, recipe.epochs - first))
         if self.strategy.trained == "norms and head":
             _train_only(model, {id(p) for module in _norms_and_head(model) for p in module.parameters()})
-        reached = train(model, splits, recipe, seed, objective=objective).best.validation
+        reached = train(model, splits, recipe, seed, self.progress, objective=objective).best.validation
         return (reached.error, reached.cross_entropy), model
 
     def _objective(self, model: nn.Module, recipe: Recipe) -> Objective:

@@ -1,5 +1,6 @@
 """The comparison of ways to spend a budget."""
 
+import csv
 from itertools import product
 from typing import Any
 
@@ -119,6 +120,20 @@ def test_one_run_writes_table_and_picture_and_goes_on(folder, capsys):
     assert line.startswith(f"| plan | {short_count(int(parameters))}, ")
     assert (folder / "accuracy.png").stat().st_size > 0
     assert "dense: " in capsys.readouterr().out
+
+
+def test_the_rate_that_is_best_for_the_validation_images_counts(folder):
+    command = ["digits", "--output", str(folder), "--ratios", "0.5", "--procedures", "uniform CP", "--rates"]
+    found = {}
+    for rates in (["1e-3"], ["1e-9"], ["1e-9", "1e-3"], ["1e-3", "1e-9"]):
+        main([*command, *rates])
+        table = folder / "results.csv"
+        (row,) = csv.DictReader(table.read_text().splitlines())
+        found[tuple(rates)] = float(row["fine_tuned"])
+        table.unlink()
+    alone, nothing, *both = found.values()
+    assert alone > nothing + 0.1
+    assert both == [alone, alone]
 
 
 class TestSensitivity:
