@@ -27,6 +27,7 @@ NETWORKS = ("resnet18-fmnist", "resnet50-fmnist", "gpt-text", "digits-resnet")
 _PASSES = {"resnet18-fmnist": 10, "resnet50-fmnist": 5, "gpt-text": 10, "digits-resnet": 60}
 _INPUTS = {"gpt-text": 128}
 _AT_A_TIME = {"gpt-text": 16}
+_LOGITS = {"gpt-text": -1}  # of images they are told by their shape
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         batch_size=_AT_A_TIME.get(name, 50),
         autocast=preset.training.autocast,
     )
-    task = Task(model, preset.layer_names(), inputs, _AT_A_TIME.get(name, 100), distillation)
+    task = Task(model, preset.layer_names(), inputs, _AT_A_TIME.get(name, 100), distillation, _LOGITS.get(name))
     folder = options.output or Path("results") / "deep" / name
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "results.csv"

@@ -12,6 +12,7 @@ import tdcompress as td
 from examples.budget.vbmf import vbmf_rank
 from tdcompress.decompositions.algebra import unfold
 from tdcompress.methods import planned_by_default
+from tdcompress.outputs import Logits
 from tdcompress.planning import Option
 from tdcompress.ranks import tucker_parameters
 
@@ -28,6 +29,7 @@ class Task:
         images: unlabelled training images, (N, C, H, W), or texts, (N, places).
         batch: how many of them are taken at a time.
         distillation: how a network is fitted to the original's outputs.
+        logits: what these are, see `td.approximation_errors`.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class Task:
     images: Tensor
     batch: int = 100
     distillation: td.DistillationOptions = field(default_factory=td.DistillationOptions)
+    logits: Logits = None
 
     @cached_property
     def data(self) -> list[Tensor]:
@@ -125,7 +128,9 @@ def data_aware(task: Task, ratio: float) -> nn.Module:
 
 def distilled(task: Task, ratio: float) -> nn.Module:
     """The same with td.distill: what it holds out of the images is kept from the calibration, too."""
-    return td.compress(task.model, ratio, layers=list(task.layers), data=task.data, fit=task.distillation)
+    return td.compress(
+        task.model, ratio, layers=list(task.layers), data=task.data, fit=task.distillation, logits=task.logits
+    )
 
 
 def with_newer_methods(task: Task, ratio: float) -> nn.Module:
@@ -136,14 +141,14 @@ def with_newer_methods(task: Task, ratio: float) -> nn.Module:
 
 def foreseen(task: Task, ratio: float) -> nn.Module:
     """td.compress with unlabelled data: plan by the predicted loss, without trials, whitened kernels, td.calibrate."""
-    return td.compress(task.model, ratio, layers=list(task.layers), data=task.data, metric="predicted_loss")
+    layers, data = list(task.layers), task.data
+    return td.compress(task.model, ratio, layers=layers, data=data, metric="predicted_loss", logits=task.logits)
 
 
 def foreseen_and_tried(task: Task, ratio: float) -> nn.Module:
     """The same with trials, which show what the predicted loss of every layer is worth."""
-    return td.compress(
-        task.model, ratio, layers=list(task.layers), data=task.data, metric="predicted_loss", trials=True
-    )
+    layers, data, logits = list(task.layers), task.data, task.logits
+    return td.compress(task.model, ratio, layers=layers, data=data, metric="predicted_loss", trials=True, logits=logits)
 
 
 PROCEDURES: Mapping[str, Callable[[Task, float], nn.Module]] = {
