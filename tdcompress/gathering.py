@@ -15,6 +15,7 @@ from tdcompress.layers import ConvSpec, InputMoments
 from tdcompress.layers.kinds import reads_features
 from tdcompress.progress import Progress, following
 from tdcompress.surgery import LayerSelector, select_layers
+from tdcompress.surgery.selection import listed
 from tdcompress.watching import Call, Countdown, run, watching
 
 _Gathered = TypeVar("_Gathered")
@@ -114,5 +115,7 @@ def those_met(
     if len(unmet) == len(gathered):
         raise CompressionError("the data is empty, or the forward reaches none of the layers.")
     if unmet and named:
-        raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unmet))}{why}.")
+        raise CompressionError(
+            f"the model's forward never reached {listed(unmet)}{why}; leave them out, or pass inputs that reach them."
+        )
     return {name: one for name, one in gathered.items() if name not in unmet}

@@ -15,9 +15,10 @@ from tdcompress.calibration.batch_norm import estimating, frozen_norms
 from tdcompress.calibration.fits import LayerFit
 from tdcompress.calibration.order import Order, check_reached, multiply_adds, norms_to_estimate, order_of, waves_of
 from tdcompress.calibration.original import Original
-from tdcompress.errors import unknown
+from tdcompress.errors import unknown, warn
 from tdcompress.metrics.approximation import pairs
 from tdcompress.progress import Progress, following
+from tdcompress.surgery.selection import listed
 from tdcompress.watching import Call, Countdown, run, watching
 
 Fit = Literal["bias", "last", "all"]
@@ -144,6 +145,11 @@ def _fit(
             for one in wave:
                 one.settle()
                 step_done(one.name)
+    if strayed := [one.name for one in fits if one.strayed]:
+        warn(
+            f"{listed(strayed)}: the compressed model calls them with other samples than the original does, as it does "
+            "experts whose routing changed; they stay as they were decomposed."
+        )
     if last:
         _observe([], last, model, before, inputs)
 

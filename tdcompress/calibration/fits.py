@@ -47,6 +47,7 @@ class LayerFit:
         assert isinstance(layer, FactorizedConv)
         self.name, self.layer, self.dense, self.calls = name, layer, dense, calls
         self._goals: deque[Goal] = deque()
+        self._strayed = False
         self._settle: Callable[[Regression], None] | None = None
         self.watched: nn.Module = layer
         spec = layer.spec
@@ -75,26 +76,38 @@ class LayerFit:
         return self._seen.goal(call.first_output)
 
     def expect(self, goals: Sequence[Goal]) -> None:
-        """The goals of the calls that come next."""
-        self._goals.extend(goals)
+        """The goals of the calls that come next, in one forward."""
+        self._strayed = self.strayed
+        self._goals = deque(goals)
 
     def take_call(self, call: Call) -> None:
         """What the compressed layer, or the stage of it that is watched, is called with and answers."""
-        if not self._goals:
-            return
-        if isinstance(self._seen, MeanError):
-            self._seen.update(call.first_output, self._goals.popleft())
+        goal = self._goals.popleft() if self._goals else None
+        if goal is None or goal.elements != call.first_output.numel():
+            self._strayed = True
+        elif isinstance(self._seen, MeanError):
+            self._seen.update(call.first_output, goal)
         else:
-            self._seen.update(call.input, self._goals.popleft())
+            self._seen.update(call.input, goal)
+
+    @property
+    def strayed(self) -> bool:
+        """Whether the layer was called with other samples than the original's.
+
+        A mixture's experts are where the routing changed.
+        """
+        return self._strayed or bool(self._goals)
 
     def settle(self) -> None:
         """Write what was found into the layer, and forget the equations.
+
+        One that `strayed` stays as it is: it has nothing to be compared with.
 
         Raises:
             CompressionError: what was seen is not finite.
         """
         seen, self._seen = self._seen, MeanError(self.layer.spec)
-        if not seen.count:
+        if self.strayed or not seen.count:
             return
         try:
             if isinstance(seen, MeanError):
@@ -114,7 +127,7 @@ class MeanError:
 
     def goal(self, output: Tensor) -> Goal:
         """What is kept of the original's output."""
-        return Goal(self._sum(output), None)
+        return Goal(self._sum(output), None, output.numel())
 
     def update(self, output: Tensor, goal: Goal) -> None:
         """Take in what the compressed layer answers."""

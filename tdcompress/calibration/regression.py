@@ -18,6 +18,7 @@ from tdcompress.shapes import Axes
 _POSITIONS = (64, 256)  # of one output at the most, fewer for fewer unknowns: neighbours see nearly the same,
 _UNKNOWNS = 8  # unknowns for every position
 _RIDGE = 1e-3  # of the mean diagonal, towards the weight that is there
+_TINY = 1e-30  # a ridge where nothing was seen at all
 _ITERATIONS = 60
 _WIDE = 2048  # columns above which the normal equations are summed in float32
 _LARGEST = 4608  # columns of normal equations that are still solved, those of a 3×3 kernel over 512 channels
@@ -31,10 +32,12 @@ class Goal:
     Attributes:
         values: of a regression, (samples, groups, out / groups, positions).
         positions: which of them they are; None for all.
+        elements: of the whole output.
     """
 
     values: Tensor
     positions: Tensor | None
+    elements: int
 
     @property
     def nbytes(self) -> int:
@@ -77,13 +80,14 @@ class Regression:
             target = target.reshape(-1, spec.out_channels)
         elif target.ndim == len(spec.kernel_size) + 1:
             target = target[None]
-        values = target.detach().reshape(len(target), spec.groups, -1, target[:1, :1].numel())
+        outputs, sizes = spec.out_channels // spec.groups, target.shape[2:]
+        values = target.detach().reshape(len(target), spec.groups, outputs, math.prod(sizes))
         few, many = _POSITIONS
         most = min(max(few, columns(spec) // _UNKNOWNS), many)
         if values.shape[3] <= most:
-            return Goal(values.clone(), None)
+            return Goal(values.clone(), None, target.numel())
         some = torch.randperm(values.shape[3], generator=self._generator, device="cpu")[:most].to(values.device)
-        return Goal(values[..., some], some)
+        return Goal(values[..., some], some, target.numel())
 
     def update(self, inputs: Tensor, goal: Goal) -> None:
         """Take in what the convolution is called with, and what its output should be."""
@@ -142,9 +146,17 @@ class Regression:
             rows, goals = self.means()
             inner += (rows[:, :, None] * rows[:, None]).to(inner)
             cross += (goals[:, :, None] * rows[:, None]).to(cross)
-        ridge = _RIDGE * inner.diagonal(dim1=1, dim2=2).mean(1)[:, None]
+        ridge = torch.maximum(_RIDGE * inner.diagonal(dim1=1, dim2=2).mean(1), self._rounding().to(inner))[:, None]
         inner.diagonal(dim1=1, dim2=2).add_(ridge)
         return inner, cross + ridge[..., None] * prior.to(cross)
+
+    def _rounding(self) -> Tensor:
+        """More than rounded inputs can add to an eigenvalue of the covariance, above zero; (groups,).
+
+        Inputs that never change, or are zero, leave nothing else there.
+        """
+        squares = self.means()[0].square().mean(1)
+        return (squares * self._inner.shape[2] * torch.finfo(torch.float32).eps ** 2).clamp_min(_TINY)
 
 
 def columns(spec: ConvSpec) -> int:

@@ -43,7 +43,12 @@ def patches(inputs: Tensor, spec: ConvSpec, positions: Tensor | None = None) -> 
 
 
 def padded(inputs: Tensor, spec: ConvSpec) -> Iterator[Tensor]:
-    """A few samples at a time, (samples, channels, *size), padded as the layer pads, in float32 at least."""
+    """A few samples at a time, (samples, channels, *size), padded as the layer pads, in float32 at least.
+
+    Of a call without samples, as an expert has that no token is sent to, there is nothing.
+    """
+    if not inputs.numel():
+        return
     inputs = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32))
     if not spec.kernel_size:
         inputs = inputs.reshape(-1, spec.in_channels)

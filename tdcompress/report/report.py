@@ -16,6 +16,7 @@ from tdcompress.report.measuring import Arguments, as_call, count_multiply_adds,
 from tdcompress.report.result import Cost, LayerReport, Report
 from tdcompress.surgery import restore
 from tdcompress.surgery.left import left_dense
+from tdcompress.surgery.selection import other_holders
 from tdcompress.watching import Call
 
 
@@ -76,7 +77,9 @@ def report(
     if example_inputs is not None:
         total, costs = _measured(model, layers, as_call(example_inputs), total, costs, rounds)
     entries = tuple(_entry(name, layer, costs[name], given[name]) for name, layer in layers.items())
-    return Report(entries, total, tuple(left_dense(model).items()))
+    modules = dict(model.named_modules())
+    others = tuple((name, type(modules[name]).__name__, count) for name, count in other_holders(model).items())
+    return Report(entries, total, tuple(left_dense(model).items()), others)
 
 
 def _entry(name: str, layer: FactorizedConv, cost: Cost, errors: Mapping[str, float]) -> LayerReport:

@@ -9,12 +9,15 @@ from typing import Any
 from tdcompress.deferred import DataFrame
 from tdcompress.report.table import aligned, markdown, short_count
 from tdcompress.surgery.left import grouped
+from tdcompress.surgery.selection import listed
 
 _FORMS: dict[str, Callable[[float], str]] = {
     "parameters": short_count,
     "multiply-adds": short_count,
     "milliseconds": "{:.3g}".format,
 }
+_MUCH = 0.1  # of the model's parameters are worth a remark where no method reaches them
+_FEW = 3  # names in it
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,14 @@ class Report:
         layers: one entry a factorized layer, in the model's order.
         total: the whole model.
         left: the layers that `decompose` was asked for and left dense, each with the reason.
+        others: the modules of no known kind that hold matrices or larger tensors themselves, as `nn.LSTM` and a
+            mixture's experts do: name, class and number of elements. No method reaches those.
     """
 
     layers: tuple[LayerReport, ...]
     total: Cost
     left: tuple[tuple[str, str], ...] = ()
+    others: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def slower(self) -> tuple[str, ...]:
@@ -104,7 +110,20 @@ class Report:
         return aligned(self._cells(), self._remarks())
 
     def _remarks(self) -> list[str]:
-        return [f"left dense: {line}" for line in grouped(dict(self.left))] + list(self.slower)
+        left = [f"left dense: {line}" for line in grouped(dict(self.left))]
+        return left + self._beyond_reach() + list(self.slower)
+
+    def _beyond_reach(self) -> list[str]:
+        by_kind: dict[str, list[tuple[str, int]]] = {}
+        for name, kind, count in self.others:
+            by_kind.setdefault(kind, []).append((name, count))
+        after, lines = self.total.parameters[1], []
+        for kind, held in by_kind.items():
+            if (count := sum(count for _, count in held)) >= _MUCH * after:
+                of_all = f"{short_count(count)} of the model's {short_count(after)} parameters"
+                names = listed([name for name, _ in held], at_most=_FEW)
+                lines.append(f"out of reach: {names}: {of_all}; {kind} is no layer that is known.")
+        return lines
 
     @property
     def _metrics(self) -> list[str]:

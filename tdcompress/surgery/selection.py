@@ -178,6 +178,27 @@ def dense_layers(model: nn.Module, linear: bool) -> Iterator[Named]:
             yield name, module
 
 
+def other_holders(model: nn.Module) -> dict[str, int]:
+    """The modules of no known kind that hold matrices or larger tensors themselves, with how many elements, by name.
+
+    An `nn.LSTM` does, and a mixture's experts in one tensor. What a known layer has as well is not counted.
+    """
+    seen: set[int] = set()  # modules inside of known layers, and parameters
+    for module in model.modules():
+        if isinstance(module, FactorizedConv) or kind_of(module):
+            seen.update(id(inner) for inner in module.modules())
+            seen.update(id(parameter) for parameter in module.parameters())
+    found: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if id(module) in seen:
+            continue
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() > 1 and id(parameter) not in seen:
+                seen.add(id(parameter))
+                found[name] = found.get(name, 0) + parameter.numel()
+    return found
+
+
 def _listed(candidates: Sequence[Named]) -> str:
     return listed([name for name, _ in candidates]) or "none in it"
 

@@ -237,6 +237,65 @@ def test_every_kind_of_layer(layer, x, fit):
     assert distance(model, found, data) <= distance(model, small, data) * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("scale", [0, 1e-20, 1, 1e4])
+@pytest.mark.parametrize("fit", ["last", "all"])
+@pytest.mark.parametrize(
+    ("layer", "shape", "method"),
+    [
+        (nn.Linear(16, 20), (16,), "svd"),
+        (nn.Conv2d(16, 24, 1), (16, 1, 1), "cp"),
+        (nn.Conv2d(16, 24, 3), (16, 1, 1), "tucker"),
+    ],
+)
+def test_inputs_that_never_change_leave_what_is_said_of_them_right(layer, shape, method, fit, scale):
+    """Their covariance is rounding alone, or zero: what is behind units that died sees nothing else."""
+    value = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    data = [value.expand(4, *shape[:1], *(6 for _ in shape[1:])).clone() for _ in range(2)]
+    model = nn.Sequential(layer)
+    found = td.calibrate(td.decompose(model, "0", method, 0.5), data, model, fit=fit)
+    with torch.no_grad():
+        torch.testing.assert_close(found(data[0]), model(data[0]), rtol=1e-4, atol=1e-4 * scale + 1e-6)
+
+
+class Mixture(nn.Module):
+    """Two experts, and a first layer that decides by its first feature which of them is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.experts = nn.Linear(16, 16), nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+
+    def forward(self, x):
+        x = self.first(x)
+        out = torch.zeros_like(x)
+        for expert, asked in zip(self.experts, (x[:, 0] > 0, x[:, 0] <= 0), strict=True):
+            out[asked] = expert(x[asked])
+        return out
+
+
+def test_experts_may_have_nothing_to_do_in_a_batch():
+    torch.manual_seed(0)
+    model = Mixture()
+    with torch.no_grad():
+        model.first.weight.copy_(torch.eye(16))
+        model.first.bias.zero_()
+    some, others = torch.randn(30, 16).abs(), -torch.randn(40, 16).abs()
+    small = td.decompose(model, "experts.*", "svd", 0.5)
+    found = td.calibrate(small, [some, others], model)
+    assert distance(model, found, [some, others]) < distance(model, small, [some, others])
+    assert td.compress(model, 0.3, layers="experts.*", data=[some, others]) is not None
+
+
+@pytest.mark.parametrize("fit", ["bias", "last", "all"])
+def test_experts_that_are_asked_other_things_stay_as_they_are(fit):
+    torch.manual_seed(0)
+    model, data = Mixture(), [torch.randn(40, 16) for _ in range(3)]
+    small = td.decompose(model, "*", "svd", 0.5)
+    with pytest.warns(UserWarning, match="'experts.0', 'experts.1': the compressed model calls them with other"):
+        found = td.calibrate(small, data, model, fit=fit)
+    assert same(state(small.get_submodule("experts")), state(found.get_submodule("experts")))
+    assert not same(state(small.get_submodule("first")), state(found.get_submodule("first")))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_stays_half(dtype):
     model, data = network().to(dtype), [x.to(dtype) for x in images()]

@@ -49,6 +49,20 @@ def test_multiply_adds_are_those_of_the_formula():
     assert found.total.multiply_adds == tuple(first + count for count in entry.cost.multiply_adds)
 
 
+def test_a_layer_may_be_given_a_view_of_a_parameter():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embeddings, self.project = nn.Parameter(torch.randn(8, 16)), nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.project(x) + self.project(self.embeddings[2:6])
+
+    small = td.decompose(Positions(), "project", "svd", rank=3)
+    found = td.report(small, torch.randn(4, 16), rounds=1).total.multiply_adds
+    assert found == (2 * 4 * 16 * 16, 2 * 4 * 2 * 16 * 3)
+
+
 def test_every_call_of_a_shared_module_counts():
     conv = nn.Conv2d(8, 8, 3, padding=1)
     small = td.decompose(nn.Sequential(conv, nn.ReLU(), conv), "0", "cp", 0.5)
@@ -179,3 +193,25 @@ def test_errors_stand_beside_the_costs():
     assert "absolute" not in td.report(small).to_markdown()
     with pytest.raises(td.CompressionError, match="errors are of elsewhere; the model's factorized layers are 2"):
         td.report(small, errors={"elsewhere": {}})
+
+
+def test_what_no_method_reaches_is_said_where_it_is_much():
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(100, 16), nn.Linear(16, 12)
+            self.lstm, self.places = nn.LSTM(16, 16), nn.Parameter(torch.zeros(1, 10, 16))
+
+        def forward(self, x):
+            return self.head(self.lstm(self.embed(x) + self.places)[0])
+
+    found = td.report(td.decompose(Tagger(), "head", "svd", rank=3))
+    assert found.others == (("", "Tagger", 160), ("lstm", "LSTM", 2 * 4 * 16 * 16))
+    assert [line for line in str(found).splitlines() if line.startswith("out of reach")] == [
+        "out of reach: 'lstm': 2.05 K of the model's 4.03 K parameters; LSTM is no layer that is known."
+    ]
+    tied = Tagger()
+    tied.extra = nn.Module()
+    tied.extra.weight = tied.head.weight  # is the head's
+    assert "extra" not in {name for name, *_ in td.report(tied).others}
+    assert td.report(a_model()).others == ()
