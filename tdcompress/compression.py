@@ -21,6 +21,7 @@ from tdcompress.planning.problem import Metric, Objective, PlanRequest
 from tdcompress.progress import Progress
 from tdcompress.surgery import LayerSelector
 from tdcompress.surgery.left import OnRefusal
+from tdcompress.surgery.plain import Hooks, Parametrized, Policy
 
 
 def compress(
@@ -31,6 +32,9 @@ def compress(
     layers: LayerSelector | None = None,
     skip: LayerSelector | None = None,
     on_refusal: OnRefusal = "raise",
+    hooks: Hooks = "refuse",
+    parametrized: Parametrized = "refuse",
+    allow_subclasses: bool = False,
     objective: Objective = "parameters",
     metric: Metric | None = None,
     example_inputs: Any = None,
@@ -55,6 +59,9 @@ def compress(
         layers: which layers.
         skip: layers to leave as they are.
         on_refusal: what to do with layers that cannot be decomposed; `report` names those that were left.
+        hooks: what to do with layers that carry hooks.
+        parametrized: what to do with layers whose weight is computed.
+        allow_subclasses: whether subclasses of layers are treated as those layers.
         objective: what the ratio is of.
         metric: the error; by default that of the weights, with data that of the features.
         example_inputs: for multiply-adds and latency.
@@ -91,6 +98,7 @@ def compress(
         layers=layers,
         skip=skip,
         on_refusal=on_refusal,
+        policy=Policy(hooks, parametrized, allow_subclasses),
         objective=objective,
         metric=metric,
         example_inputs=example_inputs,

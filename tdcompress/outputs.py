@@ -133,7 +133,17 @@ def drawn_gradient(output: Output, generator: torch.Generator) -> Tensor:
 
 
 def divergence(original: Output, approximation: Output) -> Tensor:
-    """How far predictions are from the original's, one number a row: see `metrics.outputs.output_divergence`."""
+    """How far predictions are from the original's, one number a row: see `metrics.outputs.output_divergence`.
+
+    Raises:
+        CompressionError: the shapes differ, as they do where the number of detections depends on what is seen.
+    """
+    if original.values.shape != approximation.values.shape:
+        raise CompressionError(
+            f"the output has the shape {tuple(original.values.shape)}, and that of the compressed model "
+            f"{tuple(approximation.values.shape)}; such outputs cannot be compared. Hand over the part of the model in "
+            "front of what picks detections, or for a plan pass trials=False."
+        )
     before, after = original.values.double(), approximation.values.double()
     if original.are_logits:
         return kl_divergence(before, after).clamp(min=0)

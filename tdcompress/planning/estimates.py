@@ -23,7 +23,7 @@ from tdcompress.planning.options import Option
 from tdcompress.planning.problem import PREDICTED, PlanningProblem
 from tdcompress.planning.trials import Trials, few_of, loss_of
 from tdcompress.shapes import Axes, Rank
-from tdcompress.surgery.plain import Policy, plain
+from tdcompress.surgery.plain import plain
 from tdcompress.surgery.ties import follower, retie
 from tdcompress.work import in_order, one_by_one
 
@@ -179,7 +179,8 @@ def _followers(problem: PlanningProblem, name: str, layer: FactorizedConv) -> di
     """What stands in the places of the layers that share the weight of one that is tried."""
     model = problem.model
     others: dict[str, nn.Module] = {
-        other: follower(name, layer, plain(model.get_submodule(other), Policy())) for other in problem.tied[name]
+        other: follower(name, layer, plain(model.get_submodule(other), problem.request.policy))
+        for other in problem.tied[name]
     }
     retie([(one, model.get_submodule(one), new) for one, new in {name: layer, **others}.items()])
     return others

@@ -22,6 +22,7 @@ from tdcompress.planning.result import Plan
 from tdcompress.progress import Progress, following
 from tdcompress.surgery import LayerSelector
 from tdcompress.surgery.left import OnRefusal
+from tdcompress.surgery.plain import Hooks, Parametrized, Policy
 
 
 def plan(
@@ -32,6 +33,9 @@ def plan(
     layers: LayerSelector | None = None,
     skip: LayerSelector | None = None,
     on_refusal: OnRefusal = "raise",
+    hooks: Hooks = "refuse",
+    parametrized: Parametrized = "refuse",
+    allow_subclasses: bool = False,
     objective: Objective = "parameters",
     metric: Metric = "relative_weights",
     example_inputs: Any = None,
@@ -58,6 +62,9 @@ def plan(
         skip: layers to leave as they are, as for `decompose`.
         on_refusal: what to do with a layer among `layers` that cannot be decomposed, or that no forward reaches:
             `"raise"`, or `"skip"` to leave it; `Plan.left` names it.
+        hooks: what to do with layers that carry hooks, as for `decompose`.
+        parametrized: what to do with layers whose weight is computed, as for `decompose`.
+        allow_subclasses: whether subclasses of layers are treated as those layers, as for `decompose`.
         objective: what the ratio is of: `"parameters"` of the weights; `"macs"`, multiply-adds; `"latency"`,
             milliseconds, measured on this machine, where a layer that would be slower than dense stays dense.
         metric: the error: `"relative_weights"`; `"relative_features"`, which needs data and is read off the curves of
@@ -99,6 +106,7 @@ def plan(
         layers=layers,
         skip=skip,
         on_refusal=on_refusal,
+        policy=Policy(hooks, parametrized, allow_subclasses),
         objective=objective,
         metric=metric,
         example_inputs=example_inputs,

@@ -45,6 +45,7 @@ class PlanRequest:
     layers: LayerSelector | None
     skip: LayerSelector | None
     on_refusal: OnRefusal
+    policy: Policy
     objective: Objective
     metric: Metric
     example_inputs: Any
@@ -135,15 +136,13 @@ def problem_of(model: nn.Module, request: PlanRequest) -> PlanningProblem:
     if inputs is None and request.metric in [name for name, known in METRICS.items() if known.needs_data]:
         raise CompressionError(f"metric={request.metric!r} needs inputs; pass data=, an iterable of batches.")
     example = _example(request, inputs)
-    named = request.layers is not None
-    refused = Refusals(request.on_refusal if named else "skip")
+    refused = Refusals("skip" if request.layers is None else request.on_refusal)
     convs, tied, skipped = _plain_layers(model, request, refused)
-    convs = _reached(model, convs, example, refused if named else None)
+    convs = _reached(model, convs, example, refused)
     if inputs is not None:
         with evaluating(model):
             inputs = quickest(inputs, model)
-    left = {**skipped, **(refused.texts if named else {})}  # by default nobody asked for the refused
-    return PlanningProblem(model, request, convs, tied, left, inputs, example)
+    return PlanningProblem(model, request, convs, tied, {**skipped, **refused.texts}, inputs, example)
 
 
 def _example(request: PlanRequest, inputs: Iterable[Any] | None) -> Any:
@@ -177,7 +176,7 @@ def _plain_layers(
                     "its inputs are numbers of rows, which have no moments for metric='predicted_loss'; skip it, or "
                     "plan by another metric."
                 )
-            conv = plain(module, Policy())
+            conv = plain(module, request.policy)
             if not any(kind.takes(ConvSpec.of(conv)) for kind in kinds.values()):
                 raise CompressionError(f"none of {', '.join(kinds)} takes a {type(conv).__name__}.")
             convs[first], tied[first] = conv, tuple(name for name, _ in others)
@@ -187,8 +186,8 @@ def _plain_layers(
     return convs, tied, skipped
 
 
-def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, refused: Refusals | None) -> dict[str, Any]:
-    """The layers that a forward on the example calls; of those that were named, all have to be."""
+def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, refused: Refusals) -> dict[str, Any]:
+    """The layers that a forward on the example calls; the others are refused."""
     if example is None:
         return dict(convs)
     met: set[str] = set()
@@ -196,9 +195,8 @@ def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, refused: 
     with torch.no_grad(), evaluating(model), watching(layers, lambda name, _: met.add(name), outputs=False):
         model(*args, **kwargs)
     unseen = [name for name in convs if name not in met]
-    if unseen and (refused is not None or len(unseen) == len(convs)):
-        error = CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
-        if refused is None or refused.noted is None or len(unseen) == len(convs):
-            raise error
+    if unseen:
+        if refused.noted is None or len(unseen) == len(convs):
+            raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")
         refused.noted.update({name: CompressionError("the forward never reaches it.") for name in unseen})
     return {name: conv for name, conv in convs.items() if name not in unseen}

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -45,6 +45,7 @@ class Plan:
         seed: what random starts are drawn from.
         left: the layers that are not planned for, and why.
         method_options: what methods are told that are not at their defaults, by name.
+        policy: what may happen to layers that are more than plain ones.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -54,6 +55,7 @@ class Plan:
     seed: int = 0
     left: tuple[tuple[str, str], ...] = ()
     method_options: tuple[tuple[str, Options], ...] = ()
+    policy: Policy = field(default_factory=Policy)
 
     def __getitem__(self, layer: str) -> LayerPlan:
         """The entry of a layer, by its name."""
@@ -135,7 +137,7 @@ class Plan:
             for name in (entry.layer, *entry.tied) if choice.method != DENSE else ():
                 module, kind = model.get_submodule(name), get_method(choice.method)
                 with naming(name):
-                    conv, moments = plain(module, Policy()), (whiten or {}).get(name)
+                    conv, moments = plain(module, self.policy), (whiten or {}).get(name)
                 options = method_options.get(choice.method) or kind.options()
                 request = Request(options=options, rank=choice.rank, axes=choice.axes, whiten=moments, seed=self.seed)
                 problems[name] = Problem(kind, conv, request)

@@ -19,6 +19,7 @@ from tdcompress.replay import Replay, sharing
 from tdcompress.watching import Call, watching
 
 _FLOOR = 1e-12
+_STEEPEST = 300.0  # logarithm of what is foreseen, over what was tried, for the whole weight
 _SAMPLES = 256  # that are enough to see how much the output changes,
 _FEWEST = 4  # and the fewest of any model,
 _ROWS = 1280  # outputs, one a sample or one a token, times layers that are tried
@@ -113,7 +114,10 @@ class Trials:
                 for norm, estimate in estimates.items():
                     estimate.reference = Reference(self._originals[norm], self._seen[number][norm])
                 found = output_of(replay.run(number, batch, instead))
-                total += float(_change(goal, found).sum())
+                try:
+                    total += float(_change(goal, found).sum())
+                except CompressionError as error:
+                    raise error.at(name) from None
                 count += len(goal)
         return total / max(1, count)
 
@@ -146,6 +150,6 @@ def loss_of(trials: Sequence[tuple[float, float]]) -> Callable[[float], float]:
             return change * (value / error) ** 2
         if value <= error_2:
             return change * (value / error) ** power
-        return change_2 * (value / error_2) ** max(2.0, power)
+        return change_2 * (value / error_2) ** min(max(2.0, power), _STEEPEST / math.log(max(1.0, value) / error_2))
 
     return loss

@@ -308,9 +308,52 @@ def test_what_is_missing_is_named():
 def test_what_cannot_be_decomposed_is_passed_over_unless_it_is_named():
     model = network()
     model[3].register_forward_hook(lambda *_: None)
-    assert "3" not in [entry.layer for entry in td.plan(model, 0.5, methods=("tucker",)).layers]
+    plan = td.plan(model, 0.5, methods=("tucker",))
+    assert "3" not in [entry.layer for entry in plan.layers]
+    assert [(name, "hooks" in reason) for name, reason in plan.left] == [("3", True), ("9", False)]  # which is linear
+    assert td.report(plan.apply(model)).left == plan.left
+    with pytest.raises(td.CompressionError, match=r"can be reached is 0\.\d+\.\nleft dense: '3': .*hooks"):
+        td.plan(model, 0.999, methods=("tucker",))
     with pytest.raises(td.CompressionError, match=r"layer '3'.*hooks"):
         td.plan(model, 0.5, layers=["3", "6"])
+
+
+class Turned(nn.Linear):
+    """As some models have it: what nn.Linear does, written otherwise."""
+
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+def more_than_plain():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 24, 3)),
+        nn.ReLU(),
+        nn.Conv2d(24, 24, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        Turned(24, 20),
+    )
+    model[2].register_forward_hook(lambda *_: None)
+    return model.eval()
+
+
+@pytest.mark.parametrize("data", [None, torch.randn(16, 3, 8, 8)])
+def test_layers_that_are_more_than_plain_are_planned_on_demand(data):
+    allowed: Any = {"hooks": "keep", "parametrized": "bake", "allow_subclasses": True}
+    model = more_than_plain()
+    with pytest.raises(td.CompressionError, match=r"no layer of the model can be decomposed"):
+        td.plan(model, 0.5)
+    plan = td.plan(model, 0.5, data=data, **allowed)
+    assert [entry.layer for entry in plan.layers] == ["0", "2", "5"]
+    assert td.Plan.from_json(plan.to_json()) == plan
+    for name in ("0", "2", "5"):
+        small: Any = td.compress(model, 0.5, layers=name, data=data, **allowed)
+        assert isinstance(small.get_submodule(name), td.FactorizedConv)
+        assert small(torch.randn(1, 3, 8, 8)).isfinite().all()
+    with pytest.raises(td.CompressionError, match="hooks must be 'refuse' or 'keep'"):
+        td.plan(model, 0.5, hooks="lose")  # type: ignore[arg-type]
 
 
 def test_the_table_and_the_picture(tmp_path):
@@ -408,6 +451,7 @@ def test_a_layer_that_no_forward_reaches_is_passed_over_unless_it_is_named():
     x = torch.randn(4, 3, 8, 8)
     plan = td.plan(Unused(), 0.5, methods=("tucker",), metric="relative_features", data=x)
     assert [entry.layer for entry in plan.layers] == ["used"]
+    assert plan.left == (("unused", "the forward never reaches it."),)
     with pytest.raises(td.CompressionError, match="never reached 'unused'"):
         td.plan(Unused(), 0.5, layers="*", methods=("tucker",), data=x)
 

@@ -6,6 +6,7 @@ from torch import nn
 
 import tdcompress as td
 from tdcompress.planning.problem import PlanRequest, problem_of
+from tdcompress.surgery.plain import Policy
 
 
 def request(**changes):
@@ -15,6 +16,7 @@ def request(**changes):
         "layers": None,
         "skip": None,
         "on_refusal": "raise",
+        "policy": Policy(),
         "objective": "parameters",
         "metric": "relative_weights",
         "example_inputs": None,

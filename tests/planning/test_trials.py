@@ -1,6 +1,7 @@
 """Trials of single layers: what they measure, against whole forwards of a changed copy, and what they leave alone."""
 
 import copy
+import math
 import weakref
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 import tdcompress as td
 from tdcompress.batches import forward, output_of
 from tdcompress.planning.curves import curve_of
-from tdcompress.planning.trials import Trials, few_of
+from tdcompress.planning.trials import Trials, few_of, loss_of
 
 
 class Branching(nn.Module):
@@ -178,3 +179,24 @@ def test_what_was_tried_is_gone_before_the_next_layer_is_solved(monkeypatch, one
 def test_no_data_is_refused():
     with pytest.raises(td.CompressionError, match="the data is empty"):
         Trials(nn.Linear(3, 3), [""], [])
+
+
+def test_an_output_whose_size_depends_on_the_weights_is_refused():
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Linear(16, 16)
+
+        def forward(self, x):
+            scores = self.features(x)
+            return scores[scores > 0][None]
+
+    with pytest.raises(td.CompressionError, match=r"layer 'features': the output has the shape .* trials=False"):
+        td.compress(Detector(), 0.5, data=torch.randn(8, 16))
+    assert td.compress(Detector(), 0.5, data=torch.randn(8, 16), trials=False) is not None
+
+
+def test_what_is_foreseen_from_trials_that_nearly_agree_is_a_number():
+    loss = loss_of([(0.5, 1e-9), (0.5000001, 1.0)])
+    assert loss(0.5) == 1e-9
+    assert 1.0 < loss(0.6) < loss(0.9) < math.inf
