@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,8 @@ from tdcompress.progress import Progress, following
 from tdcompress.surgery import LayerSelector
 from tdcompress.surgery.left import OnRefusal
 from tdcompress.surgery.plain import Hooks, Parametrized, Policy
+
+_USED = 0.99  # of the budget, or curves get more points
 
 
 def plan(
@@ -126,9 +129,16 @@ def planned(
     with following(progress, len(problem.convs), "plan") as step:
         estimates = estimated(problem, executor, step)
     curves, costs = with_errors(problem, estimates.curves), costings(problem)
-    options: dict[str, list[Option]] = {}
-    for name, curve in curves.items():
-        loss = estimates.loss(name, curve)
-        options[name] = [replace(option, loss=loss(option.error)) for option in costs[name](curve)]
+    losses = {name: estimates.loss(name, curve) for name, curve in curves.items()}
+
+    def rated(name: str, some: Sequence[Option]) -> list[Option]:
+        return [replace(option, loss=losses[name](option.error)) for option in costs[name](some)]
+
+    options = {name: rated(name, curve) for name, curve in curves.items()}
     plan = chosen(problem, options)
-    return verified(problem, plan) if request.objective == "latency" else plan, estimates.moments
+    if request.objective == "latency":
+        return verified(problem, plan), estimates.moments
+    if plan.cost[1] < _USED * plan.budget:  # as where one layer has most of the weights, and its curve few points
+        finer = {entry.layer: rated(entry.layer, entry.up_to_the_next()) for entry in plan.layers}
+        plan = chosen(problem, {name: [*finer[name], *options[name]] for name in options})
+    return plan, estimates.moments

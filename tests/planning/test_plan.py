@@ -73,6 +73,20 @@ def test_the_budget_is_never_exceeded_and_nearly_used(methods, ratio):
     assert kept(plan, model) > 0.75 * plan.budget
 
 
+@pytest.mark.parametrize("objective", ["parameters", "macs"])
+@pytest.mark.parametrize("methods", [("svd",), ("cp", "svd")])
+def test_one_layer_that_has_most_of_the_weights_leaves_little_of_the_budget(methods, objective):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 64, 1000))
+    for ratio in (0.3, 0.5, 0.77):
+        plan = td.plan(model, ratio, methods=methods, objective=objective, example_inputs=torch.zeros(1, 3, 8, 8))
+        spare = plan.budget - plan.cost[1]
+        assert 0 <= spare < 512 + 1000  # less than one rank more
+        assert plan["2"].choice.rank in [option.rank for option in plan["2"].options]
+        small: Any = plan.apply(model)
+        assert small[2].rank == plan["2"].choice.rank[0]
+
+
 def test_multiply_adds_keep_to_their_budget():
     model, example = network(), torch.zeros(2, 3, 8, 8)
     plan = td.plan(model, 0.6, objective="macs", example_inputs=example, layers=["0", "3", "6"], methods=CLOSED)
