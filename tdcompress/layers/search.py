@@ -68,9 +68,15 @@ def best_candidate(
 
 
 def _within(share: float, tried: Sequence[Candidate[Factors]]) -> list[Candidate[Factors]]:
-    """Those whose error is above the least by no more than this share of it."""
-    least = min(one.error for one in tried)
-    return [one for one in tried if one.error <= least + share * (least + _ROUNDING)]
+    """Those whose error is above the least by no more than this share of it.
+
+    Raises:
+        CompressionError: no error is a number.
+    """
+    errors = [one.error for one in tried if math.isfinite(one.error)]
+    if not errors:
+        raise CompressionError("its weights are so large that factors and errors overflow; scale them down.")
+    return [one for one in tried if one.error <= min(errors) + share * (min(errors) + _ROUNDING)]
 
 
 def _pairs_to_try(

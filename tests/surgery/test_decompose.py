@@ -144,6 +144,13 @@ def spoiled(value):
     return model
 
 
+def enormous():
+    model = a_model()
+    with torch.no_grad():
+        model[1].conv1.weight.normal_().mul_(1e37)
+    return model
+
+
 def with_hook():
     model = a_model()
     model[1].conv1.register_forward_hook(lambda *args: None)
@@ -200,6 +207,7 @@ GOOD = {"layer": "1.conv1", "method": "tucker", "ratio": 0.5}
         (a_model, {"layer": nn.Conv2d(1, 1, 1)}, "layer must be a name, .* got a Conv2d"),
         (lambda: spoiled(float("nan")), {}, "layer '1.conv1': 1 of 2304 weights are NaN or infinite"),
         (lambda: spoiled(float("inf")), {}, "NaN or infinite"),
+        (enormous, {"method": "cp"}, "layer '1.conv1': its weights are so large that"),
         (lambda: a_model().to("meta"), {}, "meta device"),
         (with_hook, {}, "hooks"),
         (parametrized, {}, "weight is parametrized or pruned; pass parametrized='bake'"),
