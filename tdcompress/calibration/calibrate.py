@@ -44,7 +44,8 @@ def calibrate(
     data. All this is computed in evaluation mode; modes are restored, and the original is not changed. Deterministic.
 
     A BatchNorm that is in evaluation mode in a model in training mode counts as frozen and stays as it is, as do norms
-    without running statistics.
+    without running statistics. A layer that is called with other samples than the original's, as a mixture's experts
+    are where the routing changed, stays as it was decomposed, with a warning.
 
     Args:
         compressed: a model with factorized layers, in any precision. It is left alone unless `inplace`.

@@ -61,7 +61,7 @@ def plan(
         ratio: the share of the cost of the planned layers to remove, in (0, 1).
         methods: registered names, or one, or a mapping of names to what their solvers are told, as `decompose` takes
             it; by default the methods that have `planned_by_default`.
-        layers: which layers, as for `decompose`; by default all that can be decomposed.
+        layers: which layers, as for `decompose`; by default all that can be decomposed. `Plan.left` names the others.
         skip: layers to leave as they are, as for `decompose`.
         on_refusal: what to do with a layer among `layers` that cannot be decomposed, or that no forward reaches:
             `"raise"`, or `"skip"` to leave it; `Plan.left` names it.
