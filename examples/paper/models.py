@@ -166,8 +166,8 @@ def resnet18(in_channels: int, num_classes: int = 10) -> ResNet:
 def resnet50(in_channels: int, num_classes: int = 10) -> ResNet:
     """ResNet-50 for images of about 28×28 pixels: its 7×7 stem of stride 2, but no max-pooling behind it.
 
-    The last BatchNorm of every block starts with a weight of zero, so that at first a block is its shortcut (Goyal et al.
-    2017): without it the first epochs learn little.
+    The last BatchNorm of every block starts with a weight of zero, so that at first a block is its shortcut (Goyal et
+    al. 2017): without it the first epochs learn less.
 
     Args:
         in_channels: channels of an image: 1 for Fashion-MNIST.
