@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from tdcompress.watching import Call, watching
@@ -54,13 +55,17 @@ class _Whole(AbstractContextManager[None]):
     """In place of the counter's `ModuleTracker`: all that is computed is of one whole.
 
     That one hooks every module for sums that nobody reads here, and without gradients it fails at a module that is
-    given a view of a parameter, as DeBERTa's are.
+    given a view of a parameter, as DeBERTa's are. What it does as well stays: under a hook on all modules stacks run
+    their plain stages, whose multiply-adds are meant.
     """
 
     parents = frozenset({"Global"})
 
+    def __enter__(self) -> None:
+        self._hook = register_module_forward_pre_hook(lambda *_: None)
+
     def __exit__(self, *_: object) -> None:
-        pass
+        self._hook.remove()
 
 
 def median_milliseconds(before: Callable[[], None], after: Callable[[], None], rounds: int) -> tuple[float, float]:
