@@ -76,7 +76,8 @@ def _within(share: float, tried: Sequence[Candidate[Factors]]) -> list[Candidate
     errors = [one.error for one in tried if math.isfinite(one.error)]
     if not errors:
         raise CompressionError("its weights are so large that factors and errors overflow; scale them down.")
-    return [one for one in tried if one.error <= min(errors) + share * (min(errors) + _ROUNDING)]
+    least = min(errors)
+    return [one for one in tried if one.error <= least + share * (least + _ROUNDING)]
 
 
 def _pairs_to_try(

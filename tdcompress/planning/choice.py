@@ -17,7 +17,7 @@ from tdcompress.planning.options import DENSE, Option
 from tdcompress.planning.problem import PlanningProblem
 from tdcompress.planning.result import UNITS, Plan
 from tdcompress.report.measuring import as_call, median_milliseconds
-from tdcompress.surgery.left import grouped
+from tdcompress.surgery.left import left_lines
 from tdcompress.surgery.swap import swapped
 
 _ROUNDS = 15  # more than along the curves: what is chosen is measured once, and refused if it is slower than dense
@@ -39,7 +39,7 @@ def chosen(problem: PlanningProblem, options: Mapping[str, Sequence[Option]]) ->
     places = allocate([[(option.cost, option.loss) for option in curve] for curve in options.values()], budget)
     if places is None:
         smallest = sum(min(option.cost for option in curve) for curve in options.values())
-        left = "".join(f"\nleft dense: {line}" for line in grouped(problem.left))
+        left = "".join("\n" + line for line in left_lines(problem.left))
         raise CompressionError(
             f"ratio={1 - request.share:.6g} leaves {budget:.6g} of {dense:.6g} {UNITS[request.objective]}, but the "
             f"smallest possible is {smallest:.6g}; the largest ratio that can be reached is "

@@ -25,7 +25,7 @@ from tdcompress.planning.options import DENSE
 from tdcompress.planning.typed import typed
 from tdcompress.progress import Progress
 from tdcompress.report.table import aligned, short_count
-from tdcompress.surgery.left import Refusals, grouped
+from tdcompress.surgery.left import Refusals, left_lines
 from tdcompress.surgery.plain import Policy, plain
 from tdcompress.surgery.replacement import Problem, Replacement, replaced
 
@@ -182,8 +182,7 @@ class Plan:
             row.append(f"{short_count(dense.parameters)} → {short_count(choice.parameters)}")
             rows.append(row + ([self._amount(dense.cost, choice.cost)] if unit != "parameters" else []))
         total = f"{self._amount(*self.cost)} {unit}, {self.ratio:.1%} removed; the budget is {self._one(self.budget)}"
-        left = [f"left dense: {line}" for line in grouped(dict(self.left))]
-        return aligned(rows, [total, *left])
+        return aligned(rows, [total, *left_lines(dict(self.left))])
 
     def _amount(self, before: float, after: float) -> str:
         return f"{self._one(before)} → {self._one(after)}"

@@ -77,9 +77,7 @@ def report(
     if example_inputs is not None:
         total, costs = _measured(model, layers, as_call(example_inputs), total, costs, rounds)
     entries = tuple(_entry(name, layer, costs[name], given[name]) for name, layer in layers.items())
-    modules = dict(model.named_modules())
-    others = tuple((name, type(modules[name]).__name__, count) for name, count in other_holders(model).items())
-    return Report(entries, total, tuple(left_dense(model).items()), others)
+    return Report(entries, total, tuple(left_dense(model).items()), tuple(other_holders(model)))
 
 
 def _entry(name: str, layer: FactorizedConv, cost: Cost, errors: Mapping[str, float]) -> LayerReport:

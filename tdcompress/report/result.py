@@ -8,7 +8,7 @@ from typing import Any
 
 from tdcompress.deferred import DataFrame
 from tdcompress.report.table import aligned, markdown, short_count
-from tdcompress.surgery.left import grouped
+from tdcompress.surgery.left import left_lines
 from tdcompress.surgery.selection import listed
 
 _FORMS: dict[str, Callable[[float], str]] = {
@@ -110,8 +110,7 @@ class Report:
         return aligned(self._cells(), self._remarks())
 
     def _remarks(self) -> list[str]:
-        left = [f"left dense: {line}" for line in grouped(dict(self.left))]
-        return left + self._beyond_reach() + list(self.slower)
+        return [*left_lines(dict(self.left)), *self._beyond_reach(), *self.slower]
 
     def _beyond_reach(self) -> list[str]:
         by_kind: dict[str, list[tuple[str, int]]] = {}

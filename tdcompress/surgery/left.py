@@ -124,6 +124,15 @@ def grouped(reasons: Mapping[str, str], at_most: int | None = None) -> list[str]
     return lines
 
 
+def left_lines(left: Mapping[str, str]) -> list[str]:
+    """What tables and messages say of the layers that were left dense.
+
+    >>> left_lines({"head": "it is skipped."})
+    ["left dense: 'head': it is skipped."]
+    """
+    return [f"left dense: {line}" for line in grouped(left)]
+
+
 # --- on the model ---------------------------------------------------------------------------------------
 
 

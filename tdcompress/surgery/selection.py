@@ -178,8 +178,8 @@ def dense_layers(model: nn.Module, linear: bool) -> Iterator[Named]:
             yield name, module
 
 
-def other_holders(model: nn.Module) -> dict[str, int]:
-    """The modules of no known kind that hold matrices or larger tensors themselves, with how many elements, by name.
+def other_holders(model: nn.Module) -> Iterator[tuple[str, str, int]]:
+    """Name, class and number of elements of modules of no known kind that hold matrices or larger tensors themselves.
 
     An `nn.LSTM` does, and a mixture's experts in one tensor. What a known layer has as well is not counted.
     """
@@ -188,15 +188,12 @@ def other_holders(model: nn.Module) -> dict[str, int]:
         if isinstance(module, FactorizedConv) or kind_of(module):
             seen.update(id(inner) for inner in module.modules())
             seen.update(id(parameter) for parameter in module.parameters())
-    found: dict[str, int] = {}
     for name, module in model.named_modules():
-        if id(module) in seen:
-            continue
-        for parameter in module.parameters(recurse=False):
-            if parameter.dim() > 1 and id(parameter) not in seen:
-                seen.add(id(parameter))
-                found[name] = found.get(name, 0) + parameter.numel()
-    return found
+        own = [] if id(module) in seen else list(module.parameters(recurse=False))
+        held = [one for one in own if one.dim() > 1 and id(one) not in seen]
+        seen.update(map(id, held))
+        if held:
+            yield name, type(module).__name__, sum(one.numel() for one in held)
 
 
 def _listed(candidates: Sequence[Named]) -> str:
