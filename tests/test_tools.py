@@ -159,8 +159,10 @@ def test_dynamically_quantized_each_stage_is_what_pytorch_makes_of_it_alone(meth
     quantization = pytest.importorskip("torch.ao.quantization", reason="moved out of this PyTorch")
     dynamic = pytest.importorskip("torch.ao.nn.quantized.dynamic", reason="moved out of this PyTorch")
     layer, x = a_case(method, kind)
-    # PyTorch quantizes no embedding dynamically, and does not know our grouped linear layers.
-    classes = {type(stage) for stage in layer.weighted if hasattr(dynamic, type(stage).__name__)}
+    # PyTorch quantizes no embedding dynamically, and does not know our grouped linear layers. Its own transposed
+    # convolutions are more than their norm from what they were, and with a stride read what is nowhere written.
+    known = {type(stage) for stage in layer.weighted if hasattr(dynamic, type(stage).__name__)}
+    classes = {one for one in known if "Transpose" not in one.__name__}
     how = {
         "qconfig_spec": dict.fromkeys(classes, quantization.default_dynamic_qconfig),
         "mapping": {one: getattr(dynamic, one.__name__) for one in classes},

@@ -7,6 +7,7 @@ Reads the tables of `docs/study/` and writes `answer.md` and `answer.png` there,
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -123,7 +124,7 @@ def _cost(row: Any) -> str:
 
 
 def _by_lot(costs: pd.DataFrame) -> pd.DataFrame:
-    return costs.drop_duplicates("network").assign(error="by lot", mean=costs["chance"], low=None, high=None)
+    return costs.drop_duplicates("network").assign(error="by lot", mean=costs["chance"], low=math.nan, high=math.nan)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

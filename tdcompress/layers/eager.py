@@ -93,7 +93,13 @@ class EagerStack(StackedConv[Factors, MethodOptions]):
         first, *_, last = self
         if isinstance(first, Regroup) or isinstance(last, Regroup):
             return False  # a matrix read through a grid
-        return not module._has_any_global_hook() and all(map(_is_untouched, self))  # type: ignore[no-untyped-call]
+        return not _are_all_hooked() and all(map(_is_untouched, self))
+
+
+def _are_all_hooked() -> bool:
+    """Whether there are hooks for every module. PyTorch's own function for that is younger than 2.6."""
+    forward = module._global_forward_hooks or module._global_forward_pre_hooks
+    return bool(forward or module._global_backward_hooks or module._global_backward_pre_hooks)
 
 
 def _is_untouched(stage: nn.Module) -> bool:

@@ -24,6 +24,7 @@ from tdcompress.study.locking import advice, driver_lock
 from tdcompress.study.rows import GRID, coordinates, joined
 
 _SYNC_SECONDS = 5  # waiting for the disk at every commit would cost 10 000 quick trials a minute
+_DAMAGED = "its tables are damaged"
 
 
 class Store:
@@ -215,10 +216,10 @@ class Store:
         """SQLite's errors with the file's name and what to do."""
         try:
             yield
-        except sqlite3.Error as error:
-            raise CompressionError(f"{self.path}: {error}; {advice(str(error))}") from error
         except UnicodeDecodeError:  # SQLite's message quotes what is damaged
-            raise CompressionError(f"{self.path}: its tables are damaged; {advice('')}") from None
+            raise CompressionError(f"{self.path}: {_DAMAGED}; {advice('')}") from None
+        except sqlite3.Error as error:  # without that message in Python 3.10
+            raise CompressionError(f"{self.path}: {str(error) or _DAMAGED}; {advice(str(error))}") from error
 
 
 def _environment() -> str:
