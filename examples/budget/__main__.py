@@ -71,6 +71,8 @@ class Row:
         seed: that decided which images were taken for calibration; 0 in tables from before it was noted.
         accuracy: on the test images, in [0, 1].
         fine_tuned: the same after a short fine-tuning; empty if there was none.
+        rates: of the fine-tuning, if others were tried than the recipe's own; empty in tables from before they were
+            noted.
         parameters: of the whole network.
         multiply_adds: of one forward of one image.
         milliseconds: median time of a forward of 32 images, in channels last.
@@ -83,6 +85,7 @@ class Row:
     seed: int
     accuracy: float
     fine_tuned: float | str
+    rates: str
     parameters: int
     multiply_adds: int
     milliseconds: float
@@ -91,9 +94,16 @@ class Row:
 
 
 def measure(
-    task: Task, splits: Splits, procedure: str, ratio: float, finetune: Tuning | None = None, *, seed: int = 0
+    task: Task,
+    splits: Splits,
+    procedure: str,
+    ratio: float,
+    finetune: Tuning | None = None,
+    *,
+    seed: int = 0,
+    rates: str = "",
 ) -> Row:
-    """Compress in one way, and evaluate on the test images, once more after fine-tuning."""
+    """Compress in one way, and evaluate on the test images, once more after fine-tuning; see `Row`."""
     start = time.perf_counter()
     model = PROCEDURES[procedure](task, ratio)
     seconds = time.perf_counter() - start
@@ -114,6 +124,7 @@ def measure(
         seed,
         round(accuracy, 4),
         tuned,
+        rates,
         costs.parameters[1],
         costs.multiply_adds[1] // 32,
         round(costs.milliseconds[1], 3),
@@ -141,22 +152,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = read_rows(table)
     tried = Strategy(tuple(replace(recipe, learning_rate=rate) for rate in options.rates or [recipe.learning_rate]))
     finetune = None if options.no_finetune else Tuning(tried, source, model, progress=sys.stderr.isatty())
+    how = {"seed": str(options.seed), "rates": " ".join(f"{rate:g}" for rate in options.rates or [])}
     for ratio in options.ratios:
         for procedure in options.procedures:
-            key = (procedure, ratio, options.seed)
-            if any((row["procedure"], float(row["ratio"]), int(row["seed"])) == key for row in rows):
+            if any((row["procedure"], float(row["ratio"])) == (procedure, ratio) for row in _alike(rows, how)):
                 continue
-            row = vars(measure(task, splits, procedure, ratio, finetune, seed=options.seed))
+            row = vars(measure(task, splits, procedure, ratio, finetune, seed=options.seed, rates=how["rates"]))
             print(*(f"{value}" for value in row.values()), sep="\t", flush=True)
             rows.append({name: str(value) for name, value in row.items()})
             write_rows(table, Row.__dataclass_fields__, rows)
     order = list(PROCEDURES)
-    shown = sorted(
-        (row for row in rows if int(row["seed"]) == options.seed), key=lambda row: order.index(row["procedure"])
-    )
+    shown = sorted(_alike(rows, how), key=lambda row: order.index(row["procedure"]))
     (folder / "table.md").write_text(_markdown(shown, dense), encoding="utf-8")
     draw(shown, dense, folder / "accuracy.png")
     print(f"{table}, table.md, accuracy.png")
+
+
+def _alike(rows: Iterable[dict[str, str]], how: Mapping[str, str]) -> list[dict[str, str]]:
+    """The rows of one seed and one set of rates: a table has all that were ever asked for."""
+    return [row for row in rows if all(row[name] == value for name, value in how.items())]
 
 
 def _augmentation(recipe: Recipe, splits: Splits) -> Callable[[Tensor], Tensor] | None:
@@ -175,11 +189,11 @@ def _augmentation(recipe: Recipe, splits: Splits) -> Callable[[Tensor], Tensor] 
 
 
 def read_rows(table: Path) -> list[dict[str, str]]:
-    """The rows of a table as text, without any if there is no such file; tables from before seeds were noted have 0."""
+    """The rows of a table as text, without any if there is no such file; what old tables do not note is filled in."""
     if not table.exists():
         return []
     with table.open(encoding="utf-8", newline="") as file:
-        return [{"seed": "0", **row} for row in csv.DictReader(file)]
+        return [{"seed": "0", "rates": "", **row} for row in csv.DictReader(file)]
 
 
 def write_rows(table: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:

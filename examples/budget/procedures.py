@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from torch import Tensor, nn
 
@@ -139,16 +139,18 @@ def with_newer_methods(task: Task, ratio: float) -> nn.Module:
     return td.compress(task.model, ratio, methods=methods, layers=list(task.layers), data=task.data)
 
 
-def foreseen(task: Task, ratio: float) -> nn.Module:
-    """td.compress with unlabelled data: plan by the predicted loss, without trials, whitened kernels, td.calibrate."""
-    layers, data = list(task.layers), task.data
-    return td.compress(task.model, ratio, layers=layers, data=data, metric="predicted_loss", logits=task.logits)
+def foreseen(task: Task, ratio: float, trials: bool = False) -> nn.Module:
+    """td.compress with unlabelled data: plan by the predicted loss, whitened kernels, td.calibrate.
 
-
-def foreseen_and_tried(task: Task, ratio: float) -> nn.Module:
-    """The same with trials, which show what the predicted loss of every layer is worth."""
+    Trials show what the predicted loss of every layer is worth.
+    """
     layers, data, logits = list(task.layers), task.data, task.logits
-    return td.compress(task.model, ratio, layers=layers, data=data, metric="predicted_loss", trials=True, logits=logits)
+    return td.compress(
+        task.model, ratio, layers=layers, data=data, metric="predicted_loss", trials=trials, logits=logits
+    )
+
+
+foreseen_and_tried = partial(foreseen, trials=True)
 
 
 PROCEDURES: Mapping[str, Callable[[Task, float], nn.Module]] = {

@@ -127,10 +127,10 @@ def test_the_rate_that_is_best_for_the_validation_images_counts(folder):
     found = {}
     for rates in (["1e-3"], ["1e-9"], ["1e-9", "1e-3"], ["1e-3", "1e-9"]):
         main([*command, *rates])
-        table = folder / "results.csv"
-        (row,) = csv.DictReader(table.read_text().splitlines())
+        *before, row = csv.DictReader((folder / "results.csv").read_text().splitlines())
+        assert len(before) == len(found)
+        assert row["rates"] == " ".join(f"{float(rate):g}" for rate in rates)
         found[tuple(rates)] = float(row["fine_tuned"])
-        table.unlink()
     alone, nothing, *both = found.values()
     assert alone > nothing + 0.1
     assert both == [alone, alone]
