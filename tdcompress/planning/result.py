@@ -28,6 +28,7 @@ from tdcompress.report.table import aligned, short_count
 from tdcompress.surgery.left import Refusals, left_lines
 from tdcompress.surgery.plain import Policy, plain
 from tdcompress.surgery.replacement import Problem, Replacement, replaced
+from tdcompress.surgery.ties import tied_groups
 
 FORMAT_VERSION = 1
 UNITS = {"parameters": "parameters", "macs": "multiply-adds", "latency": "ms"}
@@ -169,6 +170,13 @@ class Plan:
                     raise CompressionError(
                         f"the plan is for another model: there layer {entry.layer!r} has {name}={value!r}, here "
                         f"{here[name]!r}."
+                    )
+            for other in entry.tied:
+                sharing = modules.get(other)
+                if sharing is None or len(tied_groups([(entry.layer, module), (other, sharing)])) > 1:
+                    raise CompressionError(
+                        f"the plan is for another model: there layers {entry.layer!r} and {other!r} share a weight, here "
+                        "they do not."
                     )
 
     def __str__(self) -> str:

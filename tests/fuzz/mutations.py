@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -115,7 +116,7 @@ def _change_value(holder: Any, key: Any, random: Random) -> None:
     if kind == "remove":
         del holder[key]
     elif kind == "double" and isinstance(holder, list):
-        holder.insert(key, holder[key])
+        holder.insert(key, deepcopy(holder[key]))
     elif kind == "rename" and isinstance(holder, dict):
         holder[random.choice(WORDS)] = holder.pop(key)
     elif kind == "swap":
@@ -124,4 +125,4 @@ def _change_value(holder: Any, key: Any, random: Random) -> None:
     elif type(holder[key]) is int and random.random() < 0.5:
         holder[key] += random.choice((-1, 1, 2))
     else:
-        holder[key] = random.choice(VALUES)
+        holder[key] = deepcopy(random.choice(VALUES))  # a second change may go into it

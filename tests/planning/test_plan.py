@@ -488,6 +488,17 @@ def test_a_module_in_two_places_is_replaced_in_both_in_place():
     assert model[0] is model[2]
 
 
+def test_a_plan_for_layers_that_share_a_weight_refuses_a_model_where_they_do_not():
+    model = nn.ModuleDict({"words": nn.Embedding(40, 32), "head": nn.Linear(32, 40, bias=False)})
+    apart = copy.deepcopy(model)
+    model["head"].weight = model["words"].weight  # type: ignore[assignment]
+    plan = td.plan(model, 0.5)
+    plan.apply(model)
+    for other in (apart, nn.ModuleDict({"words": apart["words"]})):
+        with pytest.raises(td.CompressionError, match="layers 'words' and 'head' share a weight, here they do not"):
+            plan.apply(other)
+
+
 def test_an_exact_layer_is_no_reason_to_divide_by_zero():
     model = network()
     with torch.no_grad():
