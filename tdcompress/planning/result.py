@@ -175,8 +175,8 @@ class Plan:
                 sharing = modules.get(other)
                 if sharing is None or len(tied_groups([(entry.layer, module), (other, sharing)])) > 1:
                     raise CompressionError(
-                        f"the plan is for another model: there layers {entry.layer!r} and {other!r} share a weight, here "
-                        "they do not."
+                        f"the plan is for another model: there layers {entry.layer!r} and {other!r} share a weight, "
+                        "here they do not."
                     )
 
     def __str__(self) -> str:
