@@ -25,7 +25,7 @@ from tdcompress.surgery import LayerSelector, select_layers
 from tdcompress.surgery.left import OnRefusal, Refusals, without
 from tdcompress.surgery.plain import Policy, check_wrapper, plain
 from tdcompress.surgery.ties import cut_ties, tied_groups
-from tdcompress.watching import Call, watching
+from tdcompress.watching import Call, run, watching
 
 PREDICTED = "predicted_loss"
 Objective = Literal["parameters", "macs", "latency"]
@@ -138,7 +138,7 @@ def problem_of(model: nn.Module, request: PlanRequest) -> PlanningProblem:
     example = _example(request, inputs)
     refused = Refusals("skip" if request.layers is None else request.on_refusal)
     convs, tied, skipped = _plain_layers(model, request, refused)
-    convs = _reached(model, convs, example, refused)
+    convs = _reached(model, convs, example, inputs, refused)
     if inputs is not None:
         with evaluating(model):
             inputs = quickest(inputs, model)
@@ -186,15 +186,28 @@ def _plain_layers(
     return convs, tied, skipped
 
 
-def _reached(model: nn.Module, convs: Mapping[str, Any], example: Any, refused: Refusals) -> dict[str, Any]:
-    """The layers that a forward on the example calls; the others are refused."""
+def _reached(
+    model: nn.Module, convs: Mapping[str, Any], example: Any, inputs: Iterable[Any] | None, refused: Refusals
+) -> dict[str, Any]:
+    """The layers that a forward on the example calls, and for which data have something; the others are refused."""
     if example is None:
         return dict(convs)
-    met: set[str] = set()
+    fed: dict[str, bool] = {}  # by the layers that are called; an expert of a mixture may be called for no token
     layers, (args, kwargs) = {name: model.get_submodule(name) for name in convs}, as_call(example)
-    with torch.no_grad(), evaluating(model), watching(layers, lambda name, _: met.add(name), outputs=False):
-        model(*args, **kwargs)
-    unseen = [name for name in convs if name not in met]
+
+    def note(name: str, call: Call) -> None:
+        fed[name] = fed.get(name, False) or inputs is None or call.input.numel() > 0
+
+    with torch.no_grad(), evaluating(model):
+        with watching(layers, note, outputs=False):
+            model(*args, **kwargs)
+        hungry = {name: layers[name] for name, any_of_it in fed.items() if not any_of_it}
+        with watching(hungry, note, outputs=False):
+            for batch in inputs if inputs is not None and hungry else ():
+                run(model, batch)
+                if all(fed.values()):
+                    break
+    unseen = [name for name in convs if not fed.get(name)]
     if unseen:
         if refused.noted is None or len(unseen) == len(convs):
             raise CompressionError(f"the model's forward never reached {', '.join(map(repr, unseen))}.")

@@ -283,6 +283,12 @@ def test_experts_may_have_nothing_to_do_in_a_batch():
     found = td.calibrate(small, [some, others], model)
     assert distance(model, found, [some, others]) < distance(model, small, [some, others])
     assert td.compress(model, 0.3, layers="experts.*", data=[some, others]) is not None
+    # The same expert, wherever what it is asked comes; and one that is never asked stays dense.
+    assert td.plan(model, 0.3, data=[some, others]).left == ()
+    plan = td.plan(model, 0.2, data=[some, some])
+    assert plan.left == (("experts.1", "the forward never reaches it."),)
+    with pytest.raises(td.CompressionError, match=r"never reached 'experts\.1'"):
+        td.plan(model, 0.2, layers=["first", "experts.1"], data=[some, some])
 
 
 @pytest.mark.parametrize("fit", ["bias", "last", "all"])
