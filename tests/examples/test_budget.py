@@ -124,7 +124,7 @@ def test_one_run_writes_table_and_picture_and_goes_on(folder, capsys):
 
 def test_the_rate_that_is_best_for_the_validation_images_counts(folder):
     command = ["digits", "--output", str(folder), "--ratios", "0.5", "--procedures", "uniform CP", "--rates"]
-    found = {}
+    found: dict[tuple[str, ...], float] = {}
     for rates in (["1e-3"], ["1e-9"], ["1e-9", "1e-3"], ["1e-3", "1e-9"]):
         main([*command, *rates])
         *before, row = csv.DictReader((folder / "results.csv").read_text().splitlines())
