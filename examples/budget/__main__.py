@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     splits = source.splits()
     model, _ = preset.trained(source, folder / "weights.safetensors")
     chosen = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(options.seed))[:_IMAGES]
-    recipe = _FINE_TUNING[preset.name]
+    recipe = _FINE_TUNING[preset.name].on("cpu")
     distillation = replace(_DISTILLATION[preset.name], augment=_augmentation(recipe, splits), autocast=recipe.autocast)
     task = Task(model, preset.layer_names(), splits.train.images[chosen], distillation=distillation)
     dense = evaluate(model, splits.test.images, splits.test.labels).accuracy

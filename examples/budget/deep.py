@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="results/PRESET/model.safetensors by default")
     parser.add_argument("--output", type=Path, help="results/deep/PRESET by default")
     options = parser.parse_args(arguments)
-    preset = PRESETS[options.preset]
+    preset = PRESETS[options.preset].on("cpu")
     name = preset.name
     source = Source(preset.setting, options.data)
     model, _ = preset.trained(source, options.weights or Path("results") / name / "model.safetensors")

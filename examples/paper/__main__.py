@@ -69,10 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _study(options: argparse.Namespace) -> None:
+    _check_device(options.device)
     preset = _chosen(options)
     torch.set_num_threads(preset.threads or torch.get_num_threads())
     output = Path(options.output or Path("results") / preset.name)
-    _check_device(options.device)
     source = Source(preset.setting, options.data, options.device, preset.evaluated)
     splits = source.splits()
     output.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def _remove(output: Path) -> None:
 
 def _chosen(options: argparse.Namespace) -> Preset:
     """The preset with what the command line changes in it."""
-    preset = PRESETS[options.preset]
+    preset = PRESETS[options.preset].on(options.device)
     names = ("layers", "methods", "ratios", "runs", "ranks", "solver", "calibrated", "seed", "threads", "strategies")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
@@ -208,8 +208,8 @@ def _plan(preset: Preset, every: Sequence[Trial], dataset: str, output: Path) ->
     tuned = "without fine-tuning" if preset.fine_tuning is None else f"{len(every)} fine-tunings"
     if preset.calibrated is not None:
         tuned = f"each calibrated on {preset.calibrated} images, {tuned}"
-    if preset.autocast:
-        tuned += ", evaluated in bfloat16"
+    if preset.autocast or PRESETS[preset.name].autocast:
+        tuned += f", evaluated in {'bfloat16' if preset.autocast else 'float32'}"
     ranks = {"ours": "the ranks tdcompress chooses", "paper": "the paper's ranks"}[preset.ranks]
     lines = [
         f"{preset.name} on {dataset}: {len(preset.layers)} layers × {len(preset.methods)} methods × "

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import tdcompress as td
 from examples.paper.models import seeded
-from examples.paper.recipes import Recipe
+from examples.paper.recipes import Recipe, multiplies_bfloat16
 from examples.paper.reference import Published
 from examples.paper.strategies import STRATEGIES, Tuning
 from examples.paper.train import SETTINGS, Setting, kept_beside, load_checkpoint, save_checkpoint
@@ -111,6 +112,18 @@ class Preset:
     def parts(self) -> Setting:
         """The network, its data, and how both are used by default."""
         return SETTINGS[self.setting]
+
+    def on(self, device: str | torch.device) -> Preset:
+        """The same study for a device: in float32 where that is slow in bfloat16."""
+        if multiplies_bfloat16(device):
+            return self
+        return replace(
+            self,
+            training=self.training.on(device),
+            fine_tuning=None if self.fine_tuning is None else self.fine_tuning.on(device),
+            autocast=False,
+            short=self.short.replace("in bfloat16", "in float32"),
+        )
 
     def choices(self) -> dict[str, Any]:
         """What the results depend on, as JSON has it."""

@@ -167,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _recipe(options: argparse.Namespace) -> Recipe:
     """The recipe that the command line names, with the numbers that it gives."""
     recipe = RECIPES[options.recipe] if options.recipe else SETTINGS[options.setting].recipe
+    recipe = recipe.on(options.device)
     numbers = {name: getattr(options, name) for name in ("epochs", "batch_size", "learning_rate")}
     return replace(recipe, **{name: value for name, value in numbers.items() if value is not None})
 

@@ -280,6 +280,20 @@ class TestPresets:
         }
         assert replace(medium, **again) == whole
 
+    @pytest.mark.parametrize("name", ["garipov-fmnist-medium", "resnet50-fmnist", "digits"])
+    def test_a_cpu_that_is_slow_in_bfloat16_is_spared_it(self, name, monkeypatch):
+        preset = PRESETS[name]
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+        assert preset.on("cpu") == preset
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+        assert preset.on("cuda") == preset
+        spared = preset.on("cpu")
+        recipes = [recipe for recipe in (spared.training, spared.fine_tuning) if recipe is not None]
+        assert not any([spared.autocast, *(recipe.autocast for recipe in recipes)])
+        assert "bfloat16" not in spared.short
+        kept = {name: getattr(preset, name) for name in ("training", "fine_tuning", "autocast", "short")}
+        assert replace(spared, **kept) == preset
+
     @pytest.mark.full
     @pytest.mark.parametrize("name", ["garipov-fmnist-medium", "garipov-fmnist-strategies"])
     def test_those_of_hours_run_on_few_images(self, name, tmp_path, monkeypatch):

@@ -301,6 +301,15 @@ class TestRecipe:
         assert fine_tuning.learning_rate == pytest.approx(recipe.learning_rate_at(recipe.epochs))
         assert fine_tuning.optimizer == recipe.optimizer
 
+    @pytest.mark.parametrize(("capability", "pays"), [("DEFAULT", False), ("AVX2", False), ("AVX512", True)])
+    def test_a_cpu_that_is_slow_in_bfloat16_is_spared_it(self, capability, pays, monkeypatch):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        recipe = RECIPES["gpt"]
+        assert recipe.autocast
+        assert recipe.on("cpu") == replace(recipe, autocast=pays)
+        assert recipe.on("cuda") == recipe
+        assert RECIPES["digits"].on("cpu") == RECIPES["digits"]
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
