@@ -17,7 +17,7 @@ from tdcompress.errors import CompressionError
 from tdcompress.gathering import made_for, those_met
 from tdcompress.layers.fisher import FisherFactors
 from tdcompress.layers.kinds import reads_features
-from tdcompress.outputs import Logits, Output, check_has_gradient, drawn_gradient, read_output
+from tdcompress.outputs import Logits, Output, drawn_gradient, gradients_of, read_output
 from tdcompress.progress import Progress, following
 from tdcompress.surgery import LayerSelector, select_layers
 from tdcompress.watching import Call, watching, with_tensors
@@ -140,11 +140,10 @@ class _Watched:
         output = self._forward(piece, note, leaves)
         if not leaves:
             return
-        check_has_gradient(output.values)
         for draw in range(self.draws):
             sent = drawn_gradient(output, self.generator)
             # Only the features' gradients are wanted, which the hooks take.
-            torch.autograd.grad(output.values, leaves, sent, retain_graph=draw + 1 < self.draws, allow_unused=True)
+            gradients_of(output.values, leaves, sent, again=draw + 1 < self.draws)
         for factors in self.factors_of.values():
             factors.rows += len(output) * self.draws
 

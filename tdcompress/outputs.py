@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,14 +92,31 @@ def class_axis(result: Any, logits: Logits = None) -> int | Literal[False]:
     return axis
 
 
-def check_has_gradient(said: Tensor) -> None:
-    """Refuse what a model says, or a number of it, that no gradient can be sent back from.
+def gradients_of(
+    said: Tensor, of: Sequence[Tensor], sent: Tensor | None = None, *, again: bool = False
+) -> tuple[Tensor | None, ...]:
+    """The gradients of what a model says, or of a number of it; None of what it does not depend on.
+
+    Args:
+        said: with a graph.
+        of: what it may depend on.
+        sent: what to send back from it; None for 1, from a number.
+        again: whether more will be sent back from it.
 
     Raises:
-        CompressionError: it has no graph.
+        CompressionError: there is no graph, or the model's forward has overwritten what the way back needs.
     """
     if not said.requires_grad:
         raise CompressionError("the model's output has no gradient; does its forward detach it, or call no_grad()?")
+    try:
+        return torch.autograd.grad(said, of, sent, retain_graph=again, allow_unused=True)
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise CompressionError(
+            "no gradient comes back through the model, because its forward overwrites what the way back needs, such as "
+            "a cache or a state; switch that off, of transformers by use_cache=False beside the inputs."
+        ) from error
 
 
 def drawn_gradient(output: Output, generator: torch.Generator) -> Tensor:

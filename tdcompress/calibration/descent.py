@@ -16,7 +16,7 @@ from tdcompress.calibration.distillation_loss import Change, loss_between, squar
 from tdcompress.calibration.distillation_options import DistillationOptions
 from tdcompress.calibration.lessons import Key, Lessons, Listener, Said, Teacher
 from tdcompress.errors import CompressionError
-from tdcompress.outputs import Logits, check_has_gradient
+from tdcompress.outputs import Logits, gradients_of
 from tdcompress.progress import Progress, following
 
 _LEAST_SIZE = 1e-2  # of a parameter, to which its learning rate is relative
@@ -180,9 +180,7 @@ class _Steps:
 
     def down(self, loss: Tensor, number: int) -> None:
         """One step, in the pass of that number."""
-        check_has_gradient(loss)
-        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-        for parameter, gradient in zip(self._trained, gradients, strict=True):
+        for parameter, gradient in zip(self._trained, gradients_of(loss, self._parameters), strict=True):
             parameter.grad = None if gradient is None else gradient.to(parameter.dtype)
         norm = nn.utils.clip_grad_norm_(self._trained, self._options.clip_norm)
         if not math.isfinite(float(loss.detach())) or not math.isfinite(float(norm)):

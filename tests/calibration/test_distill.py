@@ -304,17 +304,23 @@ def test_what_is_not_finite_is_told_and_leaves_the_model_as_it_was(model, data, 
     assert not model.training
 
 
-def test_a_model_without_a_graph_is_refused(model, small):
-    class Detached(nn.Module):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda x: x.detach(), "has no gradient"), (lambda x: x.exp().mul_(2), "its forward overwrites")],
+)
+def test_a_model_that_no_gradient_comes_back_through_is_refused(model, small, change, message):
+    class Changed(nn.Module):
         def __init__(self, inner):
             super().__init__()
             self.inner = inner
 
         def forward(self, x):
-            return self.inner(x).detach()
+            return change(self.inner(x))
 
-    with pytest.raises(td.CompressionError, match="has no gradient"):
-        td.distill(Detached(small), images(), Detached(model), options=SHORT)
+    given = state(small)
+    with pytest.raises(td.CompressionError, match=message):
+        td.distill(Changed(small), images(), Changed(model), options=SHORT, inplace=True)
+    assert same(state(small), given)
 
 
 class TestOptions:

@@ -342,6 +342,16 @@ class TestRefusals:
         with pytest.raises(td.CompressionError, match="has no gradient; does its forward detach it"):
             fisher_factors(model, torch.ones(2, 4))
 
+    def test_a_forward_that_overwrites_what_the_way_back_needs(self):
+        class Overwriting(nn.Sequential):
+            def forward(self, x):
+                return super().forward(x).sigmoid().mul_(2)
+
+        model = Overwriting(nn.Linear(4, 5))
+        with pytest.raises(td.CompressionError, match=r"its forward overwrites .*; switch that off") as caught:
+            fisher_factors(model, torch.ones(2, 4))
+        assert "modified by an inplace operation" in str(caught.value.__cause__)
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
