@@ -164,7 +164,8 @@ def _plain_layers(
     places = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     selected.sort(key=lambda one: places[one[0]])
     kinds, convs, tied = {name: get_method(name) for name in request.options}, {}, {}
-    for group in tied_groups(selected):
+    groups = list(tied_groups(selected))
+    for group in groups:
         (first, module), *others = group
         with refused.of(first):
             for name, _ in group:
@@ -180,9 +181,7 @@ def _plain_layers(
             if not any(kind.takes(ConvSpec.of(conv)) for kind in kinds.values()):
                 raise CompressionError(f"none of {', '.join(kinds)} takes a {type(conv).__name__}.")
             convs[first], tied[first] = conv, tuple(name for name, _ in others)
-    refused.settle(len(selected))
-    if not convs:
-        raise CompressionError("no layer of the model can be decomposed; td.refusals(model) says why.")
+    refused.remaining([group[0] for group in groups])
     return convs, tied, skipped
 
 
