@@ -75,17 +75,19 @@ def measure(preset: Preset, source: Source, task: Task, wanted: Iterable[tuple[f
 def as_markdown(rows: Sequence[Row], preset: Preset) -> str:
     """One line a way, a column a ratio."""
     first = preset.parts.measures[0]
-    scale, unit = (100, ", in %") if first == "error" else (1, "")
-    cells = {
-        (row.state, row.ratio): f"{scale * row.performance:.2f}, {short_count(row.parameters)}, {row.seconds:.0f} s"
-        for row in rows
-    }
+    unit = ", in %" if first == "error" else ""
+
+    def figures_of(row: Row) -> str:
+        performance = f"{100 * row.performance:.2f}" if first == "error" else f"{row.performance:.4f}"
+        return f"{performance}, {short_count(row.parameters)}"
+
+    cells = {(row.state, row.ratio): f"{figures_of(row)}, {row.seconds:.0f} s" for row in rows}
     shown = [way for way in WAYS if any(row.state == way for row in rows)]
     ratios = sorted({row.ratio for row in rows if row.ratio})
     dense = next(row for row in rows if not row.ratio)
     lines = [
         f"Test {MEASURES[first]}{unit}, parameters of the whole network, and the seconds that it took. "
-        f"Dense: {scale * dense.performance:.2f}, {short_count(dense.parameters)}.",
+        f"Dense: {figures_of(dense)}.",
         "",
         *markdown_table(
             ["", *(f"{ratio:.0%} removed" for ratio in ratios)],

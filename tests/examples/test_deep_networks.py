@@ -95,3 +95,14 @@ def test_without_labels_in_several_ways(small, tmp_path, capsys):
     assert f"Dense: {100 * frame['performance'][0]:.2f}" in printed
     deep.main(arguments)  # nothing is computed again
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), frame)
+
+
+def test_bits_are_told_to_four_digits():
+    rows = [
+        deep.Row(0.0, "dense", 1.3362, 4_935_680, 0.0),
+        deep.Row(0.5, "planned by the weights", 1.4815, 2_573_312, 0.4),
+    ]
+    text = deep.as_markdown(rows, PRESETS["gpt-text"])
+    assert "Test bits per byte, parameters" in text
+    assert "Dense: 1.3362, 4.94 M." in text
+    assert "| planned by the weights | 1.4815, 2.57 M, 0 s |" in text
