@@ -309,7 +309,7 @@ class TestPresets:
         assert frame["layer"].tolist() == ["conv5", "conv6"]
         tuned = [column for column in frame if column.startswith("finetuned") and column.endswith("_test_error")]
         assert len(tuned) == max(1, len(preset.strategies))
-        assert (tmp_path / "tau.md").read_text().startswith(f"{preset.short}\n")
+        assert (tmp_path / "tau.md").read_text().startswith(f"{preset.on('cpu').short}\n")
 
     def test_ranks_that_nobody_printed_are_not_the_paper_s(self):
         with pytest.raises(td.CompressionError, match="the paper printed no ranks for gpt-text"):
