@@ -32,7 +32,8 @@ class EagerStack(StackedConv[Factors, MethodOptions]):
     - What is between the first and the last stage is one convolution where the method knows its weight
       (`middle_weight`).
     - Between the ends the channels are together. The pointwise ends write and read them so while they multiply: with X
-      (channels, positions) of one sample, the first stage gives Xᵀ Wᵀ, (positions, channels), and the last W Yᵀ.
+      (channels, positions) of one sample, the first stage gives Xᵀ Wᵀ, (positions, channels), and the last W Yᵀ. Where
+      samples are too small for that, or gradients are wanted, one side of the stage is copied instead.
 
     Compilers, exporters and tracers get the plain stages, and do the like themselves. So does a stack of which a stage
     is hooked, parametrized, quantized or replaced: it is run as what it is.
@@ -110,7 +111,9 @@ def _is_untouched(stage: nn.Module) -> bool:
 def _first(stage: Any, inputs: Tensor) -> Tensor:
     """The first stage of images whose channels lie apart; the result's lie together."""
     if not _is_product(stage, inputs):
-        return torch.as_tensor(stage(inputs.movedim(1, -1).contiguous().movedim(-1, 1)))
+        if _is_less(stage.out_channels, stage.in_channels, inputs):
+            return _together(stage(inputs))
+        return torch.as_tensor(stage(_together(inputs)))
     weight = stage.weight.flatten(1).mT.expand(len(inputs), -1, -1)
     rows = inputs.flatten(2).mT
     values = torch.bmm(rows, weight) if stage.bias is None else torch.baddbmm(stage.bias, rows, weight)
@@ -120,11 +123,26 @@ def _first(stage: Any, inputs: Tensor) -> Tensor:
 def _last(stage: Any, inputs: Tensor) -> Tensor:
     """The last stage of images whose channels lie together; the result's lie apart."""
     if not _is_product(stage, inputs):
+        if _is_less(stage.in_channels, stage.out_channels, inputs):
+            inputs = inputs.contiguous()
         return torch.as_tensor(stage(inputs).contiguous())
     weight = stage.weight.flatten(1).expand(len(inputs), -1, -1)
     columns = inputs.movedim(1, -1).flatten(1, -2).mT
     values = torch.bmm(weight, columns) if stage.bias is None else torch.baddbmm(stage.bias[:, None], weight, columns)
     return values.reshape(len(inputs), -1, *inputs.shape[2:])
+
+
+def _together(values: Tensor) -> Tensor:
+    """A copy whose channels lie together."""
+    return values.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _is_less(inside: int, outside: int, inputs: Tensor) -> bool:
+    """Whether what has the inner channels is better copied than what has the outer ones.
+
+    It is less, and on few positions the convolution itself takes about as long in either format.
+    """
+    return inside < outside and math.prod(inputs.shape[2:]) < _POSITIONS
 
 
 def _is_product(stage: Any, inputs: Tensor) -> bool:

@@ -49,15 +49,16 @@ def runs(monkeypatch):
     padding=st.sampled_from([0, (1, 0), 2, "valid"]),
     groups=st.sampled_from([1, 2]),
     mode=st.sampled_from(PADDING_MODES),
+    size=st.sampled_from([(3, 16, 13, 12), (9, 16, 6, 7)]),
     seed=SEEDS,
 )
 def test_outputs_and_gradients_are_those_of_the_stages(
-    method, memory_format, stride, dilation, padding, groups, mode, seed
+    method, memory_format, stride, dilation, padding, groups, mode, size, seed
 ):
     layer = a_layer(
         method, stride=(stride, 1), dilation=(1, dilation), padding=padding, groups=groups, padding_mode=mode
     )
-    x, stages = an_image(seed=seed).to(memory_format=memory_format), nn.Sequential(*layer)
+    x, stages = an_image(seed=seed, size=size).to(memory_format=memory_format), nn.Sequential(*layer)
     assert layer._is_free(x)
     with torch.no_grad():
         found, expected = layer(x), stages(x)
