@@ -133,7 +133,7 @@ def _last(stage: Any, inputs: Tensor) -> Tensor:
 
 
 def _together(values: Tensor) -> Tensor:
-    """A copy whose channels lie together."""
+    """The same values, with the channels together."""
     return values.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
