@@ -32,9 +32,9 @@ def logarithmic(axis: Axes) -> None:
 def horizontal_bars(
     axis: Axes, errors: Sequence[str], widths: Sequence[float], margins: Sequence[Sequence[float]]
 ) -> None:
-    """A bar an error, hatched for those of features, with margins to the (left, right)."""
+    """A bar an error, hatched for those of features, with margins to the (left, right), or with none."""
     for place, (error, width) in enumerate(zip(errors, widths, strict=True)):
-        margin = [[side[place]] for side in margins]
+        margin = [[side[place]] for side in margins] or None
         hatch = "//" if is_on_features(error) else None
         axis.barh(place, width, xerr=margin, height=0.7, color=style_of(place)[0], capsize=3, edgecolor="white",
                   hatch=hatch, linewidth=0.5, error_kw={"elinewidth": 1.2})  # fmt: skip

@@ -37,7 +37,7 @@ class Reference:
 def by_ratio(
     rows: Sequence[Tau], performances: Mapping[str, str], reference: Reference | None = None, label: str = "test error"
 ) -> Figure:
-    """Figure 1: τ across layers and methods at each ratio, a line an error, with its deviation over the runs.
+    """Figure 1: τ across layers and methods at each ratio, a line an error, with its deviation over several runs.
 
     Where two ratios are so near that their labels would overlap, such as 98 and 99 %, all stand equally far apart.
 
@@ -81,11 +81,11 @@ def _line(
 ) -> None:
     colour, marker = style
     places = np.array([at[100 * row.grouping.ratios[0]] for row in line])
-    mean, std = (np.array([getattr(row.correlation, name) for row in line]) for name in ("mean", "std"))
+    mean = np.array([row.correlation.mean for row in line])
     error = line[0].error
     # Side by side, or the bars of one ratio would hide each other.
-    axis.errorbar(places + shift, mean, std, color=colour, marker=marker, markersize=5, linewidth=1.6, capsize=2,
-                  linestyle=(0, (5, 1)) if is_on_features(error) else "-", label=spoken(error), zorder=2)  # fmt: skip
+    axis.errorbar(places + shift, mean, _deviations(line), color=colour, marker=marker, markersize=5, linewidth=1.6,
+                  capsize=2, linestyle=(0, (5, 1)) if is_on_features(error) else "-", label=spoken(error), zorder=2)  # fmt: skip
     theirs = [(place, reference.of(row)) for place, row in zip(places, line, strict=True)] if reference else []
     known = [(place, tau) for place, tau in theirs if tau is not None]
     if known:
@@ -98,7 +98,7 @@ def bars(
     reference: Reference | None = None,
     label: str = "test error",
 ) -> Figure:
-    """Figures 2 and 3: τ of each error as a bar with its deviation over the runs; a row of panels a grouping.
+    """Figures 2 and 3: τ of each error as a bar with its deviation over several runs; a row of panels a grouping.
 
     Args:
         groups: the τ of one grouping each; see `taus`.
@@ -112,8 +112,9 @@ def bars(
     shown_in = [(rows, title, column) for rows in groups for title, column in performances.items()]
     for axis, (rows, title, column) in zip(axes, shown_in, strict=True):
         shown = [row for row in rows if row.performance == column]
-        deviations = [row.correlation.std for row in shown]
-        horizontal_bars(axis, errors, [row.correlation.mean for row in shown], [deviations, deviations])
+        deviations = _deviations(shown)
+        margins = [] if deviations is None else [deviations, deviations]
+        horizontal_bars(axis, errors, [row.correlation.mean for row in shown], margins)
         for place, row in enumerate(shown):
             theirs = None if reference is None else reference.of(row)
             if theirs is not None:
@@ -127,3 +128,10 @@ def bars(
         theirs_handle.set_label(reference.label)
         figure.legend(handles=[theirs_handle], loc="outside lower center", frameon=False)
     return figure
+
+
+def _deviations(rows: Sequence[Tau]) -> list[float] | None:
+    """Over the runs; one run has none, which is not a deviation of 0."""
+    if all(len(row.correlation.per_run) == 1 for row in rows):
+        return None
+    return [row.correlation.std for row in rows]

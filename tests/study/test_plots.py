@@ -3,6 +3,7 @@ from itertools import pairwise
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.container import BarContainer
 
 import tdcompress as td
 from tdcompress.errors import CompressionError
@@ -67,6 +68,19 @@ def test_a_reference_is_explained_only_where_it_is_drawn():
         for figure in (plots.bars([every], shown, reference), plots.by_ratio(levels, shown, reference)):
             said = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
             assert said.count("elsewhere") == count
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_only_several_runs_have_a_deviation(runs):
+    frame = synthetic(fine_tuned=False, runs=runs)
+    shown = performances_of(frame, "test_error")
+    rows = taus(frame, shown)
+    every = [row for row in rows if row.grouping.name == "all"]
+    levels = [row for row in rows if len(row.grouping.ratios) == 1]
+    (bars,), (lines,) = plots.bars([every], shown).axes, plots.by_ratio(levels, shown).axes
+    drawn = [bar.errorbar is not None for bar in bars.containers if isinstance(bar, BarContainer)]
+    assert drawn == [runs > 1] * len(every)
+    assert [line.has_yerr for line in lines.containers] == [runs > 1] * len(every)
 
 
 @pytest.mark.parametrize("nearest", [0.75, 0.91])
