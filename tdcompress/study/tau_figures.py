@@ -84,8 +84,9 @@ def _line(
     mean = np.array([row.correlation.mean for row in line])
     error = line[0].error
     # Side by side, or the bars of one ratio would hide each other.
+    linestyle = (0, (5, 1)) if is_on_features(error) else "-"
     axis.errorbar(places + shift, mean, _deviations(line), color=colour, marker=marker, markersize=5, linewidth=1.6,
-                  capsize=2, linestyle=(0, (5, 1)) if is_on_features(error) else "-", label=spoken(error), zorder=2)  # fmt: skip
+                  capsize=2, linestyle=linestyle, label=spoken(error), zorder=2)  # fmt: skip
     theirs = [(place, reference.of(row)) for place, row in zip(places, line, strict=True)] if reference else []
     known = [(place, tau) for place, tau in theirs if tau is not None]
     if known:
