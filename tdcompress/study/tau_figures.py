@@ -83,8 +83,8 @@ def _line(
     places = np.array([at[100 * row.grouping.ratios[0]] for row in line])
     mean = np.array([row.correlation.mean for row in line])
     error = line[0].error
-    # Side by side, or the bars of one ratio would hide each other.
     linestyle = (0, (5, 1)) if is_on_features(error) else "-"
+    # Side by side, or the bars of one ratio would hide each other.
     axis.errorbar(places + shift, mean, _deviations(line), color=colour, marker=marker, markersize=5, linewidth=1.6,
                   capsize=2, linestyle=linestyle, label=spoken(error), zorder=2)  # fmt: skip
     theirs = [(place, reference.of(row)) for place, row in zip(places, line, strict=True)] if reference else []
