@@ -54,9 +54,10 @@ def regrets(
 
 
 def _margins(choices: Sequence[Regret], scale: float) -> list[list[float]]:
-    lows = [scale * (one.mean - (one.mean if one.low is None else one.low)) for one in choices]
-    highs = [scale * ((one.mean if one.high is None else one.high) - one.mean) for one in choices]
-    return [[max(0.0, low) for low in lows], [max(0.0, high) for high in highs]]
+    """To the ends of the intervals; none of one layer, which has no interval."""
+    lows = [max(0.0, scale * (one.mean - one.low)) for one in choices if one.low is not None]
+    highs = [max(0.0, scale * (one.high - one.mean)) for one in choices if one.high is not None]
+    return [lows, highs] if lows else []
 
 
 def scatter(

@@ -84,6 +84,14 @@ def test_only_several_runs_have_a_deviation(runs):
     assert drawn == [runs > 1] * len(every)
 
 
+@pytest.mark.parametrize("layers", ["a", "ab"])
+def test_only_several_layers_have_an_interval(layers):
+    frame = synthetic(fine_tuned=False, layers=layers)
+    (axis,) = plots.regrets(frame, performances_of(frame, "test_error")).axes
+    drawn = [bar.errorbar is not None for bar in axis.containers if isinstance(bar, BarContainer)]
+    assert drawn == [len(layers) > 1] * len(errors_of(frame))
+
+
 @pytest.mark.parametrize("nearest", [0.75, 0.91])
 def test_labels_of_levels_do_not_overlap(nearest):
     frame = synthetic(fine_tuned=False)
