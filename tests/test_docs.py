@@ -11,11 +11,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.full
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."),
+    reason="torch 2.6 exports no BatchNorm to ONNX with today's onnxscript; the gallery does",
+)
 def test_the_documentation_builds_without_a_warning_and_its_links_lead_somewhere(tmp_path):
     pytest.importorskip("furo", reason="the documentation needs the extra dev")
     pytest.importorskip("sphinx_gallery", reason="the documentation needs the extra dev")
