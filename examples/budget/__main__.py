@@ -49,14 +49,13 @@ _FINE_TUNING = {
     "digits": _DIGITS,
     "digits-resnet": _DIGITS,
 }
-# Without labels, augmented as in the fine-tuning. The rate is the best of three for the digits' validation images, at
-# 90 % removed. For those of GaripovNet half of it is as good, and the features of the layers, which say more of each
-# image than ten classes do, are worth 0.7 points at 95 %; on the digits they are worth nothing. There, 140 passes
-# instead of 60 and squares of other images in half of the batches are worth about 0.3 and 0.2 more.
+# Without labels, augmented as in the fine-tuning. For GaripovNet the features of the layers, which say more of each image
+# than ten classes do, are worth 0.7 points of the validation images at 95 %, and 140 passes instead of 60 and squares of
+# other images in half of the batches about 0.3 and 0.2 more; on the digits features are worth nothing.
 _DISTILLATION = {
-    "garipov-fmnist": td.DistillationOptions(learning_rate=2e-2, passes=140, features=PRESETS["garipov-fmnist"].layers),
-    "digits": td.DistillationOptions(learning_rate=2e-2),
-    "digits-resnet": td.DistillationOptions(learning_rate=2e-2),
+    "garipov-fmnist": td.DistillationOptions(passes=140, features=PRESETS["garipov-fmnist"].layers),
+    "digits": td.DistillationOptions(),
+    "digits-resnet": td.DistillationOptions(),
 }
 _PASTED = 0.5  # the share of the batches
 

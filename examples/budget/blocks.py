@@ -52,7 +52,7 @@ def by_blocks(task: Task, small: nn.Module, passes: int) -> nn.Module:
             _Block(small.get_submodule(layer), small.get_submodule(norm)),
             [{"features": features, "goal": goal} for features, goal in pairs],
             _Goal(),
-            options=td.DistillationOptions(passes=passes, local=None),
+            options=td.DistillationOptions(passes=passes, local=None, learning_rate=1e-2),
             logits=False,
             inplace=True,
         )

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tdcompress.batches import channels_last
-from tdcompress.calibration.distillation_loss import Change, loss_between, squared_change
+from tdcompress.calibration.distillation_loss import Change, information, loss_between, squared_change
 from tdcompress.calibration.distillation_options import DistillationOptions
 from tdcompress.calibration.lessons import Key, Lessons, Listener, Said, Teacher
 from tdcompress.errors import CompressionError
@@ -43,6 +44,12 @@ class Judge:
                 (self._teacher.says(piece, number).output, self._listener.hear(model, piece).output)
                 for number, piece in enumerate(self._held_out)
             )
+
+    @cached_property
+    def said(self) -> float:
+        """What the original says of what is held out, in the unit of a change: see `information`."""
+        with torch.no_grad():
+            return information(self._teacher.says(piece, number).output for number, piece in enumerate(self._held_out))
 
 
 class Best:
@@ -133,7 +140,8 @@ class Descent:
             CompressionError: no parameter requires a gradient or the output has none, or the loss is not finite.
         """
         options, changes, waited = self.options, [], 0
-        steps = _Steps(self.model, options, options.passes * self.lessons.steps)
+        rate = options.peak_rate(best.change.value / judge.said)
+        steps = _Steps(self.model, options, rate, options.passes * self.lessons.steps)
         with following(progress, options.passes, "distill") as step:
             for number in range(options.passes):
                 for key, piece in self.lessons.shuffled(self.generator):
@@ -168,15 +176,15 @@ class Descent:
 class _Steps:
     """Adam on a one-cycle schedule, with clipped gradients; on copies in float32 of what is in half precision."""
 
-    def __init__(self, model: nn.Module, options: DistillationOptions, total: int) -> None:
-        self._options, self._total, self._done = options, total, 0
+    def __init__(self, model: nn.Module, options: DistillationOptions, rate: float, total: int) -> None:
+        self._options, self._rate, self._total, self._done = options, rate, total, 0
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not self._parameters:
             raise CompressionError("no parameter of the model requires a gradient, so there is nothing to train.")
         self._trained = [_in_float32(parameter) for parameter in self._parameters]
         # Relative to the size of each parameter: a rate for all would change small stages much and large ones little.
         self._sizes = [max(float(one.detach().square().mean().sqrt()), _LEAST_SIZE) for one in self._trained]
-        self._optimizer = torch.optim.Adam([{"params": [one]} for one in self._trained], lr=options.learning_rate)
+        self._optimizer = torch.optim.Adam([{"params": [one]} for one in self._trained], lr=rate)
 
     def down(self, loss: Tensor, number: int) -> None:
         """One step, in the pass of that number."""
@@ -186,9 +194,9 @@ class _Steps:
         if not math.isfinite(float(loss.detach())) or not math.isfinite(float(norm)):
             raise CompressionError(
                 f"the loss ran away in pass {number + 1}: it is {float(loss.detach()):.4g}, and the norm of its "
-                f"gradient {float(norm):.4g}; lower learning_rate, which is {self._options.learning_rate:.4g}."
+                f"gradient {float(norm):.4g}; lower learning_rate, which is {self._rate:.4g}."
             )
-        rate = self._options.learning_rate_at(self._done / self._total)
+        rate = self._rate * self._options.rate_at(self._done / self._total)
         for group, size in zip(self._optimizer.param_groups, self._sizes, strict=True):
             group["lr"] = rate * size
         self._optimizer.step()

@@ -111,6 +111,28 @@ class Change:
         return bool(apart.sum() <= apart.std(correction=0) * math.sqrt(len(apart)))
 
 
+def information(outputs: Iterable[Output]) -> float:
+    """What outputs tell inputs apart by, in the unit of a `Change`.
+
+    Of logits the mean KL divergence of the predictions from their mean, in nats: what a model that gives everything the
+    same answer lacks. Of other values 1, for their change is relative.
+
+    >>> confident = torch.tensor([[100.0, 0.0], [0.0, 100.0]])
+    >>> round(information([Output(confident, True)]), 4), information([Output(confident, False)])
+    (0.6931, 1.0)
+    """
+    together, apart, rows = torch.zeros((), dtype=torch.float64), 0.0, 0
+    for output in outputs:
+        if not output.are_logits:
+            return 1.0
+        likely = output.values.double().softmax(1)
+        together = together + likely.sum(0).cpu()
+        apart += float(torch.xlogy(likely, likely).sum())
+        rows += len(likely)
+    mean = together / rows
+    return max(apart / rows - float(torch.xlogy(mean, mean).sum()), torch.finfo(torch.float64).tiny)
+
+
 def _check_alike(target: Output, output: Output) -> None:
     if (target.values.shape, target.are_logits) != (output.values.shape, output.are_logits):
         raise CompressionError(

@@ -20,7 +20,7 @@ class DistillationOptions:
         passes: over the training part of the data. More of them help much where much is missing.
         learning_rate: of Adam, relative to the root mean square of each parameter, so that it does not matter how
             stages share the size of their product; the highest of a one-cycle schedule, which rises for a fifth of the
-            steps and falls to 0 along a cosine.
+            steps and falls to 0 along a cosine. None for what suits the distance that is to be gone, see `peak_rate`.
         batch_size: samples in a step, at most; larger batches are cut, smaller ones are taken as they are.
         temperature: by which logits are divided before they are compared (Hinton, Vinyals & Dean 2015).
         local: what `calibrate` fits first, layer by layer; None to start from the model as it is.
@@ -39,7 +39,7 @@ class DistillationOptions:
     """
 
     passes: int = 60
-    learning_rate: float = 1e-2
+    learning_rate: float | None = None
     batch_size: int = 50
     temperature: float = 2.0
     local: Fit | None = "all"
@@ -56,8 +56,10 @@ class DistillationOptions:
         check_count("batch_size", self.batch_size, least=1)
         if self.patience is not None:
             check_count("patience", self.patience, least=1)
-        for name in ("learning_rate", "temperature", "features_weight", "clip_norm"):
+        for name in ("temperature", "features_weight", "clip_norm"):
             check_positive(name, getattr(self, name))
+        if self.learning_rate is not None:
+            check_positive("learning_rate", self.learning_rate)
         if not 0 < self.held_out < 1:
             raise CompressionError(f"held_out must be a share between 0 and 1, got {self.held_out!r}.")
         if self.augment is not None and not callable(self.augment):
@@ -65,18 +67,37 @@ class DistillationOptions:
         if self.local is not None:
             check_fit(self.local)
 
-    def learning_rate_at(self, done: float) -> float:
-        """The learning rate when a share of all steps is done.
+    def peak_rate(self, share: float) -> float:
+        """The highest learning rate: `learning_rate`, or 0.03 · s / (s + 0.08) where that is None.
 
-        >>> options = DistillationOptions(learning_rate=1.0)
-        >>> [round(options.learning_rate_at(done), 2) for done in (0, 0.2, 0.6, 1)]
+        What the steps of Adam add to the divergence while they are large is about proportional to them. From near by,
+        steps that suit a long way lead away from where the model is.
+
+        Args:
+            share: s, of what the original says, how much is missing where the descent begins.
+
+        >>> [round(DistillationOptions().peak_rate(share), 4) for share in (0.0, 0.01, 0.1, 1.0, math.inf)]
+        [0.0, 0.0033, 0.0167, 0.0278, 0.03]
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return _LARGEST_RATE * (1 - _HALFWAY / (share + _HALFWAY))
+
+    @staticmethod
+    def rate_at(done: float) -> float:
+        """The learning rate when a share of all steps is done, as a share of the highest.
+
+        >>> [round(DistillationOptions.rate_at(done), 2) for done in (0, 0.2, 0.6, 1)]
         [0.04, 1.0, 0.5, 0.0]
         """
         if done < _WARM_UP:
-            return self.learning_rate * (_FIRST_RATE + (1 - _FIRST_RATE) * done / _WARM_UP)
-        return self.learning_rate * (1 + math.cos(math.pi * (min(done, 1.0) - _WARM_UP) / (1 - _WARM_UP))) / 2
+            return _FIRST_RATE + (1 - _FIRST_RATE) * done / _WARM_UP
+        return (1 + math.cos(math.pi * (min(done, 1.0) - _WARM_UP) / (1 - _WARM_UP))) / 2
 
 
+# By validation, on the networks of `python -m examples.budget.rates`.
+_LARGEST_RATE = 3e-2
+_HALFWAY = 0.08  # the share at which half of it is taken
 _WARM_UP = 0.2  # the share of the steps in which the learning rate rises
 _FIRST_RATE = 0.04  # of the highest
 

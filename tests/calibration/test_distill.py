@@ -1,5 +1,6 @@
 """td.distill and td.distillation_loss: what comes nearer, what stays as it was, and what ends it."""
 
+import copy
 import math
 from typing import Any
 
@@ -13,8 +14,9 @@ import tdcompress as td
 from tdcompress.batches import Data, same_every_pass
 from tdcompress.calibration import lessons
 from tdcompress.calibration.descent import Best, Judge
-from tdcompress.calibration.distillation_loss import Change
+from tdcompress.calibration.distillation_loss import Change, information
 from tdcompress.calibration.lessons import divided
+from tdcompress.outputs import Output
 from tests.calibration.test_calibrate import images, network, same, small_of, state
 
 SHORT = td.DistillationOptions(passes=3, local=None)
@@ -148,6 +150,34 @@ def test_in_place_is_the_same_model_with_the_same_values(model):
     assert same_model is small
     assert same_model[3][0].weight is weight
     assert same(state(small), state(found))
+
+
+@pytest.mark.parametrize("local", [None, "all"])
+def test_the_rate_is_that_of_the_share_which_is_missing_where_the_descent_begins(model, small, local, monkeypatch):
+    shares = []
+    monkeypatch.setattr(td.DistillationOptions, "peak_rate", lambda self, share: shares.append(share) or 1e-3)
+    found = td.distill(small, images(), model, options=options(local=local))
+    held_out = divided(images(), 16, 0.1, torch.Generator().manual_seed(0)).held_out
+    with torch.no_grad():
+        said = information(Output(model(piece), True) for piece in held_out)
+    assert shares == [pytest.approx((found.before if local is None else found.calibrated) / said, rel=1e-4)]
+
+
+def test_what_misses_nothing_stays_and_a_rate_of_its_own_would_lead_it_away(model):
+    by_itself, far = (
+        td.distill(copy.deepcopy(model), images(), model, options=options(learning_rate=rate)) for rate in (None, 1e-2)
+    )
+    assert max(by_itself.passes) < 1e-12 < 1e-9 < min(far.passes)
+
+
+@pytest.mark.parametrize("size", [3, 20])
+def test_the_information_of_predictions_is_their_divergence_from_their_mean_over_all_batches(size):
+    logits = 3 * torch.randn(20, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    likely = logits.softmax(1)
+    expected = (likely * (likely / likely.mean(0)).log()).sum(1).mean()
+    assert information(Output(part, True) for part in logits.split(size)) == pytest.approx(float(expected))
+    same_for_all = logits[:1].expand(5, -1)
+    assert 0 < information([Output(same_for_all, True)]) < 1e-12
 
 
 @pytest.mark.parametrize("local", [None, "bias"])
@@ -371,6 +401,7 @@ class TestOptions:
             ({"batch_size": 2.5}, "batch_size must be a whole number"),
             ({"patience": 0}, "patience must be"),
             ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
+            ({"learning_rate": 0}, "learning_rate must be a number above 0"),
             ({"clip_norm": math.inf}, "clip_norm must be"),
             ({"held_out": 1.0}, "held_out must be a share"),
             ({"augment": 3}, "augment must be a function"),

@@ -13,9 +13,11 @@ import tdcompress as td
 from examples.budget.__main__ import main
 from examples.budget.blocks import by_blocks
 from examples.budget.procedures import PROCEDURES, Task
+from examples.budget.rates import compared as by_rates
 from examples.budget.sensitivity import compared, weighted
 from examples.budget.sensitivity import main as sensitivity
 from examples.budget.vbmf import vbmf_rank
+from examples.paper.data import Split
 from examples.paper.models import DigitsNet, seeded
 from examples.paper.train import save_checkpoint
 from tdcompress import FactorizedConv
@@ -71,6 +73,22 @@ def test_blocks_come_nearer_to_the_features_of_the_original():
         before, after = ((one(task.images) - model(task.images)).square().sum() for one in (small, found))
     assert after < before
     assert all(map(torch.equal, small.parameters(), given))
+
+
+def test_rates_are_compared_beside_the_one_that_distillation_takes_itself():
+    model = network()
+    task = Task(model, ("3", "5"), torch.randn(40, 3, 9, 9), batch=20, distillation=td.DistillationOptions(passes=1))
+    split = Split(torch.randn(20, 3, 9, 9), torch.zeros(20, dtype=torch.int64))
+    head, line, row = by_rates(task, split, [0.8], [1e-3, 1e-2])
+    assert head == "| removed | calibrated | 0.001 | 0.01 | by itself |"
+    assert line.count("|") == head.count("|")
+    ratio, *cells = row.strip("| ").split(" | ")
+    assert ratio == "80 %"
+    assert len(cells) == 4
+    for cell in cells:
+        apart, accuracy = map(float, cell.split(", "))
+        assert apart >= 0
+        assert 0 <= accuracy <= 1
 
 
 @pytest.mark.parametrize("rank", [1, 3, 10])
