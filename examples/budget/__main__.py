@@ -49,9 +49,10 @@ _FINE_TUNING = {
     "digits": _DIGITS,
     "digits-resnet": _DIGITS,
 }
-# Without labels, augmented as in the fine-tuning. All for the validation images: for GaripovNet the features of the layers,
-# which say more of each image than ten classes do, are worth 0.7 points at 95 %, on the digits nothing; 100 passes instead
-# of 60 are worth something from 95 % on; squares of other images help in half of the batches, and in all of them harm at 98 %.
+# Without labels, augmented as in the fine-tuning. All is for the validation images. For GaripovNet the features of the
+# layers, which say more of each image than ten classes do, are worth 0.7 points at 95 %, on the digits nothing; more
+# passes than 60 are worth something from 95 % on; squares of other images help in half of the batches, and in all of
+# them harm from there on.
 _DISTILLATION = {
     "garipov-fmnist": td.DistillationOptions(passes=100, features=PRESETS["garipov-fmnist"].layers),
     "digits": td.DistillationOptions(),
