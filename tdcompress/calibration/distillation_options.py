@@ -70,7 +70,8 @@ class DistillationOptions:
     def peak_rate(self, share: float) -> float:
         """The highest learning rate: `learning_rate`, or 0.03 · √(s / (s + ¼)) where that is None.
 
-        Steps that suit a long way lead a model that is near by away from where it is, and small ones get nowhere from far.
+        Steps that suit a long way lead a model that is near by away from where it is, and small ones get nowhere from
+        far away.
 
         Args:
             share: s, of what the original says, how much is missing where the descent begins.

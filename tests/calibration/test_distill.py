@@ -160,7 +160,8 @@ def test_the_rate_is_that_of_the_share_which_is_missing_where_the_descent_begins
     held_out = divided(images(), 16, 0.1, torch.Generator().manual_seed(0)).held_out
     with torch.no_grad():
         said = information(Output(model(piece), True) for piece in held_out)
-    assert shares == [pytest.approx((found.before if local is None else found.calibrated) / said, rel=1e-4)]
+    begun = found.before if found.calibrated is None else found.calibrated
+    assert shares == [pytest.approx(begun / said, rel=1e-4)]
 
 
 def test_what_misses_nothing_stays_and_a_rate_of_its_own_would_lead_it_away(model):
