@@ -115,7 +115,8 @@ def information(outputs: Iterable[Output]) -> float:
     """What outputs tell inputs apart by, in the unit of a `Change`.
 
     Of logits the mean KL divergence of the predictions from their mean, in nats: what a model that gives everything the
-    same answer lacks. Of other values 1, for their change is relative.
+    same answer lacks; of a single one, which has no other to be told from, that from the uniform prediction. Of other
+    values 1, for their change is relative.
 
     >>> confident = torch.tensor([[100.0, 0.0], [0.0, 100.0]])
     >>> round(information([Output(confident, True)]), 4), information([Output(confident, False)])
@@ -130,7 +131,8 @@ def information(outputs: Iterable[Output]) -> float:
         apart += float(torch.xlogy(likely, likely).sum())
         rows += len(likely)
     mean = together / rows
-    return max(apart / rows - float(torch.xlogy(mean, mean).sum()), torch.finfo(torch.float64).tiny)
+    common = mean if rows > 1 else torch.full_like(mean, 1 / len(mean))
+    return max(apart / rows - float(torch.xlogy(mean, common).sum()), torch.finfo(torch.float64).tiny)
 
 
 def _check_alike(target: Output, output: Output) -> None:

@@ -181,6 +181,11 @@ def test_the_information_of_predictions_is_their_divergence_from_their_mean_over
     assert 0 < information([Output(same_for_all, True)]) < 1e-12
 
 
+def test_a_single_prediction_tells_what_it_has_beyond_the_uniform_one():
+    assert information([Output(torch.tensor([[40.0, 0.0, 0.0]]), True)]) == pytest.approx(math.log(3))
+    assert information([Output(torch.zeros(1, 3), True)]) < 1e-12
+
+
 @pytest.mark.parametrize("local", [None, "bias"])
 def test_what_is_worse_on_the_held_out_part_is_not_taken(model, small, local):
     far = options(learning_rate=3.0, local=local)
