@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import tdcompress as td
 from examples.budget.procedures import Task, data_aware
+from examples.paper.data import Split
 from examples.paper.presets import PRESETS
 from examples.paper.training import evaluate
 from examples.paper.work import Source
@@ -59,15 +60,20 @@ def by_blocks(task: Task, small: nn.Module, passes: int) -> nn.Module:
     return small
 
 
-def main() -> None:
-    """Print the validation accuracy of each combination."""
-    preset = PRESETS["digits"]
+def trained_anew(name: str) -> tuple[Task, Split]:
+    """The network of a preset, with all of its training images as what is compressed on, and what decides."""
+    preset = PRESETS[name]
     source = Source(preset.setting, None)
     splits = source.splits()
     with tempfile.TemporaryDirectory() as folder:
         model, _ = preset.trained(source, Path(folder) / "weights.safetensors")
     order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))
-    task = Task(model, preset.layer_names(), splits.train.images[order])
+    return Task(model, preset.layer_names(), splits.train.images[order]), splits.validation
+
+
+def main() -> None:
+    """Print the validation accuracy of each combination."""
+    task, validation = trained_anew("digits")
     local = data_aware(task, _RATIO)
     blocks = by_blocks(task, local, _PASSES)
 
@@ -82,7 +88,7 @@ def main() -> None:
         f"local, {_PASSES} passes of the whole": whole(local, _PASSES),
         f"local, {2 * _PASSES} passes of the whole": whole(local, 2 * _PASSES),
     }.items():
-        accuracy = evaluate(found, splits.validation.images, splits.validation.labels).accuracy
+        accuracy = evaluate(found, validation.images, validation.labels).accuracy
         print(f"{name}: {accuracy:.4f}", flush=True)
 
 

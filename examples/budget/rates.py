@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
 import tdcompress as td
+from examples.budget.blocks import trained_anew
 from examples.budget.procedures import Task, data_aware, distilled
 from examples.command import run_command
 from examples.paper.data import Split
-from examples.paper.presets import PRESETS
 from examples.paper.training import evaluate
-from examples.paper.work import Source
 
 NETWORKS = ("digits", "digits-resnet")
 
@@ -55,16 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2, 3e-2])
     parser.add_argument("--passes", type=int, default=td.DistillationOptions().passes)
     options = parser.parse_args(arguments)
-    preset = PRESETS[options.preset]
-    source = Source(preset.setting, None)
-    splits = source.splits()
-    with tempfile.TemporaryDirectory() as folder:
-        model, _ = preset.trained(source, Path(folder) / "weights.safetensors")
-    order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))
-    distillation = td.DistillationOptions(passes=options.passes)
-    task = Task(model, preset.layer_names(), splits.train.images[order], distillation=distillation)
-    print(f"dense: {judged(model, model, splits.validation)}", file=sys.stderr)
-    for line in compared(task, splits.validation, options.ratios, options.rates):
+    task, validation = trained_anew(options.preset)
+    task = replace(task, distillation=td.DistillationOptions(passes=options.passes))
+    print(f"dense: {judged(task.model, task.model, validation)}", file=sys.stderr)
+    for line in compared(task, validation, options.ratios, options.rates):
         print(line, flush=True)
 
 

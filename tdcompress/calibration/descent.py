@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,11 +44,9 @@ class Judge:
                 for number, piece in enumerate(self._held_out)
             )
 
-    @cached_property
     def said(self) -> float:
         """What the original says of what is held out, in the unit of a change: see `information`."""
-        with torch.no_grad():
-            return information(self._teacher.says(piece, number).output for number, piece in enumerate(self._held_out))
+        return information(self._teacher.says(piece, number).output for number, piece in enumerate(self._held_out))
 
 
 class Best:
@@ -140,7 +137,9 @@ class Descent:
             CompressionError: no parameter requires a gradient or the output has none, or the loss is not finite.
         """
         options, changes, waited = self.options, [], 0
-        rate = options.peak_rate(best.change.value / judge.said)
+        rate = options.learning_rate
+        if rate is None:
+            rate = options.peak_rate(best.change.value / judge.said())
         steps = _Steps(self.model, options, rate, options.passes * self.lessons.steps)
         with following(progress, options.passes, "distill") as step:
             for number in range(options.passes):

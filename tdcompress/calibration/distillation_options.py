@@ -67,8 +67,9 @@ class DistillationOptions:
         if self.local is not None:
             check_fit(self.local)
 
-    def peak_rate(self, share: float) -> float:
-        """The highest learning rate: `learning_rate`, or 0.03 · √(s / (s + ¼)) where that is None.
+    @staticmethod
+    def peak_rate(share: float) -> float:
+        """The highest learning rate where `learning_rate` is None, 0.03 · √(s / (s + ¼)).
 
         Steps that suit a long way lead a model that is near by away from where it is, and small ones get nowhere from
         far away.
@@ -76,11 +77,9 @@ class DistillationOptions:
         Args:
             share: s, of what the original says, how much is missing where the descent begins.
 
-        >>> [round(DistillationOptions().peak_rate(share), 4) for share in (0.0, 0.01, 0.1, 1.0, math.inf)]
+        >>> [round(DistillationOptions.peak_rate(share), 4) for share in (0.0, 0.01, 0.1, 1.0, math.inf)]
         [0.0, 0.0059, 0.016, 0.0268, 0.03]
         """
-        if self.learning_rate is not None:
-            return self.learning_rate
         return _LARGEST_RATE * math.sqrt(1 - _SCALE / (share + _SCALE))
 
     @staticmethod
@@ -97,7 +96,7 @@ class DistillationOptions:
 
 # By validation, on the networks of `python -m examples.budget.rates`.
 _LARGEST_RATE = 3e-2
-_SCALE = 0.25  # the share beyond which it hardly grows
+_SCALE = 0.25  # the share at which it is √½ of that
 _WARM_UP = 0.2  # the share of the steps in which the learning rate rises
 _FIRST_RATE = 0.04  # of the highest
 
