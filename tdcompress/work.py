@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -19,10 +19,12 @@ import torch
 
 from tdcompress.errors import CompressionError, naming
 from tdcompress.parcels import Parcel
-from tdcompress.threads import is_small
+from tdcompress.threads import is_small, threads_for
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
+
+_TINY = 1 << 15  # elements, below which a layer is more Python than arithmetic, and two threads of Python take turns
 
 
 def solved(
@@ -37,7 +39,8 @@ def solved(
     """What `function` makes of every layer's task.
 
     Small layers gain little from a second thread, and much from a second layer: without an executor as many of them as
-    PyTorch has threads are worked on at a time, each by one thread, so that the number does not change a bit.
+    PyTorch has threads are worked on at a time, each by one thread, so that the number does not change a bit. For tiny
+    ones threads would wait for each other's Python: they are worked on one after the other, by one thread as well.
 
     On an executor the results have the same bits as in a process with as many threads as a worker has. Tensors
     are sent by value, without the rest of the memory that they are a view of. Whatever goes wrong, or Ctrl-C,
@@ -141,13 +144,11 @@ def _results(
 ) -> Iterator[dict[str, Callable[[], Any]]]:
     """For every task a call that waits for its result; a `CompressionError` is a result, too. Tasks are used up."""
     if executor is None:
-        known = sizes or {}
-        small = [name for name in sorted(known, key=known.__getitem__, reverse=True) if is_small(known[name])]
-        if len(small) > 1 and torch.get_num_threads() > 1:
-            with _threads(function, tasks, small) as results:
-                yield results
-        else:
+        if sizes is None:
             yield {name: partial(_next, name, function, tasks) for name in tasks}
+        else:
+            with _threads(function, tasks, sizes) as results:
+                yield results
         return
     check_executor(executor)
     futures: dict[str, Future[Any]] = {}
@@ -162,23 +163,25 @@ def _results(
 
 @contextmanager
 def _threads(
-    function: Callable[[_Task], _Result], tasks: dict[str, _Task], small: Sequence[str]
+    function: Callable[[_Task], _Result], tasks: dict[str, _Task], sizes: Mapping[str, int]
 ) -> Iterator[dict[str, Callable[[], Any]]]:
-    """The small layers' results from threads, largest first, and then the others', from this one."""
+    """Results of small layers from threads, the largest first; of tiny ones and at last of large ones from this one."""
     count = torch.get_num_threads()
 
     def alone(name: str) -> _Result | CompressionError:
         torch.set_num_threads(count)  # BLAS has one number for all threads, which those of the pool have set
-        return _next(name, function, tasks)
+        with threads_for(sizes[name]):
+            return _next(name, function, tasks)
 
-    pool = ThreadPoolExecutor(min(count, len(small)), initializer=torch.set_num_threads, initargs=(1,))
+    small = [name for name in sorted(sizes, key=sizes.__getitem__, reverse=True) if is_small(sizes[name])]
+    pooled = [name for name in small if sizes[name] >= _TINY]
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        order = list(tasks)
-        waiting = {name: pool.submit(_attempted, function, tasks.pop(name)) for name in small}
-        yield {
-            **{name: waiting.pop(name).result for name in order if name in waiting},
-            **{name: partial(alone, name) for name in tasks},
-        }
+        order = sorted(tasks, key=lambda name: not is_small(sizes[name]))
+        waiting: dict[str, Future[Any]] = {}
+        if len(pooled) > 1 and count > 1:
+            waiting = {name: pool.submit(_attempted, function, tasks.pop(name)) for name in pooled}
+        yield {name: waiting.pop(name).result if name in waiting else partial(alone, name) for name in order}
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         torch.set_num_threads(count)

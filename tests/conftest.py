@@ -12,6 +12,19 @@ from contextlib import contextmanager
 import pytest
 
 
+def _threads_now():
+    torch = sys.modules.get("torch")
+    return torch and torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_before():
+    """What one test leaves behind makes all that follow slow: two workers of two threads each, on two cores."""
+    before = _threads_now()
+    yield
+    assert before in (None, _threads_now()), "a test has changed torch's number of threads"
+
+
 @pytest.fixture
 def one_thread():
     """As many as a worker has, since sums in another order have other last bits; and enough for small networks."""

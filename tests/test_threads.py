@@ -16,7 +16,7 @@ from tdcompress.methods import METHODS
 from tdcompress.threads import threads_for
 from tdcompress.work import solved
 
-LARGE = 1 << 24
+TINY, SMALL, LARGE = 10, 1 << 16, 1 << 24
 
 
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -101,11 +101,12 @@ def test_a_decomposition_runs_in_one_thread_and_gives_the_number_back(monkeypatc
 
 
 class TestSideBySide:
-    """Small layers on threads, large ones on all threads behind them."""
+    """Small layers on threads, tiny ones meanwhile and large ones on all threads behind them."""
 
     TASKS: ClassVar = {"a": 3, "b": 9, "c": 1, "d": 5}
+    SIZES: ClassVar = dict.fromkeys(TASKS, SMALL)
 
-    def test_small_tasks_run_on_threads_of_one_and_large_ones_here(self):
+    def test_small_tasks_run_on_threads_of_one_and_others_here(self):
         seen = {}
 
         def look(task):
@@ -113,9 +114,10 @@ class TestSideBySide:
             return task**2
 
         order: list[str] = []
-        found = solved(look, self.TASKS, sizes={"a": 10, "b": LARGE, "c": 1000, "d": 20}, step=order.append)
+        sizes = {"a": SMALL, "b": LARGE, "c": TINY, "d": 2 * SMALL}
+        found = solved(look, self.TASKS, sizes=sizes, step=order.append)
         assert list(found.items()) == [(name, task**2) for name, task in self.TASKS.items()]
-        assert seen == {3: (1, False), 9: (2, True), 1: (1, False), 5: (1, False)}
+        assert seen == {3: (1, False), 9: (2, True), 1: (1, True), 5: (1, False)}
         assert order == ["a", "c", "d", "b"]
         assert torch.get_num_threads() == 2
 
@@ -125,7 +127,7 @@ class TestSideBySide:
             raise error("it is wrong.")
 
         with pytest.raises(error, match="it is wrong"):
-            solved(wrong, self.TASKS, sizes=dict.fromkeys(self.TASKS, 10))
+            solved(wrong, self.TASKS, sizes=self.SIZES)
         assert torch.get_num_threads() == 2
 
     def test_what_has_not_begun_is_cancelled(self):
@@ -139,7 +141,7 @@ class TestSideBySide:
 
         tasks = {str(number): number for number in range(40)}
         with pytest.raises(ValueError, match="it is wrong"):
-            solved(slow, tasks, sizes=dict.fromkeys(tasks, 10))
+            solved(slow, tasks, sizes=dict.fromkeys(tasks, SMALL))
         time.sleep(0.2)
         assert len(begun) < 20
 
@@ -150,22 +152,22 @@ class TestSideBySide:
             return task
 
         refused: dict[str, CompressionError] = {}
-        found = solved(odd, self.TASKS, sizes=dict.fromkeys(self.TASKS, 10), refused=refused)
+        found = solved(odd, self.TASKS, sizes=self.SIZES, refused=refused)
         assert found == {"c": 1, "d": 5}
         assert {name: str(one) for name, one in refused.items()} == {"a": "three.", "b": "three."}
 
-    def test_one_task_or_one_thread_needs_no_pool(self):
+    def test_one_task_or_tiny_ones_or_one_thread_need_no_pool(self):
         def where(task):
-            return threading.current_thread()
+            return torch.get_num_threads(), threading.current_thread()
 
-        assert solved(where, {"a": 0}, sizes={"a": 10}) == {"a": threading.current_thread()}
+        here = (1, threading.current_thread())
+        assert solved(where, {"a": 0}, sizes={"a": SMALL}) == {"a": here}
+        assert set(solved(where, self.TASKS, sizes=dict.fromkeys(self.TASKS, TINY)).values()) == {here}
         torch.set_num_threads(1)
-        assert set(solved(where, self.TASKS, sizes=dict.fromkeys(self.TASKS, 10)).values()) == {
-            threading.current_thread()
-        }
+        assert set(solved(where, self.TASKS, sizes=self.SIZES).values()) == {here}
 
     def test_a_model_has_the_same_bits_on_one_and_on_two_threads(self):
-        model = seeded(lambda: nn.Sequential(*(nn.Conv2d(size, size + 8, 3) for size in (8, 16, 24, 32))), 0)
+        model = seeded(lambda: nn.Sequential(*(nn.Conv2d(size, size + 8, 3) for size in (8, 60, 64))), 0)
         found = []
         for count in (1, 2):
             torch.set_num_threads(count)

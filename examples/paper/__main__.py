@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 import tdcompress
+from examples.command import threads
 from examples.paper import compared
 from examples.paper.compared import only_the_first
 from examples.paper.models import seeded
@@ -54,24 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 for what cannot be done, after a line that says why.
     """
     options = parser().parse_args(arguments)
-    threads = torch.get_num_threads()
     try:
-        _study(options)
+        _check_device(options.device)
+        preset = _chosen(options)
+        with threads(preset.threads):
+            _study(preset, options)
     except CompressionError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    finally:
-        torch.set_num_threads(threads)
     return 0
 
 
-def _study(options: argparse.Namespace) -> None:
-    _check_device(options.device)
-    preset = _chosen(options)
-    torch.set_num_threads(preset.threads or torch.get_num_threads())
+def _study(preset: Preset, options: argparse.Namespace) -> None:
     output = Path(options.output or Path("results") / preset.name)
     source = Source(preset.setting, options.data, options.device, preset.evaluated)
     splits = source.splits()

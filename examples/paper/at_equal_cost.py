@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import tdcompress as td
-from examples.command import run_command
+from examples.command import run_command, threads
 from examples.paper.publish import DOCS
 from examples.paper.rises import views
 from examples.paper.tables import MEASURES, markdown_table, spoken
@@ -221,15 +221,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; see `--help`. Times that the folder has already are not taken again."""
     parser = argparse.ArgumentParser(prog="python -m examples.paper.at_equal_cost", description=__doc__)
     parser.add_argument("--study", type=Path, default=STUDY, help="folder of a published study")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch, while times are taken")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
     folder: Path = options.study
     table, network = _read(folder)
     model, splits = trained(network)
     times = folder / "times.csv"
     if not times.exists():
-        with torch.no_grad():
+        with torch.no_grad(), threads(options.threads):
             found = times_of(table, model, splits.test.images[:_BATCH])
         found.round(4).to_csv(times, index=False)
     table = table.merge(pd.read_csv(times), on=_LAYER)

@@ -17,7 +17,7 @@ import safetensors
 import torch
 from torch import nn
 
-from examples.command import run_command
+from examples.command import run_command, threads
 from examples.paper import data
 from examples.paper.models import DigitsNet, GaripovNet, digits_resnet, resnet18, resnet50, seeded
 from examples.paper.resuming import save_whole
@@ -137,8 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; see `--help`. Beside the file of weights there is one of the training until it has ended."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    with threads(options.threads):
+        _train(options, " ".join(["python -m examples.paper.train", *arguments]))
+
+
+def _train(options: argparse.Namespace, command: str) -> None:
     setting = SETTINGS[options.setting]
     recipe = _recipe(options)
     splits = setting.load(options.data)
@@ -149,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = {"validation": splits.validation, "test": splits.test}
     reached = {name: evaluate(model, part.images, part.labels, batch_size=100) for name, part in parts.items()}
     metadata = {
-        "command": " ".join(["python -m examples.paper.train", *arguments]),
+        "command": command,
         "recipe": repr(recipe),
         "best_epoch": str(history.best_epoch + 1),
         "seconds": f"{history.seconds:.0f}",
