@@ -11,6 +11,7 @@ import shutil
 
 import pytest
 import torch
+import torch._inductor.config as inductor
 from torch import nn
 from torch.nn.utils import prune
 
@@ -62,10 +63,12 @@ def test_compiled_without_a_graph_break_and_trained(method, kind):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 # A stack of convolutions, and one with regroupings between.
 @pytest.mark.parametrize("method", ["cp", "blr", *more(*sorted({*METHODS} - {"cp", "blr"}))])
-def test_compiled_by_inductor(method):
+def test_compiled_by_inductor(method, request):
+    """In a full run as on any machine; a quick one does not wait for what Inductor compiles to know the processor."""
+    quick = {} if request.config.getoption("full") else {"cpp.vec_isa_ok": False}
     layer, x = a_case(method, "Conv2d")
     torch._dynamo.reset()
-    with torch.no_grad():
+    with torch.no_grad(), inductor.patch(quick):
         assert near(torch.compile(layer, fullgraph=True)(x), layer(x))
 
 

@@ -79,14 +79,22 @@ def test_the_networks_are_the_papers_and_the_one_with_bottlenecks():
     assert parameters == {name: sum(p.numel() for p in model.parameters()) for name, model in same.items()}
 
 
-@pytest.mark.parametrize("small", ["resnet50-fmnist", *more("resnet18-fmnist")], indirect=True)
-def test_without_labels_in_several_ways(small, tmp_path, capsys):
-    arguments = [small, "--ratios", "0.5", "--inputs", "40", "--passes", "2"]
+SOME = ("SVD, one ratio for all layers", "planned by the weights", "planned by trials, distilled")
+EVERY = tuple(deep.WAYS)
+
+
+@pytest.mark.parametrize(
+    ("small", "ways"),
+    [("resnet50-fmnist", SOME), *more(("resnet50-fmnist", EVERY), ("resnet18-fmnist", EVERY))],
+    indirect=["small"],
+)
+def test_without_labels_in_several_ways(small, ways, tmp_path, capsys):
+    arguments = [small, "--ratios", "0.5", "--inputs", "40", "--passes", "2", "--ways", *ways]
     arguments += ["--weights", str(tmp_path / "model.safetensors"), "--output", str(tmp_path)]
     deep.main(arguments)
     frame = pd.read_csv(tmp_path / "results.csv")
-    assert list(frame["state"]) == ["dense", *deep.WAYS]
-    assert list(frame["ratio"]) == [0.0] + [0.5] * len(deep.WAYS)
+    assert list(frame["state"]) == ["dense", *ways]
+    assert list(frame["ratio"]) == [0.0] + [0.5] * len(ways)
     dense, *smaller = frame["parameters"]
     assert all(0 < count < dense for count in smaller)
     assert frame["performance"].between(0, 1).all()
