@@ -109,7 +109,7 @@ def compress(
     )
     plan, known = planned(model, request, executor, progress)
     chosen = [entry for entry in plan.layers if entry.choice.method != DENSE]
-    if inputs is None or not chosen:
+    if data is None or inputs is None or not chosen:
         return plan.apply(model, executor=executor, progress=progress)
     with evaluating(model):
         inputs = quickest(inputs, model)
@@ -122,7 +122,7 @@ def compress(
     small = plan.apply(model, whiten=whiten, executor=executor, progress=progress)
     if distillation is not None:
         found = distill(
-            small, inputs, model, options=distillation, logits=logits, seed=seed, inplace=True, progress=progress
+            small, data, model, options=distillation, logits=logits, seed=seed, inplace=True, progress=progress
         )
         return found.model
     assert local is not None

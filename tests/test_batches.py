@@ -1,10 +1,14 @@
-"""The memory format in which batches run quickest, and who keeps his own."""
+"""How many samples are looked at at a time, and the memory format in which batches run quickest."""
+
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+import tdcompress as td
 from tdcompress.batches import first_samples, quickest, samples_in
+from tdcompress.calibration.lessons import divided
 
 
 class Viewing(nn.Conv2d):
@@ -23,6 +27,32 @@ def formats(model, data):
 
 def images():
     return [torch.randn(3, 4, 6, 6) for _ in range(2)]
+
+
+class Counting(nn.Sequential):
+    """Notes how many samples each forward is given."""
+
+    seen: ClassVar[list[int]] = []
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        return super().forward(x)
+
+
+def test_a_tensor_of_all_samples_is_looked_at_in_parts_and_a_batch_as_a_whole():
+    torch.manual_seed(0)
+    model = Counting(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    small, data = td.decompose(model, "2", "svd", 0.5, progress=False), torch.randn(150, 2, 7, 7)
+    Counting.seen.clear()
+    parts = td.approximation_errors(model, small, data=data)["2"]
+    assert max(Counting.seen) == 64
+    assert parts == pytest.approx(td.approximation_errors(model, small, data=[data])["2"], rel=1e-5)
+    assert max(Counting.seen) == 150
+
+
+def test_what_is_trained_on_is_cut_by_its_own_size_alone():
+    lessons = divided(torch.randn(200, 3), 100, 0.5, torch.Generator())
+    assert [len(piece) for piece in (*lessons.held_out, *lessons.in_order)] == [100, 100]
 
 
 def test_images_go_channels_last_each_time_they_are_read():

@@ -75,7 +75,7 @@ def divided(data: Data, size: int, share: float, generator: torch.Generator) -> 
     Raises:
         CompressionError: the data is spent after one pass, or there is too little of it to hold some out.
     """
-    inputs = repeatable(data)
+    inputs = repeatable([data] if isinstance(data, Tensor) else data)
     if same_every_pass(inputs):
         return _of_list(list(inputs), size, share, generator)
     return _of_stream(inputs, size, share)

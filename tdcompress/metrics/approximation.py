@@ -48,8 +48,8 @@ def approximation_errors(
             outputs, `output_divergence` and `predicted_loss`, run the model for every layer, or backward, and are
             computed if they are named.
         data: batches of inputs for metrics on features and outputs: tensors (samples, …), or tuples or lists whose
-            first entry is the input (targets are ignored), or dicts of keyword arguments. A single tensor is one
-            batch.
+            first entry is the input (targets are ignored), or dicts of keyword arguments. A single tensor is all
+            samples, of which 64 at a time are looked at; where its first axis is another, put it into a list.
         logits: for metrics on outputs, what the output is: True for logits with the classes along the last axis, a
             number for another axis, False for values. By default an output that is called `logits`, as those of
             `transformers` are, and (samples, classes) with more than one class are logits; (samples,) and (samples, 1)

@@ -75,6 +75,21 @@ class TestLoss:
         assert output.grad is not None
         assert output.grad.abs().sum() > 0
 
+    def test_gradients_of_a_squared_change_are_right_twice_over_and_by_transformations(self):
+        target, output = torch.randn(2, 3, 4, dtype=torch.float64).unbind()
+
+        def loss(values):
+            return td.distillation_loss(values, target, logits=False)
+
+        leaf = output.clone().requires_grad_()
+        assert torch.autograd.gradcheck(loss, leaf)
+        assert torch.autograd.gradgradcheck(loss, leaf)
+        expected = 2 * (output - target) / target.square().sum()
+        torch.testing.assert_close(torch.func.grad(loss)(output), expected)
+        half = output.bfloat16().requires_grad_()
+        loss(half).backward()
+        torch.testing.assert_close(half.grad, expected.bfloat16(), rtol=2e-2, atol=1e-3)
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
