@@ -106,8 +106,10 @@ def test_any_layer_there_and_back_bit_for_bit(method, data, tmp_path_factory):
     td.save(layer, path)
     loaded = td.load(path, into=fresh(layer.spec, dense.weight.dtype, seed=1))
     assert type(loaded) is METHODS[method]
-    x = an_input(dense, dense.weight.dtype)
-    assert torch.equal(loaded(x), layer(x))
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dense.weight.dtype}
+    # In double precision: in bfloat16 PyTorch leaves the output padding of a ConvTranspose3d unwritten on some CPUs.
+    x = an_input(dense, torch.float64)
+    assert torch.equal(loaded.double()(x), layer.double()(x))
 
 
 def test_merged_stages_of_cp_there_and_back(tmp_path):
