@@ -11,8 +11,9 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -165,8 +166,15 @@ def _results(
 def _threads(
     function: Callable[[_Task], _Result], tasks: dict[str, _Task], sizes: Mapping[str, int]
 ) -> Iterator[dict[str, Callable[[], Any]]]:
-    """Results of small layers from threads, the largest first; of tiny ones and at last of large ones from this one."""
-    count = torch.get_num_threads()
+    """Results of small layers from threads, the largest first, tiny ones in turn; then of large ones from this one.
+
+    If there are not two that are more than tiny, all are from this one.
+    """
+    count, turn = torch.get_num_threads(), Lock()
+
+    def beside(name: str, task: _Task) -> _Result | CompressionError:
+        with turn if sizes[name] < _TINY else nullcontext():
+            return _attempted(function, task)
 
     def alone(name: str) -> _Result | CompressionError:
         torch.set_num_threads(count)  # BLAS has one number for all threads, which those of the pool have set
@@ -174,13 +182,12 @@ def _threads(
             return _next(name, function, tasks)
 
     small = [name for name in sorted(sizes, key=sizes.__getitem__, reverse=True) if is_small(sizes[name])]
-    pooled = [name for name in small if sizes[name] >= _TINY]
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
     try:
         order = sorted(tasks, key=lambda name: not is_small(sizes[name]))
         waiting: dict[str, Future[Any]] = {}
-        if len(pooled) > 1 and count > 1:
-            waiting = {name: pool.submit(_attempted, function, tasks.pop(name)) for name in pooled}
+        if count > 1 and sum(sizes[name] >= _TINY for name in small) > 1:
+            waiting = {name: pool.submit(beside, name, tasks.pop(name)) for name in small}
         yield {name: waiting.pop(name).result if name in waiting else partial(alone, name) for name in order}
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

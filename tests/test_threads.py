@@ -101,12 +101,12 @@ def test_a_decomposition_runs_in_one_thread_and_gives_the_number_back(monkeypatc
 
 
 class TestSideBySide:
-    """Small layers on threads, tiny ones meanwhile and large ones on all threads behind them."""
+    """Small layers on threads, tiny ones among them in turn, and large ones on all threads behind them."""
 
     TASKS: ClassVar = {"a": 3, "b": 9, "c": 1, "d": 5}
     SIZES: ClassVar = dict.fromkeys(TASKS, SMALL)
 
-    def test_small_tasks_run_on_threads_of_one_and_others_here(self):
+    def test_small_tasks_run_on_threads_of_one_and_large_ones_here(self):
         seen = {}
 
         def look(task):
@@ -117,7 +117,7 @@ class TestSideBySide:
         sizes = {"a": SMALL, "b": LARGE, "c": TINY, "d": 2 * SMALL}
         found = solved(look, self.TASKS, sizes=sizes, step=order.append)
         assert list(found.items()) == [(name, task**2) for name, task in self.TASKS.items()]
-        assert seen == {3: (1, False), 9: (2, True), 1: (1, True), 5: (1, False)}
+        assert seen == {3: (1, False), 9: (2, True), 1: (1, False), 5: (1, False)}
         assert order == ["a", "c", "d", "b"]
         assert torch.get_num_threads() == 2
 
@@ -155,6 +155,22 @@ class TestSideBySide:
         found = solved(odd, self.TASKS, sizes=self.SIZES, refused=refused)
         assert found == {"c": 1, "d": 5}
         assert {name: str(one) for name, one in refused.items()} == {"a": "three.", "b": "three."}
+
+    def test_tiny_ones_take_turns_beside_others(self):
+        sizes = {str(number): SMALL if number < 2 else TINY for number in range(8)}
+        under_way, most = [0], []
+
+        def look(task):
+            if sizes[task] == TINY:
+                under_way[0] += 1
+                most.append(under_way[0])
+                time.sleep(0.01)
+                under_way[0] -= 1
+            return threading.current_thread()
+
+        found = solved(look, {name: name for name in sizes}, sizes=sizes)
+        assert threading.current_thread() not in found.values()
+        assert most == [1] * 6
 
     def test_one_task_or_tiny_ones_or_one_thread_need_no_pool(self):
         def where(task):
