@@ -27,6 +27,30 @@ def is_small(elements: int) -> bool:
 
 
 @contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """Let torch work on so many threads, or on as many as it does if none is given; its number is put back at the end.
+
+    >>> before = torch.get_num_threads()
+    >>> with on_threads(1):
+    ...     torch.get_num_threads()
+    1
+    >>> torch.get_num_threads() == before
+    True
+    """
+    before = torch.get_num_threads()
+    _become(count or before)
+    try:
+        yield
+    finally:
+        _become(before)
+
+
+def _become(count: int) -> None:
+    if torch.get_num_threads() != count:  # setting it sets that of BLAS, too, which all threads share
+        torch.set_num_threads(count)
+
+
+@contextmanager
 def threads_for(elements: int) -> Iterator[None]:
     """Work on a tensor of so many elements with as many of torch's threads as pay: the user's number, or one.
 
@@ -44,15 +68,8 @@ def threads_for(elements: int) -> Iterator[None]:
     >>> torch.get_num_threads() == before
     True
     """
-    before = torch.get_num_threads()
-    if before == 1 or not is_small(elements):
+    with on_threads(1 if is_small(elements) else None):
         yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def threads_by_kernel(

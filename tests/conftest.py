@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import pytest
 
@@ -28,24 +27,18 @@ def _as_many_threads_as_before():
 @pytest.fixture
 def one_thread():
     """As many as a worker has, since sums in another order have other last bits; and enough for small networks."""
-    with threads(1):
+    from tdcompress.threads import on_threads
+
+    with on_threads(1):
         yield
 
 
 @pytest.fixture
 def two_threads():
-    with threads(2):
+    from tdcompress.threads import on_threads
+
+    with on_threads(2):
         yield
-
-
-@contextmanager
-def threads(count):
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

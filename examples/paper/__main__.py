@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 
 import tdcompress
-from examples.command import threads
 from examples.paper import compared
 from examples.paper.compared import only_the_first
 from examples.paper.models import seeded
@@ -44,6 +43,7 @@ from tdcompress.errors import CompressionError
 from tdcompress.study import Study, Trial, export, processes
 from tdcompress.study.groupings import Tau, performances_of
 from tdcompress.study.plots import Reference, draw_all
+from tdcompress.threads import on_threads
 
 STORE, TABLE, SETTINGS, WEIGHTS = "study.sqlite", "results.csv", "settings.json", "model.safetensors"
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_device(options.device)
         preset = _chosen(options)
-        with threads(preset.threads):
+        with on_threads(preset.threads):
             _study(preset, options)
     except CompressionError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import tdcompress as td
-from examples.command import run_command, threads
+from examples.command import run_command
 from examples.paper.publish import DOCS
 from examples.paper.rises import views
 from examples.paper.tables import MEASURES, markdown_table, spoken
@@ -29,6 +29,7 @@ from tdcompress.methods import get_method
 from tdcompress.report.measuring import as_call, layer_calls, median_milliseconds
 from tdcompress.study.drawing import MARKERS, METHOD_COLOURS, logarithmic
 from tdcompress.study.groupings import errors_of
+from tdcompress.threads import on_threads
 
 STUDY = DOCS / "garipov-fmnist-methods"
 PAPER = ("cp", "tucker", "tt")  # the methods of the paper
@@ -228,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, splits = trained(network)
     times = folder / "times.csv"
     if not times.exists():
-        with torch.no_grad(), threads(options.threads):
+        with torch.no_grad(), on_threads(options.threads):
             found = times_of(table, model, splits.test.images[:_BATCH])
         found.round(4).to_csv(times, index=False)
     table = table.merge(pd.read_csv(times), on=_LAYER)

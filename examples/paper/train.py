@@ -17,13 +17,14 @@ import safetensors
 import torch
 from torch import nn
 
-from examples.command import run_command, threads
+from examples.command import run_command
 from examples.paper import data
 from examples.paper.models import DigitsNet, GaripovNet, digits_resnet, resnet18, resnet50, seeded
 from examples.paper.resuming import save_whole
 from examples.paper.text import text
 from examples.paper.training import RECIPES, Recipe, evaluate, train
 from tdcompress.errors import CompressionError
+from tdcompress.threads import on_threads
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; see `--help`. Beside the file of weights there is one of the training until it has ended."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(arguments)
-    with threads(options.threads):
+    with on_threads(options.threads):
         _train(options, " ".join(["python -m examples.paper.train", *arguments]))
 
 
