@@ -23,7 +23,7 @@ from examples.paper.work import Evaluation, Source
 from tdcompress.report.table import short_count
 
 NETWORKS = ("resnet18-fmnist", "resnet50-fmnist", "gpt-text", "digits-resnet")
-# Passes are as many as a few minutes allow; the learning rate was not tuned.
+# Passes are as many as a few minutes allow; the learning rate was not tuned, and is one for Adam.
 _PASSES = {"resnet18-fmnist": 10, "resnet50-fmnist": 5, "gpt-text": 10, "digits-resnet": 60}
 _INPUTS = {"gpt-text": 128}
 _AT_A_TIME = {"gpt-text": 16}
@@ -128,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         learning_rate=1e-2,
         batch_size=_AT_A_TIME.get(name, 50),
         autocast=preset.training.autocast,
+        optimizer="adam",
     )
     task = Task(model, preset.layer_names(), inputs, _AT_A_TIME.get(name, 100), distillation, _LOGITS.get(name))
     folder = options.output or Path("results") / "deep" / name

@@ -1,4 +1,4 @@
-"""Which learning rate does distillation want? `python -m examples.budget.rates digits`, by validation images."""
+"""Which learning rate does distillation want, by which optimizer? `python -m examples.budget.rates digits` shows it."""
 
 from __future__ import annotations
 
@@ -51,9 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.75, 0.9, 0.95, 0.98])
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2, 3e-2])
     parser.add_argument("--passes", type=int, default=td.DistillationOptions().passes)
+    parser.add_argument("--optimizer", choices=("muon", "adam"), default=td.DistillationOptions().optimizer)
     options = parser.parse_args(arguments)
     task, validation = trained_anew(options.preset)
-    task = replace(task, distillation=td.DistillationOptions(passes=options.passes))
+    distillation = td.DistillationOptions(passes=options.passes, optimizer=options.optimizer)
+    task = replace(task, distillation=distillation)
     print(f"dense: {judged(task.model, task.model, validation)}", file=sys.stderr)
     for line in compared(task, validation, options.ratios, options.rates):
         print(line, flush=True)

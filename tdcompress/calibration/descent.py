@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
 from tdcompress.batches import channels_last
 from tdcompress.calibration.distillation_loss import Change, information, loss_between, squared_change
 from tdcompress.calibration.distillation_options import DistillationOptions
 from tdcompress.calibration.lessons import Key, Lessons, Listener, Said, Teacher
+from tdcompress.calibration.muon import Muon, are_matrices
 from tdcompress.errors import CompressionError
 from tdcompress.outputs import Logits, gradients_of
 from tdcompress.progress import Progress, following
@@ -173,17 +175,25 @@ class Descent:
 
 
 class _Steps:
-    """Adam on a one-cycle schedule, with clipped gradients; on copies in float32 of what is in half precision."""
+    """Muon or Adam on a one-cycle schedule, with clipped gradients; on copies in float32 of what is in half precision.
+
+    Muon is for matrices: Adam takes what is none.
+    """
 
     def __init__(self, model: nn.Module, options: DistillationOptions, rate: float, total: int) -> None:
         self._options, self._rate, self._total, self._done = options, rate, total, 0
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if not self._parameters:
+        found = list(are_matrices(model))
+        if not found:
             raise CompressionError("no parameter of the model requires a gradient, so there is nothing to train.")
+        self._parameters = [parameter for parameter, _ in found]
         self._trained = [_in_float32(parameter) for parameter in self._parameters]
-        # Relative to the size of each parameter: a rate for all would change small stages much and large ones little.
-        self._sizes = [max(float(one.detach().square().mean().sqrt()), _LEAST_SIZE) for one in self._trained]
-        self._optimizer = torch.optim.Adam([{"params": [one]} for one in self._trained], lr=rate)
+        groups: dict[type[Optimizer], list[dict[str, Any]]] = {Muon: [], Adam: []}
+        for trained, (_, is_matrix) in zip(self._trained, found, strict=True):
+            # Relative to its size: a rate for all would change small stages much and large ones little.
+            size = max(float(trained.detach().square().mean().sqrt()), _LEAST_SIZE)
+            kind = Muon if is_matrix and options.optimizer == "muon" else Adam
+            groups[kind].append({"params": [trained], "size": size})
+        self._optimizers = [kind(some, lr=rate) for kind, some in groups.items() if some]  # type: ignore[call-arg]
 
     def down(self, loss: Tensor, number: int) -> None:
         """One step, in the pass of that number."""
@@ -196,10 +206,11 @@ class _Steps:
                 f"gradient {float(norm):.4g}; lower learning_rate, which is {self._rate:.4g}."
             )
         rate = self._rate * self._options.rate_at(self._done / self._total)
-        for group, size in zip(self._optimizer.param_groups, self._sizes, strict=True):
-            group["lr"] = rate * size
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["size"]
+            optimizer.step()
+            optimizer.zero_grad()
         self._done += 1
         with torch.no_grad():
             for own, trained in zip(self._parameters, self._trained, strict=True):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tdcompress.calibration.calibrate import Fit, check_fit
 from tdcompress.decompositions.options import check_count
-from tdcompress.errors import CompressionError
+from tdcompress.errors import CompressionError, unknown
+
+Optimizer = Literal["muon", "adam"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class DistillationOptions:
 
     Attributes:
         passes: over the training part of the data. More of them help much where much is missing.
-        learning_rate: of Adam, relative to the root mean square of each parameter, so that it does not matter how
+        learning_rate: relative to the root mean square of each parameter, so that it does not matter how
             stages share the size of their product; the highest of a one-cycle schedule, which rises for a fifth of the
             steps and falls to 0 along a cosine. None for what suits the distance that is to be gone, see `peak_rate`.
         batch_size: samples in a step, at most; larger batches are cut, smaller ones are taken as they are.
@@ -33,9 +35,11 @@ class DistillationOptions:
         patience: passes without a better result on what is held out after which to stop; None for all passes.
         clip_norm: the largest norm of the gradient of all parameters together.
         autocast: compute in bfloat16 where PyTorch's autocast does, in training only.
+        optimizer: `"muon"` for steps that are orthogonal matrices (Jordan et al. 2024), which take the thin stages of a
+            factorized layer farther, and Adam for what is no matrix; or `"adam"` for all.
 
     Raises:
-        CompressionError: a number is out of its range, `augment` is no function, or `local` is unknown.
+        CompressionError: a number is out of its range, `augment` is no function, or `local` or `optimizer` is unknown.
     """
 
     passes: int = 60
@@ -50,6 +54,7 @@ class DistillationOptions:
     patience: int | None = None
     clip_norm: float = 1.0
     autocast: bool = False
+    optimizer: Optimizer = "muon"
 
     def __post_init__(self) -> None:
         check_count("passes", self.passes, least=1)
@@ -66,6 +71,8 @@ class DistillationOptions:
             raise CompressionError(f"augment must be a function of a batch, got a {type(self.augment).__name__}.")
         if self.local is not None:
             check_fit(self.local)
+        if self.optimizer not in get_args(Optimizer):
+            raise unknown("optimizer", self.optimizer, get_args(Optimizer))
 
     @staticmethod
     def peak_rate(share: float) -> float:
