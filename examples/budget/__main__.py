@@ -54,7 +54,7 @@ _FINE_TUNING = {
 # passes than 60 are worth something from 95 % on; squares of other images help in half of the batches, and in all of
 # them harm from there on.
 _DISTILLATION = {
-    "garipov-fmnist": td.DistillationOptions(passes=140, features=PRESETS["garipov-fmnist"].layers),
+    "garipov-fmnist": td.DistillationOptions(passes=100, features=PRESETS["garipov-fmnist"].layers),
     "digits": td.DistillationOptions(),
     "digits-resnet": td.DistillationOptions(),
 }
