@@ -68,13 +68,14 @@ def distill(
     """Fit a compressed model to what the original says to inputs without labels: layer by layer, then as a whole.
 
     First `calibrate` fits every layer in closed form or nearly so. Then all parameters that require a gradient go down
-    on `distillation_loss` by Adam, on a one-cycle schedule, with clipped gradients. Both models are in evaluation mode
-    all the while, so that the statistics of BatchNorm stay as the local fit left them, and nothing drops out; modes are
-    restored. At the end each BatchNorm is written with the statistics that its input has by then, and a weight and a
-    bias with which it answers the same, so that training can go on from there. A part of the data is held out. What is
-    returned is the model after the last pass, if it is nearer to the original there than the given one and, within one
-    standard error, as near as any; else whatever was nearest: the model after some pass, the calibrated one, or the one
-    that was given. So it is no worse there than what was given.
+    on `distillation_loss` on a one-cycle schedule, with clipped gradients: matrices by steps that are orthogonal (Muon,
+    Jordan et al. 2024), all else by Adam. Both models are in evaluation mode all the while, so that the statistics of
+    BatchNorm stay as the local fit left them, and nothing drops out; modes are restored. At the end each BatchNorm is
+    written with the statistics that its input has by then, and a weight and a bias with which it answers the same, so
+    that training can go on from there. A part of the data is held out. What is returned is the model after the last
+    pass, if it is nearer to the original there than the given one and, within one standard error, as near as any; else
+    whatever was nearest: the model after some pass, the calibrated one, or the one that was given. So it is no worse
+    there than what was given.
 
     No label is read. The original is not changed. The same seed, machine and number of threads give the same bits on
     the CPU, if the augmentation draws from PyTorch's generators alone, which are as they were afterwards.

@@ -36,7 +36,7 @@ class DistillationOptions:
         clip_norm: the largest norm of the gradient of all parameters together.
         autocast: compute in bfloat16 where PyTorch's autocast does, in training only.
         optimizer: `"muon"` for steps that are orthogonal matrices (Jordan et al. 2024), which take the thin stages of a
-            factorized layer farther, and Adam for what is no matrix; or `"adam"` for all.
+            factorized layer farther, and Adam for what is no matrix of up to 512 rows or columns; or `"adam"` for all.
 
     Raises:
         CompressionError: a number is out of its range, `augment` is no function, or `local` or `optimizer` is unknown.

@@ -13,6 +13,7 @@ _SIZE = 0.2  # the root mean square of a step at a learning rate of 1: about tha
 # By Jordan et al. 2024: singular values from a hundredth of the length on come near 1 in five iterations.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+_WIDEST = 512  # shorter side of a matrix: with wider ones a step is mostly this, and they are not what is thin
 
 
 class Muon(torch.optim.Optimizer):
@@ -82,8 +83,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
 def are_matrices(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
     """The parameters that require a gradient, each with whether it is one to be made orthogonal.
 
-    Those are weights of two rows and two columns or more, but for tables whose rows are looked up one by one. The
-    kernels of a depthwise convolution are the rows of one.
+    Those are weights of two rows and two columns or more, and not more than 512 of both, but for tables whose rows are
+    looked up one by one. The kernels of a depthwise convolution are the rows of one.
     """
     tables = {
         id(parameter)
@@ -93,5 +94,6 @@ def are_matrices(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
     }
     for parameter in model.parameters():
         if parameter.requires_grad:
-            is_matrix = parameter.ndim > 1 and len(parameter) < parameter.numel() > parameter.numel() // len(parameter)
-            yield parameter, is_matrix and id(parameter) not in tables
+            rows = len(parameter) if parameter.ndim else 1
+            shorter = min(rows, parameter.numel() // max(rows, 1))
+            yield parameter, 1 < shorter <= _WIDEST and id(parameter) not in tables

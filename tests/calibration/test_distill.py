@@ -142,6 +142,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others(model, small):
     assert not same(state(first.model), state(other.model))
 
 
+def test_steps_are_orthogonal_matrices_or_those_of_adam_and_both_come_nearer(model, small):
+    muon, adam = (td.distill(small, images(), model, options=options(optimizer=name)) for name in ("muon", "adam"))
+    assert same(state(muon.model), state(td.distill(small, images(), model, options=options()).model))
+    assert not same(state(muon.model), state(adam.model))
+    assert max(muon.after, adam.after) < min(muon.before, adam.before)
+
+
 def test_what_the_original_said_is_the_same_kept_or_said_again(model, small, monkeypatch):
     kept = td.distill(small, images(), model, options=SHORT)
     monkeypatch.setattr(lessons, "_BYTES", 0)
@@ -427,6 +434,7 @@ class TestOptions:
             ({"held_out": 1.0}, "held_out must be a share"),
             ({"augment": 3}, "augment must be a function"),
             ({"local": "al"}, "Did you mean 'all'"),
+            ({"optimizer": "sgd"}, "unknown optimizer 'sgd'"),
         ],
     )
     def test_what_makes_no_sense_is_refused(self, changes, message):

@@ -66,13 +66,15 @@ def test_it_is_an_optimizer_like_others():
     assert set(optimizer.state[weight]) == {"momentum"}
 
 
-def test_it_is_for_matrices_and_not_for_vectors_or_tables():
+def test_it_is_for_thin_matrices_and_not_for_vectors_or_tables():
     model = nn.ModuleDict(
         {
             "conv": nn.Conv2d(8, 16, 3),
             "depthwise": nn.Conv2d(16, 16, (3, 1), groups=16),
             "norm": nn.BatchNorm2d(16),
             "linear": nn.Linear(16, 2),
+            "long": nn.Linear(512, 600, bias=False),
+            "wide": nn.Linear(513, 600, bias=False),
             "row": nn.Linear(16, 1),
             "column": nn.Linear(1, 16),
             "table": nn.Embedding(20, 16),
@@ -85,8 +87,11 @@ def test_it_is_for_matrices_and_not_for_vectors_or_tables():
         "conv.weight",
         "depthwise.weight",
         "linear.weight",
+        "long.weight",
     }
-    assert len(named) == len(list(model.parameters())) - 2
+    model.register_parameter("number", nn.Parameter(torch.tensor(1.0)))
+    assert len(named) == len(list(model.parameters())) - 3
+    assert [is_matrix for _, is_matrix in are_matrices(model)].count(True) == 4
     assert not any(name.startswith("frozen") for name in named)
 
 
