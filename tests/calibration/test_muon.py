@@ -41,6 +41,30 @@ def test_a_step_is_a_fifth_of_the_learning_rate_long_whatever_the_gradient(shape
     assert (weight * weight.grad).sum() < 0  # down
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has it from 2.9 on")
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
+def test_it_goes_where_that_of_pytorch_goes(shape):
+    ours, theirs = (nn.Parameter(drawn(*shape)) for _ in range(2))
+    # Its iterations are in bfloat16.
+    pair = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(10):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        for optimizer in pair:
+            optimizer.step()
+    moved = (ours - drawn(*shape)).norm()
+    assert (ours - theirs).norm() < 1e-2 * moved
+
+
+def test_what_has_no_gradient_stays():
+    first, second = (nn.Parameter(drawn(4, 6)) for _ in range(2))
+    first.grad = drawn(4, 6)
+    Muon([first, second], lr=0.1).step()
+    assert torch.equal(second, drawn(4, 6))
+    assert not torch.equal(first, second)
+
+
 def test_it_is_an_optimizer_like_others():
     weight, still, target = nn.Parameter(drawn(4, 6)), nn.Parameter(drawn(4, 6)), drawn(4, 6).flip(0)
     optimizer = Muon([{"params": [weight]}], lr=0.5)
@@ -78,6 +102,7 @@ def test_it_is_for_thin_matrices_and_not_for_vectors_or_tables():
             "row": nn.Linear(16, 1),
             "column": nn.Linear(1, 16),
             "table": nn.Embedding(20, 16),
+            "bag": nn.EmbeddingBag(20, 16),
             "frozen": nn.Linear(16, 16).requires_grad_(False),
         }
     )
