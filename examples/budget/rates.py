@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from examples.budget.procedures import Task, data_aware, distilled
 from examples.command import run_command
 from examples.paper.data import Split
 from examples.paper.training import evaluate
+from tdcompress.calibration.distillation_options import Optimizer
 
 NETWORKS = ("digits", "digits-resnet")
 
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.5, 0.75, 0.9, 0.95, 0.98])
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2, 3e-2])
     parser.add_argument("--passes", type=int, default=td.DistillationOptions().passes)
-    parser.add_argument("--optimizer", choices=("muon", "adam"), default=td.DistillationOptions().optimizer)
+    parser.add_argument("--optimizer", choices=get_args(Optimizer), default=td.DistillationOptions().optimizer)
     options = parser.parse_args(arguments)
     task, validation = trained_anew(options.preset)
     distillation = td.DistillationOptions(passes=options.passes, optimizer=options.optimizer)
