@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tdcompress.decompositions.scalars import either, scalar
 from tdcompress.errors import CompressionError
 from tdcompress.threads import threads_for
 
@@ -61,6 +62,14 @@ def chained(cores: Sequence[Tensor]) -> Tensor:  # (r_0, …, r_1), (r_1, …, r
     product = cores[0]
     for core in cores[1:]:
         product = torch.tensordot(product, core, dims=1)
+    return product
+
+
+def khatri_rao(factors: Sequence[Tensor]) -> Tensor:  # (rank, size), … -> (rank, product of the sizes)
+    """The outer products of the rows with the same number, the last factor running fastest."""
+    product = factors[0]
+    for rows in factors[1:]:
+        product = (product[:, :, None] * rows[:, None, :]).flatten(1)
     return product
 
 
@@ -169,10 +178,18 @@ def solve_nearby(normal: Tensor, product: Tensor, previous: Tensor, ridge: Tenso
     monotone. Where even so the factorization fails, the rows stay as they are: the loss does not rise, and the other
     factors go on.
     """
-    damping = (_DAMPING * normal.diagonal().mean()).clamp(min=torch.finfo(normal.dtype).tiny)
-    root, failed = torch.linalg.cholesky_ex(normal + torch.diag((damping + ridge).expand(len(normal))))
-    rows = torch.cholesky_solve(product + damping * previous, root)
-    return torch.where((failed == 0) & rows.isfinite().all(), rows, previous)
+    damping = (_DAMPING / len(normal) * normal.diagonal().sum()).clamp(min=torch.finfo(normal.dtype).tiny)
+    root, info = torch.linalg.cholesky_ex(add_to_diagonal(normal, damping + ridge))
+    rows = torch.cholesky_solve(torch.addcmul(product, damping, previous), root)
+    failed, total = scalar(info), scalar(rows.sum())
+    return either((failed == 0) & (total - total == 0), rows, previous)  # ∞ − ∞ is not a number
+
+
+def add_to_diagonal(matrix: Tensor, addend: Tensor) -> Tensor:  # (…, size, size), what broadcasts to (…, size)
+    """Square matrices with something more on their diagonals."""
+    total = matrix.clone()
+    total.diagonal(dim1=-2, dim2=-1).add_(addend)
+    return total
 
 
 def power_of_two(tensor: Tensor) -> float:

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import leading_subspace, mode_dot, solve_nearby, unfold
+from tdcompress.decompositions.algebra import khatri_rao, leading_subspace, mode_dot, solve_nearby, unfold
 from tdcompress.decompositions.extrapolation import Run, most_promising
 from tdcompress.decompositions.options import CPOptions
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
+from tdcompress.decompositions.scalars import Number, relative_distance, scalar
 from tdcompress.decompositions.sweeping import Start
 
 _BASES = 1.2  # singular vectors of a core for every term
@@ -97,44 +98,32 @@ class Sweep:
         first, second = tensor.shape[:2]
         self.by_first = tensor.reshape(first, -1)
         self.by_second = tensor.transpose(0, 1).reshape(second, -1)
-        self.square = tensor.double().square().sum()
+        self.square = scalar(tensor.double().square().sum())
 
     def in_double(self) -> Sweep:
         """The same sweep in float64."""
         return Sweep(self.tensor.double(), self.penalty)
 
-    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Number, Number]:
         """The swept factors, balanced, their relative error, and Σ ‖term‖² over ‖tensor‖²."""
         first, second, *rest = factors
         grams = [rows @ rows.mT for rows in factors]
-        rank = len(first)
+        rank, spread = len(first), khatri_rao(rest)[:, :, None]
         # Both partial products are (rank, size, *rest); the first serves one mode, the second all others.
         partial = (second @ self.by_second).view(rank, self.shape[0], *self.shape[2:])
-        first = _least_squares(_contract_rest(partial, rest), grams, 0, first, self.penalty)
+        first = _least_squares(torch.bmm(partial.flatten(2), spread).squeeze(-1), grams, 0, first, self.penalty)
         partial = (first @ self.by_first).view(rank, self.shape[1], *self.shape[2:])
-        second = _least_squares(_contract_rest(partial, rest), grams, 1, second, self.penalty)
+        second = _least_squares(torch.bmm(partial.flatten(2), spread).squeeze(-1), grams, 1, second, self.penalty)
         swept = [first, second, *rest]
         small = torch.bmm(second[:, None, :], partial.flatten(2)).view(rank, *self.shape[2:])
         product = small
         for mode in range(2, len(factors)):
             product = _contract_others(small, swept[2:], mode - 2)
             swept[mode] = _least_squares(product, grams, mode, swept[mode], self.penalty)
-        length = _hadamard([matrix.diagonal() for matrix in grams], -1).double().sum() / self.square
-        return _balanced(swept), self._error(product, swept[-1], grams), length
-
-    def _error(self, product: Tensor, last: Tensor, grams: Sequence[Tensor]) -> Tensor:
-        """‖tensor − approximation‖ / ‖tensor‖ from what the last update left behind."""
-        model = _hadamard(grams, -1).double().sum()
-        inner = (product.double() * last.double()).sum()
-        return ((self.square - 2 * inner + model).clamp(min=0) / self.square).sqrt()
-
-
-def _contract_rest(partial: Tensor, rest: Sequence[Tensor]) -> Tensor:
-    """Sum a partial product (rank, size, *sizes) against all of `rest`: (rank, size)."""
-    weights = rest[0]
-    for rows in rest[1:]:
-        weights = (weights[:, :, None] * rows[:, None, :]).flatten(1)
-    return torch.bmm(partial.flatten(2), weights[:, :, None]).squeeze(-1)
+        products = _hadamard(grams, -1).double()  # of all pairs of terms
+        inner = (product.double() * swept[-1].double()).sum()
+        error = relative_distance(self.square, scalar(inner), scalar(products.sum()))
+        return _balanced(swept, grams), error, scalar(products.diagonal().sum()) / self.square
 
 
 def _contract_others(small: Tensor, factors: Sequence[Tensor], keep: int) -> Tensor:
@@ -166,9 +155,9 @@ def _least_squares(product: Tensor, grams: list[Tensor], mode: int, previous: Te
     return rows
 
 
-def _balanced(factors: Sequence[Tensor]) -> list[Tensor]:
+def _balanced(factors: Sequence[Tensor], grams: Sequence[Tensor]) -> list[Tensor]:
     """The same terms with the same length in every mode; a vanished term stays zero."""
-    lengths = torch.stack([torch.linalg.vector_norm(rows, dim=1) for rows in factors])
+    lengths = torch.stack([matrix.diagonal() for matrix in grams]).sqrt()
     goal = lengths.log().mean(0).exp()
     scale = torch.where(lengths > 0, goal / lengths, 0.0)
-    return [rows * share[:, None] for rows, share in zip(factors, scale, strict=True)]
+    return [rows * share for rows, share in zip(factors, scale[..., None].unbind(), strict=True)]

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tdcompress.decompositions.algebra import solve_nearby
+from tdcompress.decompositions.algebra import add_to_diagonal, solve_nearby
 from tdcompress.decompositions.orthogonal import OrthogonalTerms
+from tdcompress.decompositions.scalars import Number, relative_distance, scalar
 
 _DAMPING = 1e-6  # of the mean squared length, where the vectors of a block are made orthonormal
 _DIRECT = 600  # rows of cores up to which their normal equations are solved by a Cholesky factorization,
@@ -67,13 +68,13 @@ class BlockSweep:
     def __init__(self, tensor: Tensor, penalty: float = 0.0) -> None:
         self.tensor, self.penalty = tensor, penalty
         self.by_first, self.by_second = tensor.flatten(1), tensor.transpose(0, 1).flatten(1)
-        self.square = tensor.double().square().sum()
+        self.square = scalar(tensor.double().square().sum())
 
     def in_double(self) -> BlockSweep:
         """The same sweep in float64."""
         return BlockSweep(self.tensor.double(), self.penalty)
 
-    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Number, Number]:
         """The swept factors, balanced, their relative error, and Σ ‖block‖² over ‖tensor‖²."""
         left, right, cores = factors
         partial = _contracted(self.by_second, right, self.tensor.shape[0])
@@ -86,9 +87,9 @@ class BlockSweep:
         product = torch.bmm(right, partial).view(turned.shape)  # (blocks, r_1, r_0, positions)
         pairs = _Pairs(right, left)
         turned, image, own = self._solved_cores(product, pairs, turned)
-        error = self._error(product, turned, image)
-        length = (turned.double() * own.double()).sum() / self.square
-        return balanced_blocks(left, right, turned.transpose(1, 2)), error, length
+        inner, model, length = (scalar((turned.double() * one.double()).sum()) for one in (product, image, own))
+        error = relative_distance(self.square, inner, model)
+        return balanced_blocks(left, right, turned.transpose(1, 2)), error, length / self.square
 
     def _solved(self, product: Tensor, normal: Tensor, previous: Tensor) -> Tensor:
         """Rows near the previous ones, all (blocks, rows of one, columns), for the normal equations of all rows."""
@@ -114,12 +115,6 @@ class BlockSweep:
 
         cores = _conjugate_gradients(penalized, product, previous)
         return cores, pairs.times(cores), pairs.own(cores)
-
-    def _error(self, product: Tensor, cores: Tensor, image: Tensor) -> Tensor:
-        """‖tensor − approximation‖ / ‖tensor‖ from what the last update left behind."""
-        model = (cores.double() * image.double()).sum()
-        inner = (product.double() * cores.double()).sum()
-        return ((self.square - 2 * inner + model).clamp(min=0) / self.square).sqrt()
 
 
 class _Pairs:
@@ -206,9 +201,9 @@ def _blocks_of(normal: Tensor, blocks: int) -> Tensor:
 def _orthonormal(rows: Tensor, cores: Tensor) -> tuple[Tensor, Tensor]:
     """The same blocks with the rows of each orthonormal, and all length in the cores."""
     gram = rows @ rows.mT
-    lengths = gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
-    damping = (_DAMPING * lengths).clamp(min=torch.finfo(rows.dtype).tiny).expand(-1, rows.shape[1])
-    root, _ = torch.linalg.cholesky_ex(gram + torch.diag_embed(damping))
+    lengths = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+    damping = (_DAMPING / rows.shape[1] * lengths).clamp(min=torch.finfo(rows.dtype).tiny)
+    root, _ = torch.linalg.cholesky_ex(add_to_diagonal(gram, damping))
     return torch.linalg.solve_triangular(root, rows, upper=False), (root.mT @ cores.flatten(2)).view(cores.shape)
 
 

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions import bridge
-from tdcompress.decompositions.algebra import check_rank, check_tensor, power_of_two, relative_error, unravelled
+from tdcompress.decompositions.algebra import (
+    check_rank,
+    check_tensor,
+    khatri_rao,
+    power_of_two,
+    relative_error,
+    unravelled,
+)
 from tdcompress.decompositions.als import als
 from tdcompress.decompositions.options import CPOptions, Solver
 from tdcompress.decompositions.solution import Solution
@@ -179,8 +186,5 @@ def _multiply(rows: Sequence[Tensor]) -> Tensor:
     """The dense tensor: the largest mode against the Khatri-Rao product of the others, one GEMM."""
     largest = max(range(len(rows)), key=lambda mode: rows[mode].shape[1])
     others = [factor for mode, factor in enumerate(rows) if mode != largest]
-    product = others[0]
-    for factor in others[1:]:
-        product = (product[:, :, None] * factor[:, None, :]).flatten(1)
-    dense = (rows[largest].mT @ product).reshape(-1, *(factor.shape[1] for factor in others))
+    dense = (rows[largest].mT @ khatri_rao(others)).reshape(-1, *(factor.shape[1] for factor in others))
     return dense.movedim(0, largest)

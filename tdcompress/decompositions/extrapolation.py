@@ -7,7 +7,7 @@ Long terms that nearly cancel make the error of a float32 sweep rise by rounding
 that would throw the extrapolation away sweep after sweep, and the error would seem to have converged. So sweeps
 are made in the tensor's type until rounding is first seen, and in float64 from there.
 
-No decision is read back from the device but once in ten sweeps, so a GPU never waits.
+No decision is read back from a GPU but once in ten sweeps, so it never waits.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from tdcompress.decompositions.scalars import Choice, Number, either, scalar
 
 _MOMENTUM_LIMIT = 0.97
 _SWEEPS_BETWEEN_CHECKS = 10  # of the error
@@ -31,7 +33,7 @@ class Sweeper(Protocol):
     tensor: Tensor
     penalty: float  # of Σ ‖term‖² in what is minimized
 
-    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Number, Number]:
         """The swept factors, their relative error, and Σ ‖term‖² over ‖tensor‖²."""
 
     def in_double(self) -> Sweeper:
@@ -43,8 +45,8 @@ class Run:
 
     Attributes:
         current: the best factors so far.
-        loss: the least of what is minimized, squared error and penalty in units of ‖tensor‖²; a scalar on the
-            tensor's device.
+        loss: the least of what is minimized, squared error and penalty in units of ‖tensor‖²; on the CPU a Python
+            number.
         error: the relative error of the best factors.
         sweeps: how many were made.
     """
@@ -52,19 +54,16 @@ class Run:
     def __init__(self, sweep: Sweeper, factors: list[Tensor]) -> None:
         self._sweep = sweep
         self.current = self._point = factors
-        self.loss = torch.full((), math.inf, dtype=torch.float64, device=factors[0].device)
-        self.error = self.loss
+        start = torch.tensor([math.inf, 1.0], dtype=torch.float64, device=factors[0].device)
+        self.loss = self.error = scalar(start[0])
         self.sweeps = 0
-        self._age = torch.ones_like(self.loss)  # sweeps since the last restart
-        self._rounded = torch.zeros_like(self.loss, dtype=torch.bool)  # whether a rise was one of rounding
+        self._age = scalar(start[1])  # sweeps since the last restart
+        self._rounded: Choice = False  # whether a rise was one of rounding
 
     def advance(self, sweeps: int, tol: float) -> bool:
         """Make so many more sweeps at the most; whether they stopped for lack of progress."""
         with torch.inference_mode():  # of small tensors a sixth of the time is spent on being ready for gradients
             converged = self._swept(sweeps, tol)
-        self.loss, self.error, self._age, self._rounded = (
-            state.clone() for state in (self.loss, self.error, self._age, self._rounded)
-        )
         self.current, self._point = ([rows.clone() for rows in point] for point in (self.current, self._point))
         return converged
 
@@ -73,31 +72,31 @@ class Run:
         for count in range(1, sweeps + 1):
             self._step()
             if count % _SWEEPS_BETWEEN_CHECKS == 0:
-                root = math.sqrt(float(self.loss))
-                if seen - root <= _SWEEPS_BETWEEN_CHECKS * tol * root:
-                    return True
-                seen = root
+                root = math.sqrt(max(float(self.loss), 0.0))
                 if bool(self._rounded) and self._sweep.tensor.dtype != torch.float64 and count < sweeps:
                     self._refine()
-                    seen = math.inf
+                    root = math.inf
+                elif seen - root <= _SWEEPS_BETWEEN_CHECKS * tol * root:
+                    return True
+                seen = root
         return False
 
     def _step(self) -> None:
         """Sweep from the extrapolated point; keep the result if it is better, else forget the extrapolation."""
         swept, error, length = self._sweep(self._point)
-        loss = error.square() + self._sweep.penalty * length
+        loss = error**2 + self._sweep.penalty * length
         rises = loss > self.loss
         rounded = rises & (loss - self.loss <= _NOISE * torch.finfo(swept[0].dtype).eps * length)
         # Without extrapolation a sweep can only rise by the rounding of its own loss.
-        better = ~rises | rounded | (self._age == 1)
-        momentum = torch.where(better, ((self._age - 1) / (self._age + 2)).clamp(max=_MOMENTUM_LIMIT), 0.0)
-        kept = [torch.where(better, new, old) for new, old in zip(swept, self.current, strict=True)]
-        momentum = momentum.to(kept[0].dtype)
-        self._point = [new + momentum * (new - old) for new, old in zip(kept, self.current, strict=True)]
-        self._age = torch.where(better, self._age + 1, 1.0)
-        self.loss = torch.where(better, loss.minimum(self.loss), self.loss)
-        self.error = torch.where(better, error, self.error)
-        self._rounded |= rounded
+        better = (loss <= self.loss) | rounded | rises & (self._age == 1)
+        kept = [either(better, new, old) for new, old in zip(swept, self.current, strict=True)]
+        momentum = (self._age - 1) / (self._age + 2)
+        momentum = either(better, either(momentum < _MOMENTUM_LIMIT, momentum, _MOMENTUM_LIMIT), 0 * momentum)
+        self._point = [_extrapolated(old, new, momentum) for new, old in zip(kept, self.current, strict=True)]
+        self._age = either(better, self._age + 1, 1.0)
+        self.loss = either(loss < self.loss, loss, self.loss)
+        self.error = either(better, error, self.error)
+        self._rounded = self._rounded | rounded
         self.current = kept
         self.sweeps += 1
 
@@ -106,7 +105,13 @@ class Run:
         self._sweep = self._sweep.in_double()
         self.current = [rows.double() for rows in self.current]
         self._point = [rows.double() for rows in self._point]
-        self.loss = torch.full_like(self.loss, math.inf)
+        self.loss = self.loss + math.inf
+
+
+def _extrapolated(old: Tensor, new: Tensor, momentum: Number) -> Tensor:
+    """The point beyond `new` by so many times the step from `old`."""
+    weight = 1 + momentum
+    return torch.lerp(old, new, weight.to(new) if isinstance(weight, Tensor) else weight)
 
 
 def most_promising(runs: Sequence[Run], sweeps: int) -> Run:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import (
+    add_to_diagonal,
     chained,
     eigh,
     gram,
@@ -24,6 +25,7 @@ from tdcompress.decompositions.algebra import (
     unfold,
     unravelled,
 )
+from tdcompress.decompositions.scalars import Number, relative_distance, scalar
 from tdcompress.decompositions.sweeping import Start
 from tdcompress.shapes import Rank
 
@@ -118,13 +120,13 @@ class RingSweep:
         self.tensor, self.penalty = tensor, penalty
         self.by_first = tensor.flatten(1)  # (in, K · out)
         self.by_last = tensor.flatten(0, -2).mT.contiguous()  # (out, in · K)
-        self.square = tensor.double().square().sum()
+        self.square = scalar(tensor.double().square().sum())
 
     def in_double(self) -> RingSweep:
         """The same sweep in float64."""
         return RingSweep(self.tensor.double(), self.penalty)
 
-    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+    def __call__(self, factors: Sequence[Tensor]) -> tuple[list[Tensor], Number, Number]:
         """The swept factors, balanced, their relative error, and Σ ‖slice‖² over ‖tensor‖²."""
         first, *cores, last = factors
         closing, size = len(first), self.tensor.shape[0]
@@ -133,11 +135,11 @@ class RingSweep:
         partial = partial.transpose(2, 3).flatten(1, 2)  # (r_0, r_N · K, in)
         product = chain.transpose(1, 2).flatten(1) @ partial
         first, root = _orthonormal(self._solved(product, _normal(chain, last), first))
-        cores[0], chain = (torch.tensordot(root.mT, one, dims=1) for one in (cores[0], chain))
+        cores[0], chain = ((root.mT @ one.flatten(1)).view_as(one) for one in (cores[0], chain))
         partial = (first.flatten(0, 1) @ self.by_first).view(closing, -1, last.shape[2])  # (r_0, r_1 · K, out)
         product = chain.flatten(0, 1).mT @ partial
         last, root = _orthonormal(self._solved(product, _normal(chain.transpose(0, 2), first), last))
-        cores[-1] = torch.tensordot(cores[-1], root, dims=1)
+        cores[-1] = cores[-1] @ root
         product = partial.transpose(0, 1).flatten(1) @ last.mT.flatten(0, 1)  # (r_1 · K, r_N)
         product = product.view(first.shape[1], *self.tensor.shape[1:-1], last.shape[1])
         cores, error, length = self._swept_middle(product, _pairs(first, last), cores)
@@ -152,7 +154,7 @@ class RingSweep:
 
     def _swept_middle(
         self, product: Tensor, pairs: Tensor, cores: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
+    ) -> tuple[list[Tensor], Number, Number]:
         """The cores in the middle, updated from first to last, the relative error, and Σ ‖slice‖² over ‖tensor‖².
 
         A core's own normal equations are the pairs of both ends, brought to its bonds by the cores between.
@@ -181,46 +183,42 @@ class RingSweep:
                 cores[place], cores[place + 1] = turned.mT, torch.tensordot(root.mT, cores[place + 1], dims=1)
                 product = torch.tensordot(cores[place], product, dims=([0, 1], [0, 1]))
                 pairs = _spread(cores[place]).mT @ pairs
-        models = [(rows.double() * (one @ rows).double()).sum() for one in normal]
-        distance = self.square - 2 * (wanted.double() * rows.double()).sum() + models[0]
-        return cores, (distance.clamp(min=0) / self.square).sqrt(), models[1] / self.square
+        images = (wanted, *(one @ rows for one in normal))
+        inner, model, length = (scalar((rows.double() * one.double()).sum()) for one in images)
+        return cores, relative_distance(self.square, inner, model), length / self.square
 
 
-def _grams(rows: Tensor) -> Tensor:
-    """The inner products of all rows, (r_0, r, size), by pairs of slices and pairs of places: (r_0, r_0, r · r)."""
-    closing, bond, _ = rows.shape
+def _grams(rows: Tensor) -> Tensor:  # (a, b, size) -> (a · a, b · b)
+    """The inner products of all rows, by pairs along the first axis and pairs along the second."""
+    first, second, _ = rows.shape
     stacked = rows.flatten(0, 1)
-    return (stacked @ stacked.mT).view(closing, bond, closing, bond).transpose(1, 2).reshape(closing, closing, -1)
+    return (stacked @ stacked.mT).view(first, second, first, second).transpose(1, 2).reshape(first**2, second**2)
 
 
 def _normal(chain: Tensor, rows: Tensor) -> Tensor:
     """The inner products of `chain ×_2 rows[a]`, (r, K, s) and (r_0, s, size), over all slices: (r_0 · r, r_0 · r)."""
-    bond, _, other = chain.shape
-    closing = len(rows)
-    flat = chain.transpose(1, 2).flatten(0, 1)
-    inner = (flat @ flat.mT).view(bond, other, bond, other).transpose(1, 2).reshape(bond * bond, -1)
-    product = inner @ _grams(rows).flatten(0, 1).mT
+    bond, closing = len(chain), len(rows)
+    product = _grams(chain.transpose(1, 2)) @ _grams(rows).mT
     return product.view(bond, bond, closing, closing).permute(2, 0, 3, 1).reshape(closing * bond, -1)
 
 
 def _pairs(first: Tensor, last: Tensor) -> Tensor:
     """Σ of ⟨U_a, U_b⟩ ⊗ ⟨V_a, V_b⟩ over all pairs of slices, and over those of a slice with itself: (2, r_1², r_N²)."""
     one, other = _grams(first), _grams(last)
-    own = one.diagonal(dim1=0, dim2=1) @ other.diagonal(dim1=0, dim2=1).mT
-    return torch.stack([one.flatten(0, 1).mT @ other.flatten(0, 1), own])
+    own = slice(None, None, len(first) + 1)  # the pairs of a slice with itself
+    return torch.stack([one.mT @ other, one[own].mT @ other[own]])
 
 
-def _spread(core: Tensor) -> Tensor:
-    """What a core makes of pairs of places, (r, k, s): (r², s²)."""
-    before, _, after = core.shape
-    return torch.einsum("pkq,rks->prqs", core, core).reshape(before**2, after**2)
+def _spread(core: Tensor) -> Tensor:  # (r, k, s) -> (r², s²)
+    """What a core makes of pairs of places."""
+    return _grams(core.transpose(1, 2))
 
 
 def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (slices, r, size), orthonormal over all slices, and the root (r, r) by which to multiply what comes next."""
     inner = (rows @ rows.mT).sum(0)
-    damping = (_DAMPING * inner.diagonal().mean()).clamp(min=torch.finfo(rows.dtype).tiny)
-    root, _ = torch.linalg.cholesky_ex(inner + torch.diag(damping.expand(len(inner))))
+    damping = (_DAMPING / len(inner) * inner.diagonal().sum()).clamp(min=torch.finfo(rows.dtype).tiny)
+    root, _ = torch.linalg.cholesky_ex(add_to_diagonal(inner, damping))
     return torch.linalg.solve_triangular(root, rows, upper=False), root
 
 

@@ -195,9 +195,9 @@ class _Sample:
                 sweep = Sweep(kernel, CPOptions().penalty)
                 run = Run(sweep, terms.rows(rank))
                 run.advance(_SWEEPS[0], 0.0)
-                early += float(run.error.square() * sweep.square)
+                early += float(run.error**2 * sweep.square)
                 run.advance(_SWEEPS[1] - _SWEEPS[0], 0.0)
-                late += float(run.error.square() * sweep.square)
+                late += float(run.error**2 * sweep.square)
         late = max(late, _NOTHING * float(self._lost[0]))
         # The more terms, the longer sweeps go on as they did; fitted to where the default solver stops.
         going_on = (0.5 + rank / self.terms) * max(0.0, math.log(early / late))
