@@ -1,8 +1,13 @@
 """How much the tests draw: a quick run, which is the default, and a full one, by `--full`."""
 
+import gc
 import os
 
 import hypothesis
+
+# To look for cycles among all that PyTorch and its tools have loaded takes a twentieth of the time, where it is done as
+# often as Python does by itself.
+gc.set_threshold(50_000, 20, 20)
 
 # What continuous integration says must depend on no draw and no clock; everywhere else every run draws anew.
 REPEATABLE = bool(os.environ.get("CI") or os.environ.get("TDCOMPRESS_CI"))

@@ -6,7 +6,6 @@ PyTorch and the package are imported by what needs them: the process that only h
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -51,29 +50,23 @@ def pool():
 
 
 @pytest.fixture
-def dask(tmp_path):
-    """A client of a scheduler and two workers of one thread each, on the loopback."""
+def dask():
+    """A client of a scheduler in this process and of two workers of one thread each, on the loopback."""
     distributed = pytest.importorskip("distributed")
-    address = tmp_path / "scheduler.json"
     path = os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    quiet = subprocess.DEVNULL
-    scheduler = ["dask_scheduler", "--port", "0", "--no-dashboard", "--no-show", "--host", "127.0.0.1"]
-    worker = ["dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-    started = []
-    try:
-        for name, *arguments in (scheduler, worker, worker):
-            command = [sys.executable, "-m", f"distributed.cli.{name}", "--scheduler-file", str(address)]
-            started.append(subprocess.Popen([*command, *arguments], stdout=quiet, stderr=quiet, env=environment))
-            while not address.exists():
-                assert started[0].poll() is None
-                time.sleep(0.05)
-        with distributed.Client(scheduler_file=str(address)) as client:
-            client.wait_for_workers(2)
-            yield client
-    finally:
-        for group in (started[1:], started[:1]):  # workers take leave of the scheduler
-            for process in group:
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    quiet, started = subprocess.DEVNULL, []
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster:
+        try:
+            for _ in range(2):
+                worker = [*command, cluster.scheduler_address]
+                started.append(subprocess.Popen(worker, stdout=quiet, stderr=quiet, env=environment))
+            with distributed.Client(cluster) as client:
+                client.wait_for_workers(2)
+                yield client
+        finally:
+            for process in started:  # workers take leave of the scheduler
                 process.terminate()
-            for process in group:
+            for process in started:
                 process.wait()

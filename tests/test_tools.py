@@ -1,7 +1,7 @@
 """What PyTorch's tools do with a convolution they do with a factorized one: every method, every kind of layer.
 
 A quick run takes every method with the layer it is for, and every kind of layer with one method, but to ONNX each
-method and each kind goes once. A full one takes all pairs.
+method and each kind goes once. A full one takes all pairs. A tool that is slow to get ready gets many layers at once.
 """
 
 import copy
@@ -22,6 +22,17 @@ from tests.layers.strategies import a_spec, an_input, factorize, kinds, side
 USUAL = [(method, "Conv2d") for method in sorted(METHODS)]
 OTHERS = [(method, kind) for method in sorted(METHODS) for kind in kinds(method) if kind != "Conv2d"]
 every_case = pytest.mark.parametrize(("method", "kind"), [*USUAL, *each_once(OTHERS)])
+
+
+def by_run(pairs):
+    """All that a quick run takes as one list, and lists of what a full one adds, one for each method."""
+    quick = [one.values for one in pairs if not one.marks]
+    added = [one.values for one in pairs if one.marks]
+    groups = [[case for case in added if case[0] == method] for method in dict.fromkeys(method for method, _ in added)]
+    return [
+        pytest.param(quick, id="quick"),
+        *(pytest.param(each, id=each[0][0], marks=pytest.mark.full) for each in groups),
+    ]
 
 
 @functools.cache
@@ -46,17 +57,39 @@ def near(one, other, tolerance=1e-5):
     return torch.allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
-@every_case
-def test_compiled_without_a_graph_break_and_trained(method, kind):
-    layer, x = a_case(method, kind)
+class Together(nn.Module):
+    """Layers side by side, each with an input of its own."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, *inputs):
+        return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
+
+
+def together(cases):
+    layers, inputs = zip(*(a_case(*case) for case in cases), strict=True)
+    return Together(layers), inputs
+
+
+def differing(names, found, expected, tolerance=1e-5):
+    compared = zip(names, found, expected, strict=True)
+    return [name for name, one, other in compared if not near(one, other, tolerance)]
+
+
+@pytest.mark.parametrize("cases", by_run([*(pytest.param(*one) for one in USUAL), *each_once(OTHERS)]))
+def test_compiled_without_a_graph_break_and_trained(cases):
+    model, inputs = together(cases)
     torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    assert near(compiled(x), layer(x))
-    compiled(x).square().sum().backward()
-    found = [parameter.grad.clone() for parameter in layer.parameters()]
-    layer.zero_grad()
-    layer(x).square().sum().backward()
-    assert all(near(one, parameter.grad, 1e-4) for one, parameter in zip(found, layer.parameters(), strict=True))
+    found = torch.compile(model, fullgraph=True, backend="aot_eager")(*inputs)
+    expected = model(*inputs)
+    assert differing(cases, found, expected) == []
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    ours, expected = (
+        torch.autograd.grad(sum(x.square().sum() for x in outputs), parameters) for outputs in (found, expected)
+    )
+    assert differing(names, ours, expected, 1e-4) == []
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
@@ -80,17 +113,18 @@ def test_exported_for_any_batch(method, kind):
     assert near(program.module()(torch.cat([x, x])), layer(torch.cat([x, x])))
 
 
-@pytest.mark.parametrize(("method", "kind"), each_once([*USUAL, *OTHERS]))
+@pytest.mark.parametrize("cases", by_run(each_once([*USUAL, *OTHERS])))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_onnx_runtime_agrees(method, kind):
+def test_onnx_runtime_agrees(cases):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra dev")
     pytest.importorskip("onnxscript", reason="needs the extra dev")
-    layer, x = a_case(method, kind)
-    program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False)
+    model, inputs = together(cases)
+    program = torch.onnx.export(model, inputs, dynamo=True, verbose=False)
     assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    assert near(torch.from_numpy(found), layer(x), 1e-4)
+    named = zip(session.get_inputs(), inputs, strict=True)
+    found = map(torch.from_numpy, session.run(None, {given.name: x.numpy() for given, x in named}))
+    assert differing(cases, found, model(*inputs), 1e-4) == []
 
 
 @every_case

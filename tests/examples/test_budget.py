@@ -143,15 +143,14 @@ def test_one_run_writes_table_and_picture_and_goes_on(folder, capsys):
 def test_the_rate_that_is_best_for_the_validation_images_counts(folder):
     command = ["digits", "--output", str(folder), "--ratios", "0.5", "--procedures", "uniform CP", "--rates"]
     found: list[float] = []
-    for rates in (["1e-3"], ["1e-9"], ["1e-9", "1e-3"], ["1e-3", "1e-9"]):
+    for rates in (["1e-3", "1e-9"], ["1e-9", "1e-3"]):  # the second of them changes next to nothing
         main([*command, *rates])
         *before, row = csv.DictReader((folder / "results.csv").read_text().splitlines())
         assert len(before) == len(found)
         assert row["rates"] == " ".join(f"{float(rate):g}" for rate in rates)
+        assert float(row["fine_tuned"]) > float(row["accuracy"]) + 0.1
         found.append(float(row["fine_tuned"]))
-    alone, nothing, *both = found
-    assert alone > nothing + 0.1
-    assert both == [alone, alone]
+    assert found[0] == found[1]
 
 
 class TestSensitivity:
