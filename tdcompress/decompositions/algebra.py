@@ -178,7 +178,7 @@ def solve_nearby(normal: Tensor, product: Tensor, previous: Tensor, ridge: Tenso
     monotone. Where even so the factorization fails, the rows stay as they are: the loss does not rise, and the other
     factors go on.
     """
-    damping = (_DAMPING / len(normal) * normal.diagonal().sum()).clamp(min=torch.finfo(normal.dtype).tiny)
+    damping = _DAMPING / len(normal) * normal.diagonal().sum()
     root, info = torch.linalg.cholesky_ex(add_to_diagonal(normal, damping + ridge))
     rows = torch.cholesky_solve(torch.addcmul(product, damping, previous), root)
     failed, total = scalar(info), scalar(rows.sum())

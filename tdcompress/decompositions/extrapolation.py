@@ -91,7 +91,7 @@ class Run:
         better = (loss <= self.loss) | rounded | rises & (self._age == 1)
         kept = [either(better, new, old) for new, old in zip(swept, self.current, strict=True)]
         momentum = (self._age - 1) / (self._age + 2)
-        momentum = either(better, either(momentum < _MOMENTUM_LIMIT, momentum, _MOMENTUM_LIMIT), 0 * momentum)
+        momentum = either(momentum < _MOMENTUM_LIMIT, momentum, _MOMENTUM_LIMIT)
         self._point = [_extrapolated(old, new, momentum) for new, old in zip(kept, self.current, strict=True)]
         self._age = either(better, self._age + 1, 1.0)
         self.loss = either(loss < self.loss, loss, self.loss)

@@ -49,3 +49,54 @@ def test_relative_error_of_nothing_is_nothing():
 def test_what_cannot_be_decomposed_is_refused(tensor, message):
     with pytest.raises(CompressionError, match=message):
         algebra.check_tensor(tensor)
+
+
+class TestSolveNearby:
+    @pytest.fixture
+    def rows(self):
+        return torch.randn(5, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    @pytest.fixture
+    def wanted(self):
+        return torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+    def test_solves_the_equations(self, rows, wanted, scale):
+        normal = scale * rows @ rows.mT
+        ridge = 0.3 * normal.diagonal()
+        found = algebra.solve_nearby(normal, scale * wanted, torch.zeros_like(wanted), ridge)
+        assert torch.allclose(found, torch.linalg.solve(rows @ rows.mT + torch.diag(ridge / scale), wanted), rtol=1e-5)
+
+    @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+    def test_what_the_equations_leave_open_stays_as_it_was(self, rows, scale):
+        rows[4] = rows[3]  # only the sum of the last two is told
+        normal, previous = scale * rows @ rows.mT, torch.arange(5.0, dtype=torch.float64)[:, None]
+        found = algebra.solve_nearby(normal, normal @ torch.ones(5, 1, dtype=torch.float64), previous)
+        assert torch.allclose(found[:3], torch.ones(3, 1, dtype=torch.float64), atol=1e-6)
+        assert float(found[3] + found[4]) == pytest.approx(2, abs=1e-6)
+        assert float(found[4] - found[3]) == pytest.approx(1, abs=1e-4)
+
+    def test_where_there_is_no_solution_nothing_changes(self, rows, wanted):
+        previous, normal = torch.ones_like(wanted), rows @ rows.mT
+        assert algebra.solve_nearby(-normal, wanted, previous) is previous
+        assert algebra.solve_nearby(0 * normal, 0 * wanted, previous) is previous
+        assert algebra.solve_nearby(normal, wanted / 0, previous) is previous
+
+    def test_the_equations_are_left_alone(self, rows, wanted):
+        normal = rows @ rows.mT
+        before = normal.clone()
+        algebra.solve_nearby(normal, wanted, wanted, 0.5)
+        assert torch.equal(normal, before)
+        assert torch.allclose(
+            algebra.add_to_diagonal(normal, torch.arange(5.0)) - normal, torch.arange(5.0).diag().double()
+        )
+        assert torch.equal(normal, before)
+
+
+def test_squared_singular_values_are_never_negative():
+    matrix = torch.randn(30, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 40)
+    found = algebra.squared_singular_values(matrix)
+    assert found.shape == (30,)
+    assert float(found[0]) == pytest.approx(float(matrix.double().square().sum()))
+    assert (found >= 0).all()
+    assert (found[1:] < 1e-9 * found[0]).all()

@@ -85,6 +85,20 @@ def test_a_matrix_is_solved_by_the_svd():
     assert torch.allclose(cp(matrix, 2).to_dense(), left[:, :2] * values[:2] @ right[:2])
 
 
+def test_the_small_singular_values_of_a_float32_matrix_are_right_too():
+    basis, _ = torch.linalg.qr(random((40, 40)))
+    matrix = (basis @ torch.logspace(0, -9, 40, dtype=torch.float64).diag() @ basis.mT).float()
+    expected = torch.linalg.svdvals(matrix.double())[:35]
+    assert torch.allclose(cp(matrix, 35).weights.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((6, 5, 3), 4), ((6, 5, 3), 15), ((6, 5), 2)])
+def test_no_gradient_flows_back_into_the_tensor(shape, rank):
+    found = cp(random(shape).requires_grad_(), rank)
+    assert not found.weights.requires_grad
+    assert not any(factor.requires_grad for factor in found.factors)
+
+
 def test_a_tensor_of_low_rank_is_found():
     factors = [random((size, 4), seed) for seed, size in enumerate((12, 10, 3, 3))]
     tensor = torch.einsum("ar,br,cr,dr->abcd", *factors)
@@ -277,6 +291,16 @@ def test_an_unknown_solver_is_refused():
 def test_options_that_mean_nothing_are_refused(options, message):
     with pytest.raises(CompressionError, match=message):
         CPOptions(**options)
+
+
+def test_a_term_that_vanished_adds_nothing_to_the_sensitivity():
+    found = cp(random((6, 5, 3)), 4)
+    padded = dataclasses.replace(
+        found,
+        weights=torch.cat([found.weights, torch.zeros(1)]),
+        factors=tuple(torch.cat([factor, torch.zeros(len(factor), 1)], 1) for factor in found.factors),
+    )
+    assert padded.sensitivity == pytest.approx(found.sensitivity, rel=1e-12)
 
 
 def test_the_sensitivity_is_the_error_that_noise_on_the_factors_makes():

@@ -30,7 +30,7 @@ def test_elsewhere_nothing_is_read():
 @pytest.mark.parametrize("number", [float, lambda value: torch.tensor(value, dtype=torch.float64)])
 def test_a_distance_is_never_below_zero_and_says_what_is_not_a_number(number):
     distance = scalars.relative_distance
-    assert float(distance(number(4.0), number(1.0), number(2.0))) == 1  # √((4 − 2 + 2) / 4)
+    assert float(distance(number(4.0), number(2.5), number(1.36))) == pytest.approx(0.3)  # √((4 − 5 + 1.36) / 4)
     assert float(distance(number(4.0), number(4.0), number(4 - 1e-9))) == 0
     assert math.isnan(distance(number(4.0), number(math.nan), number(4.0)))
 
