@@ -78,5 +78,5 @@ def _filled(curves: Sequence[Curve], chosen: list[int], budget: float) -> list[i
         ]
         if not better:
             return chosen
-        _, layer, place = max(better, key=lambda one: (one[0], -one[1], -one[2]))
+        _, layer, place = max(better, key=lambda one: one[0])  # the first of those that gain as much
         chosen[layer] = place

@@ -99,6 +99,7 @@ class TestKendallTau:
         almost = kendall_tau(range(n), with_discordant(n, 2))
         assert -1 < almost.low < almost.tau
         assert up.low == pytest.approx(almost.low)
+        assert up.low == pytest.approx(np.tanh(np.arctanh(1 - 2 / math.comb(n, 2)) - 1.96 * math.sqrt(0.437 / (n - 4))))
         assert up.high == 1
         assert down.low == -1
         assert down.high == pytest.approx(-almost.low)

@@ -84,6 +84,7 @@ def test_what_is_left_is_filled_with_what_gains_most_on_or_off_the_hull():
     assert allocate([little, more], 3) == [0, 1]
     assert allocate([more, little], 3) == [1, 0]
     assert allocate([little, more], 4) == [1, 1]
+    assert allocate([more, [(9, 10), (10, 9), (12, 0)]], 11) == [1, 0]  # whatever the layers cost already
 
 
 def test_of_equal_gains_the_first_is_taken():
@@ -92,6 +93,7 @@ def test_of_equal_gains_the_first_is_taken():
     assert allocate([[(1, 3), (2, 1), (2, 1)]], 2) == [1]
     off_the_hull = [(1, 10), (2, 9), (4, 0)]
     assert allocate([off_the_hull, off_the_hull], 3) == [1, 0]
+    assert allocate([[(1, 10), (2, 9), (2, 9), (4, 0)]], 3) == [1]
 
 
 def test_a_point_between_others_is_on_the_hull_only_if_it_is_below_them():
