@@ -14,6 +14,7 @@ from tdcompress.metrics import get_metrics
 from tdcompress.report.measuring import as_call, layer_calls
 from tdcompress.study.features import Features
 from tdcompress.watching import Call, Reached, calls_of, run, watching
+from tests.drawing import more
 
 FEATURES = ["relative_features"]
 
@@ -230,7 +231,7 @@ class TestEveryUse:
                 found = features.errors(small.get_submodule(name), get_metrics(FEATURES))
                 assert found == pytest.approx(expected, rel=1e-5)
 
-    @pytest.mark.parametrize("fit", ["bias", "last", "all"])
+    @pytest.mark.parametrize("fit", ["all", *more("bias", "last")])
     def test_calibrate(self, variant, fit):
         model = net(**variant)
         small = td.decompose(model, called(variant["times"]), "svd", 0.5)

@@ -50,9 +50,9 @@ def trained(build, recipe):
 @pytest.mark.parametrize(  # ten steps are an epoch
     ("build", "recipe", "steps"),
     [
-        *((DigitsNet, ADAM, steps) for steps in (1, 10, 14, 29)),
+        *((DigitsNet, ADAM, steps) for steps in (10, 14)),
         (digits_resnet, SGD, 7),
-        *more((DigitsNet, ADAM, 7), (digits_resnet, SGD, 14)),
+        *more(*((DigitsNet, ADAM, steps) for steps in (1, 7, 29)), (digits_resnet, SGD, 14)),
     ],
 )
 def test_an_interrupted_training_ends_bit_for_bit_like_another(build, recipe, steps, tmp_path, monkeypatch):
