@@ -135,7 +135,7 @@ class RingSweep:
         partial = partial.transpose(2, 3).flatten(1, 2)  # (r_0, r_N · K, in)
         product = chain.transpose(1, 2).flatten(1) @ partial
         first, root = _orthonormal(self._solved(product, _normal(chain, last), first))
-        cores[0], chain = ((root.mT @ one.flatten(1)).view_as(one) for one in (cores[0], chain))
+        cores[0], chain = (_after_root(root, one) for one in (cores[0], chain))
         partial = (first.flatten(0, 1) @ self.by_first).view(closing, -1, last.shape[2])  # (r_0, r_1 · K, out)
         product = chain.flatten(0, 1).mT @ partial
         last, root = _orthonormal(self._solved(product, _normal(chain.transpose(0, 2), first), last))
@@ -180,7 +180,7 @@ class RingSweep:
             cores[place] = rows.view(before, beyond, positions).transpose(1, 2)
             if place < len(cores) - 1:
                 turned, root = _orthonormal(cores[place].permute(0, 2, 1))
-                cores[place], cores[place + 1] = turned.mT, torch.tensordot(root.mT, cores[place + 1], dims=1)
+                cores[place], cores[place + 1] = turned.mT, _after_root(root, cores[place + 1])
                 product = torch.tensordot(cores[place], product, dims=([0, 1], [0, 1]))
                 pairs = _spread(cores[place]).mT @ pairs
         images = (wanted, *(one @ rows for one in normal))
@@ -198,7 +198,7 @@ def _grams(rows: Tensor) -> Tensor:  # (a, b, size) -> (a · a, b · b)
 def _normal(chain: Tensor, rows: Tensor) -> Tensor:
     """The inner products of `chain ×_2 rows[a]`, (r, K, s) and (r_0, s, size), over all slices: (r_0 · r, r_0 · r)."""
     bond, closing = len(chain), len(rows)
-    product = _grams(chain.transpose(1, 2)) @ _grams(rows).mT
+    product = _spread(chain) @ _grams(rows).mT
     return product.view(bond, bond, closing, closing).permute(2, 0, 3, 1).reshape(closing * bond, -1)
 
 
@@ -220,6 +220,11 @@ def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
     damping = (_DAMPING / len(inner) * inner.diagonal().sum()).clamp(min=torch.finfo(rows.dtype).tiny)
     root, _ = torch.linalg.cholesky_ex(add_to_diagonal(inner, damping))
     return torch.linalg.solve_triangular(root, rows, upper=False), root
+
+
+def _after_root(root: Tensor, core: Tensor) -> Tensor:  # (r, r), (r, …)
+    """What comes after rows that were made orthonormal, times their root."""
+    return (root.mT @ core.flatten(1)).view(core.shape)
 
 
 def _balanced(factors: Sequence[Tensor]) -> list[Tensor]:
