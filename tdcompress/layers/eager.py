@@ -14,6 +14,7 @@ from torch.nn.modules import module
 from tdcompress.layers.arranging import MethodOptions
 from tdcompress.layers.method import Factors
 from tdcompress.layers.reshapes import Regroup
+from tdcompress.layers.spec import ConvSpec
 from tdcompress.layers.stacked import StackedConv
 
 _MERGING = 2  # at most so many times the multiply-adds, for not writing and reading what goes between two stages
@@ -63,15 +64,15 @@ class EagerStack(StackedConv[Factors, MethodOptions]):
         It is computed from theirs, differentiably.
 
         Returns:
-            (channels of the last stage, channels of the first in a group, *kernel_size); None if they run one by one.
+            (channels of the last stage, channels of the first in a group, *kernel_size), for one slice where all have
+            the same; None if they run one by one.
         """
         return None
 
     def _middle(self, values: Tensor, weight: Tensor) -> Tensor:
         channels = values.shape[1]
         part = self.spec.stage(channels, len(weight), self.spec.kernel_axes, groups=channels // weight.shape[1])
-        convolve = _CONVOLUTIONS[len(part.kernel_size)]
-        return convolve(values, weight, None, part.stride, part.padding, part.dilation, part.groups)
+        return convolved(values, weight, part)
 
     def _is_worth_merging(self, together: int, apart: int) -> bool:
         """Whether the stages in the middle run faster as one.
@@ -95,6 +96,12 @@ class EagerStack(StackedConv[Factors, MethodOptions]):
         if isinstance(first, Regroup) or isinstance(last, Regroup):
             return False  # a matrix read through a grid
         return not _are_all_hooked() and all(map(_is_untouched, self))
+
+
+def convolved(values: Tensor, weight: Tensor, part: ConvSpec) -> Tensor:
+    """Images convolved with a weight, as `part` says."""
+    convolve = _CONVOLUTIONS[len(part.kernel_size)]
+    return convolve(values, weight, None, part.stride, part.padding, part.dilation, part.groups)
 
 
 def _are_all_hooked() -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import permutations
+from operator import mul
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from tdcompress.decompositions.chain_forms import TRForm, TTForm
 from tdcompress.decompositions.forms import Form
 from tdcompress.decompositions.sweeping import quick_limits
 from tdcompress.layers.base import FactorizedConv
+from tdcompress.layers.eager import convolved
 from tdcompress.layers.exchange import check_shape
 from tdcompress.layers.reshapes import Regrouping
 from tdcompress.layers.spec import ConvSpec, stage_name
@@ -136,15 +138,33 @@ class TRConv(FactorizedConv[TRDecomposition, TROptions]):
         return as_convolutions(decomposition.cores)
 
     def middle_weight(self) -> Tensor | None:
-        """A grouped convolution with every slice's channels as a group, all with the product of the spatial cores."""
+        """The product of the spatial cores, which all slices share."""
         slices, *bonds = self.ranks
         cores, groups = [stage.weight for stage in self.weighted[1:-1]], self.spec.groups
         apart = sum(core.numel() for core in cores) // groups
         if slices < 2 or not self._is_worth_merging(bonds[0] * bonds[-1] * math.prod(self.spec.kernel_size), apart):
             return None
         every = [core.unflatten(0, (groups, -1)) for core in cores]
-        kernels = reduce(lambda chain, core: (core.unsqueeze(3) * chain.unsqueeze(1)).sum(2), every)
-        return kernels.unsqueeze(1).expand(-1, slices, *[-1] * (kernels.ndim - 1)).flatten(0, 2)
+        return reduce(lambda chain, core: (core.unsqueeze(3) * chain.unsqueeze(1)).sum(2), every).flatten(0, 1)
+
+    def _middle(self, values: Tensor, weight: Tensor) -> Tensor:
+        """One dense convolution of all slices, or a grouped one with a slice a group where that cannot be.
+
+        Where the channels of an image lie together, so do the slices at a place: read as that many places of the last
+        axis, they meet only themselves if the dilation is as many times as large.
+        """
+        slices, groups = self.ranks[0], self.spec.groups
+        part = self.spec.stage(weight.shape[1], len(weight), self.spec.kernel_axes, groups=1)
+        if groups > 1 or not _is_along_places(part, values.shape[-1]):
+            grouped = weight.reshape(groups, 1, -1, *weight.shape[1:]).expand(-1, slices, *[-1] * weight.ndim)
+            return super()._middle(values, grouped.flatten(0, 2))
+        count, _, *size, width = values.shape
+        places = values.movedim(1, -1).reshape(count, *size, width * slices, -1).movedim(-1, 1)
+        factors = [1] * len(size) + [slices]
+        padding = part.padding if isinstance(part.padding, str) else tuple(map(mul, part.padding, factors))
+        dilated = replace(part, padding=padding, dilation=tuple(map(mul, part.dilation, factors)))
+        found = convolved(places, weight, dilated).movedim(1, -1)
+        return found.reshape(*found.shape[:-2], found.shape[-2] // slices, -1).movedim(-1, 1)
 
     # --- as a TRTensor ------------------------------------------------------------------------------------
 
@@ -169,3 +189,15 @@ class TRConv(FactorizedConv[TRDecomposition, TROptions]):
         check_shape(form, train_shape(spec, axes), "(in, *spatial, out)")
         ring = TRForm(without_pointwise(form.cores, spec, axes)).feasible().cores
         return tuple(core.shape[0] for core in ring), as_convolutions(ring)
+
+
+def _is_along_places(part: ConvSpec, width: int) -> bool:
+    """Whether a convolution of the last axis is one of its places, too, and `width` is enough for it.
+
+    A stride would skip slices, half of an odd padding cannot lie on both sides, and PyTorch's message on an image that
+    is too small must give its size.
+    """
+    span, padding = part.dilation[-1] * (part.kernel_size[-1] - 1), part.padding
+    if isinstance(padding, str):
+        return span % 2 == 0 if padding == "same" else part.stride[-1] == 1 and width > span
+    return part.stride[-1] == 1 and width + 2 * padding[-1] > span

@@ -1,5 +1,7 @@
 """What a stack does on a CPU when its stages do not run one by one: the same, and only then."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +14,9 @@ from tdcompress.layers.eager import EagerStack
 from tdcompress.methods import METHODS
 from tests.layers.strategies import PADDING_MODES, SEEDS, a_spec, for_kernels
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*makes the layer larger")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*makes the layer larger", "ignore:Using padding='same' with even kernel lengths"
+)
 
 RANKS = {"ht": (5, 4, 3), "tr": (3, 3, 4, 4)}  # that are worth merging, and more than one slice
 METHODS_OF_STACKS = [method for method in for_kernels() if method != "svd"]
@@ -20,7 +24,7 @@ METHODS_OF_STACKS = [method for method in for_kernels() if method != "svd"]
 
 def a_layer(method, dtype=torch.float64, **how):
     spec = td.ConvSpec.of(nn.Conv2d(16, 12, **{"kernel_size": 3, "padding": 1, **how}, device="meta"))
-    rank = RANKS.get(method, 2)
+    rank = RANKS["tr"][: 2 + len(spec.kernel_axes)] if method == "tr" else RANKS.get(method, 2)
     return METHODS[method](spec, rank, dtype=dtype)
 
 
@@ -88,9 +92,29 @@ def test_what_is_between_the_ends_is_one_convolution(method, runs):
     layer = a_layer(method)
     weight = layer.middle_weight()
     assert weight.shape[2:] == (3, 3)
-    assert weight.shape[0] == layer[-1].in_channels or method == "ht"  # whose transfer stage is merged, too
+    slices = RANKS["tr"][0] if method == "tr" else 1  # which share it
+    assert slices * weight.shape[0] == layer[-1].in_channels or method == "ht"  # whose transfer stage is merged, too
     layer(an_image())
     assert runs
+
+
+@pytest.mark.parametrize("dilation", [1, (1, 3)])
+@pytest.mark.parametrize("padding", [0, (2, 1), "same", "valid"], ids=str)
+@pytest.mark.parametrize("kernel_size", [(3, 4), (4, 3), (1, 5), (5, 1)], ids=str)
+def test_slices_of_a_ring_meet_only_themselves(kernel_size, padding, dilation):
+    layer = a_layer("tr", kernel_size=kernel_size, padding=padding, dilation=dilation, groups=1)
+    strided = a_layer("tr", kernel_size=kernel_size, padding=0, stride=(1, 2), dilation=dilation)
+    for one in (layer, strided):
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            x = an_image(size=(3, 16, 13, 17)).to(memory_format=memory_format)
+            found, expected = one(x), nn.Sequential(*one)(x)
+            assert found.stride() == expected.stride()
+            assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_an_image_that_is_too_small_for_a_ring_gets_pytorchs_message():
+    with pytest.raises(RuntimeError, match=re.escape("input size per channel: (40 x 4). Kernel size: (1 x 5)")):
+        a_layer("tr", kernel_size=(1, 5), padding=0)(an_image(size=(2, 16, 40, 4)))
 
 
 @pytest.mark.parametrize("how", [{"kernel_size": 7}, {"padding_mode": "reflect"}], ids=str)
