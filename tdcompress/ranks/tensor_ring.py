@@ -18,6 +18,7 @@ from tdcompress.ranks.train_chain import chain_of
 from tdcompress.shapes import Point, Rank
 from tdcompress.threads import threads_by_kernel
 
+_AT_ONCE = 8  # channels that a convolution writes, the least that fills a vector of a processor's registers
 _TRIAL = 30  # sweeps that are made to compare sizes of bonds
 _NARROW = 16  # channels of the smaller side, from which on a ring has room for what CP does
 _POINTS = 8  # rings of narrow kernels that are solved for,
@@ -66,7 +67,8 @@ def ring_within(modes: Sequence[int], budget: int, bond: int) -> Rank | None:
     """A ring of two slices or more within `budget` whose inner bonds are about `bond`, or less if that is too many.
 
     The first and the last bond are chosen, a quarter to either side, so that slices use the budget up best; what is
-    left goes to single bonds.
+    left goes to single bonds. A multiple of 8 is the last bond as it is: a slice's convolution writes as many channels,
+    and processors compute them by eights.
 
     Args:
         modes: (out, in, *spatial).
@@ -78,18 +80,27 @@ def ring_within(modes: Sequence[int], budget: int, bond: int) -> Rank | None:
 
     >>> ring_within((128, 128, 3, 3), 73728, 14), ring_within((128, 128, 3, 3), 500, 14)
     ((21, 13, 14, 14), None)
+    >>> ring_within((128, 128, 3, 3), 73728, 16)
+    (17, 17, 19, 16)
     """
-    sizes = chain_of(modes)
+    sizes = range(bond, 0, -1) if tensor_ring_limits(chain_of(modes))[0] > 1 else ()
+    rings = (_ring_about(size, modes, budget) for size in sizes)
+    return next((rank for rank in rings if rank is not None), None)
+
+
+def _ring_about(bond: int, modes: Sequence[int], budget: int) -> Rank | None:
+    """A ring with inner bonds about as large as `bond`; None if no two slices fit."""
+    sizes, reach = chain_of(modes), max(1, bond // 4)
     limits = tensor_ring_limits(sizes)
-    for size in range(bond, 0, -1) if limits[0] > 1 else ():
-        reach = max(1, size // 4)
-        around = range(max(1, size - reach), size + reach + 1)
-        ends = [(first, last) for first in around for last in around if first <= limits[1] and last <= limits[-1]]
-        found = [rank for pair in ends if (rank := _filled(sizes, pair, budget))[0] > 1]
-        if found:
-            best = max(found, key=lambda rank: rank[0] * (rank[1] * sizes[0] + rank[-1] * sizes[-1]))
-            return grown(best, lambda rank: _useful(modes, rank, budget))
-    return None
+    around = range(max(1, bond - reach), bond + reach + 1)
+    lasts = around if bond % _AT_ONCE else [bond]
+    ends = [(first, last) for first in around for last in lasts if first <= limits[1] and last <= limits[-1]]
+    found = [rank for pair in ends if (rank := _filled(sizes, pair, budget))[0] > 1]
+    if not found:
+        return None
+    best = max(found, key=lambda rank: rank[0] * (rank[1] * sizes[0] + rank[-1] * sizes[-1]))
+    most = limits[-1] if bond % _AT_ONCE else bond
+    return grown(best, lambda rank: rank[-1] <= most and _useful(modes, rank, budget))
 
 
 @threads_by_kernel

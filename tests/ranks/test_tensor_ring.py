@@ -29,6 +29,15 @@ def test_a_ring_keeps_to_the_budget_and_leaves_no_room_for_a_slice(data, modes):
     assert filled or ranks.tr_parameters(modes, (rank[0] + 1, *rank[1:])) > budget
 
 
+@given(bond=st.sampled_from([8, 16, 24]), budget=st.integers(0, 48 * 64 * 9))
+def test_a_multiple_of_eight_is_the_last_bond_as_it_is(bond, budget):
+    rank = ring_within((64, 48, 3, 3), budget, bond)
+    least = (2, bond - bond // 4, bond, bond)  # of two slices
+    fits = ranks.tr_parameters((64, 48, 3, 3), least) <= budget
+    assert rank is None or (rank[-1] == bond) == fits
+    assert rank is not None or not fits
+
+
 @cases(40)
 @given(data=st.data(), modes=st.lists(st.integers(1, 6), min_size=2, max_size=4))
 def test_the_ring_comes_first_and_the_train_last_all_within_the_budget(data, modes):
@@ -65,7 +74,7 @@ def test_the_curve_foresees_what_solving_loses(name):
     options, budgets = TROptions(), [int(kernel.numel() * kept) for kept in (0.1, 0.25)]
     points = ranks.tr_curve(kernel[None], budgets, options)
     for budget in budgets:
-        rank, lost = next((r, one) for r, one in points if r == ring_within(kernel.shape, budget, 14))
+        rank, lost = next((r, one) for r, one in points if r == ring_within(kernel.shape, budget, max(options.bonds)))
         assert tensor_ring(kernel.movedim(0, -1), rank).solution.relative_error == pytest.approx(lost**0.5, rel=0.03)
 
 
