@@ -10,6 +10,7 @@ import tdcompress as td
 from tdcompress import ranks
 from tdcompress.layers.reshapes import Regroup
 from tdcompress.methods import METHODS
+from tests.drawing import more
 from tests.layers.strategies import error_of, for_kernels
 
 METHOD_NAMES = [method for method in METHODS if method not in for_kernels()]
@@ -94,7 +95,7 @@ def perceptron():
     return nn.Sequential(nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 10)).eval()
 
 
-@pytest.mark.parametrize("objective", ["parameters", "macs"])
+@pytest.mark.parametrize("objective", ["macs", *more("parameters")])
 def test_a_plan_prices_them_by_parameters_or_multiply_adds(objective):
     model, x = perceptron(), torch.randn(64, 32)
     plan = td.plan(
