@@ -18,10 +18,10 @@ $(READY): pyproject.toml .ci/constraints.txt
 study: $(READY)  ## the paper's question on a small network: decompose, measure, correlate, draw
 	@$(BIN)/python -m examples.paper $(ARGS)
 
-test: $(READY)  ## the tests and every documented example, in three minutes on two cores
+test: $(READY)  ## the tests and every documented example, in less than four minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-test-full: $(READY)  ## the same with every combination, and ten times the drawn examples, in nine
+test-full: $(READY)  ## the same with every combination, and ten times the drawn examples, in eleven
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --full $(ARGS)
 
 coverage: $(READY)  ## which lines and branches of the package the tests run
