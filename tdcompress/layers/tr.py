@@ -197,7 +197,8 @@ def _is_along_places(part: ConvSpec, width: int) -> bool:
     A stride would skip slices, half of an odd padding cannot lie on both sides, and PyTorch's message on an image that
     is too small must give its size.
     """
-    span, padding = part.dilation[-1] * (part.kernel_size[-1] - 1), part.padding
-    if isinstance(padding, str):
-        return span % 2 == 0 if padding == "same" else part.stride[-1] == 1 and width > span
-    return part.stride[-1] == 1 and width + 2 * padding[-1] > span
+    span = part.dilation[-1] * (part.kernel_size[-1] - 1)
+    if part.padding == "same":
+        return span % 2 == 0
+    padding = 0 if isinstance(part.padding, str) else part.padding[-1]
+    return part.stride[-1] == 1 and width + 2 * padding > span

@@ -90,17 +90,16 @@ def ring_within(modes: Sequence[int], budget: int, bond: int) -> Rank | None:
 
 def _ring_about(bond: int, modes: Sequence[int], budget: int) -> Rank | None:
     """A ring with inner bonds about as large as `bond`; None if no two slices fit."""
-    sizes, reach = chain_of(modes), max(1, bond // 4)
+    sizes, reach, held = chain_of(modes), max(1, bond // 4), bond % _AT_ONCE == 0
     limits = tensor_ring_limits(sizes)
     around = range(max(1, bond - reach), bond + reach + 1)
-    lasts = around if bond % _AT_ONCE else [bond]
+    lasts = [bond] if held else around
     ends = [(first, last) for first in around for last in lasts if first <= limits[1] and last <= limits[-1]]
     found = [rank for pair in ends if (rank := _filled(sizes, pair, budget))[0] > 1]
     if not found:
         return None
     best = max(found, key=lambda rank: rank[0] * (rank[1] * sizes[0] + rank[-1] * sizes[-1]))
-    most = limits[-1] if bond % _AT_ONCE else bond
-    return grown(best, lambda rank: rank[-1] <= most and _useful(modes, rank, budget))
+    return grown(best, lambda rank: (rank[-1] == bond or not held) and _useful(modes, rank, budget))
 
 
 @threads_by_kernel
