@@ -171,15 +171,17 @@ def squared_singular_values(matrix: Tensor) -> Tensor:  # (…, rows, columns) -
     return values.flip(-1).clamp(min=0)
 
 
-def solve_nearby(normal: Tensor, product: Tensor, previous: Tensor, ridge: Tensor | float = 0.0) -> Tensor:
-    """Solve the normal equations `(normal + diag(ridge)) @ rows = product` near the previous rows.
+def solve_nearby(normal: Tensor, product: Tensor, previous: Tensor, penalty: float = 0.0) -> Tensor:
+    """Solve the normal equations `normal @ rows = product`, the diagonal (1 + penalty) times, near the previous rows.
 
     The proximal term (Navasca, De Lathauwer & Kindermann 2008) makes collinear terms harmless and keeps a sweep
     monotone. Where even so the factorization fails, the rows stay as they are: the loss does not rise, and the other
     factors go on.
     """
-    damping = _DAMPING / len(normal) * normal.diagonal().sum()
-    root, info = torch.linalg.cholesky_ex(add_to_diagonal(normal, damping + ridge))
+    damping = normal.trace() * (_DAMPING / len(normal))
+    damped = normal.clone()
+    damped.diagonal().mul_(1 + penalty).add_(damping)
+    root, info = torch.linalg.cholesky_ex(damped)
     rows = torch.cholesky_solve(torch.addcmul(product, damping, previous), root)
     failed, total = scalar(info), scalar(rows.sum())
     return either((failed == 0) & (total - total == 0), rows, previous)  # ∞ − ∞ is not a number

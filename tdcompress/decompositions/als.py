@@ -14,6 +14,7 @@ the tensor itself again, and find what the bases have left out.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -120,10 +121,10 @@ class Sweep:
         for mode in range(2, len(factors)):
             product = _contract_others(small, swept[2:], mode - 2)
             swept[mode] = _least_squares(product, grams, mode, swept[mode], self.penalty)
-        products = _hadamard(grams, -1).double()  # of all pairs of terms
+        products = _hadamard(grams).double()  # of all pairs of terms
         inner = (product.double() * swept[-1].double()).sum()
         error = relative_distance(self.square, scalar(inner), scalar(products.sum()))
-        return _balanced(swept, grams), error, scalar(products.diagonal().sum()) / self.square
+        return _balanced(swept, grams), error, scalar(products.trace()) / self.square
 
 
 def _contract_others(small: Tensor, factors: Sequence[Tensor], keep: int) -> Tensor:
@@ -136,28 +137,25 @@ def _contract_others(small: Tensor, factors: Sequence[Tensor], keep: int) -> Ten
     return small.flatten(1)
 
 
-def _hadamard(grams: Sequence[Tensor], skip: int) -> Tensor:
-    first, *others = (matrix for mode, matrix in enumerate(grams) if mode != skip)
-    for matrix in others:
-        first = first * matrix
-    return first
-
-
 def _least_squares(product: Tensor, grams: list[Tensor], mode: int, previous: Tensor, penalty: float) -> Tensor:
     """Solve `normal @ rows = product` near the previous rows, and renew this mode's Gram matrix.
 
     The squared length of a term is that of this mode's row times the diagonal entry of the normal equations, so
     they carry the penalty on their diagonal.
     """
-    normal = _hadamard(grams, mode)
-    rows = solve_nearby(normal, product, previous, penalty * normal.diagonal())
+    normal = _hadamard(grams[:mode] + grams[mode + 1 :])
+    rows = solve_nearby(normal, product, previous, penalty)
     grams[mode] = rows @ rows.mT
     return rows
 
 
+def _hadamard(grams: Sequence[Tensor]) -> Tensor:
+    return functools.reduce(torch.mul, grams)
+
+
 def _balanced(factors: Sequence[Tensor], grams: Sequence[Tensor]) -> list[Tensor]:
     """The same terms with the same length in every mode; a vanished term stays zero."""
-    lengths = torch.stack([matrix.diagonal() for matrix in grams]).sqrt()
-    goal = lengths.log().mean(0).exp()
-    scale = torch.where(lengths > 0, goal / lengths, 0.0)
+    squares = torch.stack([matrix.diagonal() for matrix in grams])
+    goal = squares.log().mean(0).exp()
+    scale = (goal / squares).sqrt().nan_to_num(nan=0.0)  # 0 / 0, of a vanished term
     return [rows * share for rows, share in zip(factors, scale[..., None].unbind(), strict=True)]

@@ -165,12 +165,13 @@ class RingSweep:
             cores: the cores in the middle.
         """
         cores = list(cores)
-        after = [torch.eye(pairs.shape[2], dtype=pairs.dtype, device=pairs.device)]
+        after: list[Tensor] = []
         for core in cores[:0:-1]:
-            after.insert(0, _spread(core) @ after[0])
-        for place, (core, behind) in enumerate(zip(cores, after, strict=True)):
+            after.insert(0, _spread(core) @ after[0] if after else _spread(core))
+        for place, core in enumerate(cores):
             before, positions, beyond = core.shape
-            normal = (pairs @ behind.mT).view(2, before, before, beyond, beyond).transpose(2, 3)
+            normal = pairs @ after[place].mT if place < len(after) else pairs
+            normal = normal.view(2, before, before, beyond, beyond).transpose(2, 3)
             normal = normal.reshape(2, before * beyond, before * beyond)
             wanted = product
             for later in cores[:place:-1]:

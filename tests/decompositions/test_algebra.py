@@ -62,10 +62,10 @@ class TestSolveNearby:
 
     @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
     def test_solves_the_equations(self, rows, wanted, scale):
-        normal = scale * rows @ rows.mT
-        ridge = 0.3 * normal.diagonal()
-        found = algebra.solve_nearby(normal, scale * wanted, torch.zeros_like(wanted), ridge)
-        assert torch.allclose(found, torch.linalg.solve(rows @ rows.mT + torch.diag(ridge / scale), wanted), rtol=1e-5)
+        normal = rows @ rows.mT
+        found = algebra.solve_nearby(scale * normal, scale * wanted, torch.zeros_like(wanted), penalty=0.3)
+        expected = torch.linalg.solve(normal + 0.3 * normal.diagonal().diag(), wanted)
+        assert torch.allclose(found, expected, rtol=1e-5)
 
     @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
     def test_what_the_equations_leave_open_stays_as_it_was(self, rows, scale):
