@@ -131,7 +131,7 @@ def decomposed(name, method="tucker"):
     return copy.deepcopy(compressed(name, method))
 
 
-@pytest.mark.parametrize("method", ["tucker", "svd", "cp", "tt"])
+@pytest.mark.parametrize("method", ["tucker", "svd", *more("cp", "tt")])
 def test_every_layer_that_can_be_is_decomposed_and_the_rest_refused_by_name(name, method):
     model = build(name)
     refused = refusals(name, method)

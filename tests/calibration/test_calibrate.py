@@ -78,7 +78,7 @@ class td_eval:  # noqa: N801
 
 @pytest.mark.parametrize(("method", "norm"), each_once(product(sorted(METHODS), [True, False])))
 def test_each_fit_comes_nearer_to_the_original_on_new_data(method, norm):
-    model, old, new = network(norm), images(256), images(64, seed=9)
+    model, old, new = network(norm), images(128), images(64, seed=9)
     if not METHODS[method].takes(td.ConvSpec.of(model[3])):
         model, (old, new) = of_matrices(model), ([x[:, :, 0].flatten(1) for x in data] for data in (old, new))
     small = small_of(model, method)

@@ -18,6 +18,7 @@ from tdcompress.calibration.distillation_loss import Change, information
 from tdcompress.calibration.lessons import divided
 from tdcompress.outputs import Output
 from tests.calibration.test_calibrate import images, network, same, small_of, state
+from tests.drawing import more
 
 SHORT = td.DistillationOptions(passes=3, local=None)
 EIGHT = td.DistillationOptions(passes=8, batch_size=16)
@@ -103,7 +104,7 @@ class TestLoss:
             td.distillation_loss(**{"output": torch.zeros(4, 5), "target": torch.zeros(4, 5), **arguments})
 
 
-@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("norm", [True, *more(False)])
 def test_it_comes_nearer_to_the_original_than_calibration_does_on_new_data(norm):
     model, old, new = network(norm), images(128), images(64, seed=9)
     small = small_of(model)

@@ -160,6 +160,7 @@ class TestBeyond:
         rows = beyond.by_level(frame, FEW).groupby("ratio")["broken"].unique()
         assert (list(rows[0.99]), list(rows[0.95])) == ([2], [0])
 
+    @pytest.mark.full  # a quick run has the command that writes them
     def test_writes_a_table_and_a_picture_a_network(self, tables, tmp_path):
         files = beyond.report(tmp_path, tables, FEW)
         assert [file.name for file in files] == ["beyond.md", "beyond-net.png", "beyond-text.png"]

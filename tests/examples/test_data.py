@@ -13,8 +13,12 @@ import torch
 
 from examples.paper import data, download, formats
 from examples.paper.data import DataError, cifar10, digits, fashion_mnist, stratified_split
+from examples.paper.evaluation import evaluate
+from examples.paper.models import GaripovNet
+from examples.paper.train import load_checkpoint
 from tdcompress.errors import CompressionError
 from tests.fuzz.guards import Memory
+from tests.tensors import CHECKPOINT
 
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 IMAGES_PER_FILE = 20
@@ -299,13 +303,17 @@ class TestFashionMNIST:
         file_name = name.removesuffix(".gz").encode() + b"\x00"
         assert hashlib.md5(header + file_name + compressed).hexdigest() == md5
 
+    @pytest.mark.full
     @pytest.mark.skipif(not data.DEBIAN_FASHION_MNIST.is_dir(), reason="needs Debian's dataset-fashion-mnist")
-    def test_debians_folder_is_found(self):
+    def test_debians_folder_is_found_and_the_committed_network_classifies_what_lies_there(self):
         splits = fashion_mnist()
         assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [55_000, 5000, 10_000]
         assert splits.validation.labels.bincount().tolist() == [500] * 10
         assert splits.mean.item() == pytest.approx(0.286, abs=1e-3)
         assert splits.std.item() == pytest.approx(0.353, abs=1e-3)
+        model, part = GaripovNet(in_channels=1), splits.test.take(slice(500))
+        assert float(load_checkpoint(model, CHECKPOINT)["test_accuracy"]) >= 0.93
+        assert evaluate(model, part.images, part.labels).accuracy >= 0.93
 
 
 @pytest.mark.parametrize("kind", ["python", "binary"])

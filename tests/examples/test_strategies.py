@@ -25,10 +25,12 @@ from examples.paper.train import save_checkpoint
 from examples.paper.training import train
 from examples.paper.work import Source
 from tdcompress.errors import CompressionError
+from tests.drawing import more
 from tests.examples.test_study import numbers
 
 BASE = replace(RECIPES["digits-fine-tuning"], epochs=1, samples=128)
 SOURCE = Source("digits")
+SHOWN = ("paper", "distill", "layer-first")
 TINY = ["digits", "--layers", "conv[34]", "--methods", "cp", "tucker", "--ratios", "0.9", "--runs", "2"]
 TINY += ["--finetune-epochs", "1", "--images", "50", "--quiet"]
 
@@ -62,7 +64,7 @@ def changed(first, second):
 
 
 class TestStrategies:
-    @pytest.mark.parametrize("name", STRATEGIES)
+    @pytest.mark.parametrize("name", [*SHOWN, *more(*(one for one in STRATEGIES if one not in SHOWN))])
     def test_each_trains_reproducibly_and_leaves_a_network_that_can_be_trained_on(self, name, small, model):
         before = copy.deepcopy(model.state_dict())
         first, second = (tuned(STRATEGIES[name](BASE), small, model) for _ in range(2))
@@ -215,6 +217,7 @@ def finished(tmp_path_factory, model):
 
 
 class TestStudy:
+    @pytest.mark.full
     def test_every_strategy_is_reported(self, finished):
         text = (finished / "strategies.md").read_text()
         for title in ("What each strategy reaches", "By method", "τ-a of relative weights", "random starts"):
@@ -222,6 +225,7 @@ class TestStudy:
         assert text.count("| distill |") == 5
         assert (finished / "strategies.png").exists()
 
+    @pytest.mark.full
     def test_what_a_table_says_is_in_the_results(self, finished):
         frame = pd.read_csv(finished / "results.csv")
         mean = 100 * frame.loc[frame["ratio"] == 0.9, "finetuned[distill]_test_error"].mean()

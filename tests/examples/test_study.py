@@ -21,6 +21,7 @@ from examples.paper.train import SETTINGS, load_checkpoint
 from examples.paper.training import evaluate, train
 from examples.paper.work import Calibration, Evaluation, FineTuning, Source, some
 from tdcompress.metrics import METRICS
+from tdcompress.study import plots
 
 ERRORS = tuple(METRICS)
 
@@ -32,7 +33,8 @@ TINY += ["--finetune-epochs", "1", "--images", "50", "--quiet"]
 def reported(tmp_path_factory):
     """The folder of a small study that ran to its end, and what it printed."""
     folder, printed = tmp_path_factory.mktemp("study") / "finished", io.StringIO()
-    with redirect_stdout(printed):
+    with redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "DPI", 60)
         assert command.main([*TINY, "--output", str(folder)]) == 0
     return folder, printed.getvalue()
 
@@ -360,6 +362,7 @@ class TestPresets:
         assert len(set.union(*keys)) == sum(map(len, keys))
         assert [one.choices().get("autocast") for one in presets] == [None, None, True]
 
+    @pytest.mark.full
     def test_the_precision_of_evaluations_is_chosen_and_said(self, folder, capsys):
         options = ["digits", "--layers", "conv4", "--methods", "svd", "--ratios", "0.5", "0.9", "--runs", "1"]
         options += ["--images", "50", "--no-finetune", "--quiet", "--precision", "bfloat16", "--output", str(folder)]

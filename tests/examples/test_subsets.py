@@ -116,6 +116,7 @@ class TestReport:
         assert named == [name for name in ("all", "conv1", "conv2", "first", "middle", "last") for _ in range(2)]
         assert all(line.count("|") == 4 + len(METRICS) for line in lines[: lines.index("", 2)] if line.startswith("|"))
 
+    @pytest.mark.full
     def test_projections_are_compared_by_their_type(self, tmp_path):
         model = ByteGPT(layers=3, width=16, heads=2, context=8)
         places = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")

@@ -15,7 +15,6 @@ from examples.paper.recipes import RECIPES, Recipe
 from examples.paper.train import SETTINGS, load_checkpoint, main, save_checkpoint
 from examples.paper.training import Performance, evaluate, train
 from tdcompress.errors import CompressionError
-from tests.tensors import CHECKPOINT
 
 SHORT = replace(RECIPES["digits"], epochs=2)
 pytestmark = pytest.mark.usefixtures("one_thread")  # networks so small that two would wait for each other
@@ -111,6 +110,7 @@ class TestTrain:
         train(model, linear_splits(40), Recipe(learning_rate=0.1, epochs=1, batch_size=16))
         assert sizes[:3] == [16, 16, 8]
 
+    @pytest.mark.full
     def test_bfloat16_and_channels_last_learn_and_leave_ordinary_weights(self, digits):
         model = seeded(DigitsNet, seed=0)
         recipe = replace(RECIPES["digits"], epochs=5, autocast=True, channels_last=True)
@@ -119,6 +119,7 @@ class TestTrain:
         assert all(value.dtype != torch.bfloat16 and value.is_contiguous() for value in model.state_dict().values())
         assert not model.training
 
+    @pytest.mark.full
     def test_fine_tuning_changes_a_trained_network_only_a_little(self, digits):
         model = seeded(DigitsNet, seed=0)
         train(model, digits, replace(RECIPES["digits"], epochs=8))
@@ -359,11 +360,3 @@ class TestCheckpoints:
     def test_the_command_line_refuses_data_for_the_digits(self):
         with pytest.raises(CompressionError, match="leave --data out"):
             main(["digits", "--data", "somewhere"])
-
-    @pytest.mark.skipif(not data.DEBIAN_FASHION_MNIST.is_dir(), reason="needs Debian's dataset-fashion-mnist")
-    def test_the_committed_network_classifies_fashion_mnist(self):
-        model = GaripovNet(in_channels=1)
-        notes = load_checkpoint(model, CHECKPOINT)
-        part = data.fashion_mnist().test.take(slice(500))
-        assert float(notes["test_accuracy"]) >= 0.93
-        assert evaluate(model, part.images, part.labels).accuracy >= 0.93

@@ -45,7 +45,7 @@ def curves(method, conv):
     for axes in kind.ways(spec, kind.options()):
         kernels = kind.seen(conv.weight.detach(), spec, axes, None)
         size = math.prod(kernels.shape[1:])
-        budgets = [size // 8, size // 4, size // 2, size]
+        budgets = [size // 8, size // 3, size]
         found.append((axes, budgets, kind.curve(kernels, budgets, kind.options())))
     return found
 
@@ -75,7 +75,7 @@ def test_a_point_is_near_what_solving_gives_and_no_better(method, conv):
             cost = METHODS[method].parameters_at(METHODS[method].modes_of(td.ConvSpec.of(conv), axes), rank)
             solved = error_of(METHODS[method].from_conv(conv, rank=rank, axes=axes))
             assert solved <= math.sqrt(lost) * 1.15 + 1e-3
-            if method == "cp" and cost > budgets[2]:
+            if method == "cp" and cost > budgets[1]:
                 continue  # where little is lost, the few sweeps behind CP's curve lose several times as much
             assert math.sqrt(lost) <= solved * 1.3 + 0.02
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tdcompress as td
-from examples.paper.models import resnet18, seeded
+from examples.paper.blocks import BasicBlock
+from examples.paper.models import ResNet, Shape, seeded
 from tdcompress.methods import taking
 from tdcompress.metrics import get_metrics
 from tdcompress.study import PrefixCache, prefix
@@ -100,7 +101,8 @@ class TestPrefixCache:
         assert cache._kept is cache._inputs or cache._kept.numel() * 4 <= limit
 
     def test_blocks_and_other_models(self):
-        model = seeded(lambda: resnet18(3), 0).eval()
+        shape = Shape(BasicBlock, (1, 1, 1), widths=(8, 16, 32))
+        model = seeded(lambda: ResNet(shape, in_channels=3), 0).eval()
         images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         small = td.decompose(model, "layer3.0.conv2", "tucker", 0.9)
         assert "layer3.0" in dict(links(small))

@@ -10,7 +10,7 @@ from tdcompress.errors import CompressionError
 from tdcompress.study import Study, driver, export, processes, read
 from tests.study.functions import calibrate, evaluate, failing, finetune, images, network, slowly, study
 
-RANDOM = {"cp": td.CPOptions(starts=("random",)), "tucker": None}
+RANDOM = {"cp": td.CPOptions(starts=("random",), max_iter=20), "tucker": None}
 
 
 def numbers(frame):

@@ -1,5 +1,6 @@
 """restore(): the way back."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 import tdcompress as td
+from tests.drawing import each_once
 from tests.layers.strategies import for_kernels
 
 
@@ -17,8 +19,7 @@ def a_model():
 X = torch.randn(2, 3, 7, 7)
 
 
-@pytest.mark.parametrize("method", for_kernels())
-@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(("method", "inplace"), each_once(product(for_kernels(), [False, True])))
 def test_dense_layers_do_what_the_factorized_ones_did(method, inplace):
     model: Any = a_model().eval()
     small = td.decompose(model, "*", method, 0.3)
