@@ -28,6 +28,12 @@ def pytest_configure(config):
         hypothesis.settings.load_profile("full")
 
 
+def pytest_sessionfinish():
+    """Look once for cycles that end badly, where pytest would look five times and Python once more, for seconds."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(config, items):
     """Mark what starts a Dask cluster, and leave `full` to full runs, unless it is asked for by its name or by `-m`.
 

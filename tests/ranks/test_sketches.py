@@ -39,7 +39,7 @@ def all_are_large(monkeypatch):
 
 @pytest.mark.parametrize(("method", "matrix"), each_once(product(CURVES, MATRICES)))
 def test_what_is_chosen_by_estimates_loses_hardly_more_than_the_best_of_all(method, matrix, monkeypatch):
-    kernels = MATRICES[matrix]((180, 192) if method == "ttm" else (210, 192))[None]
+    kernels = MATRICES[matrix]((120, 132) if method == "ttm" else (180, 192))[None]
     budgets = [kernels[0].numel() // part for part in (4, 10)]
     best = CURVES[method](kernels, budgets)
     monkeypatch.setattr(sketches, "_SMALL", 0)
