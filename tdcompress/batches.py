@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -24,7 +25,13 @@ _CLOSE = 1e-3  # relative to the largest output, which rounding does not reach
 
 
 def batches(data: Data) -> Iterable[Any]:
-    """The batches of `data`; a single tensor of all samples is cut into parts that a core's caches hold."""
+    """The batches of `data`; a single tensor of all samples is cut into parts that a core's caches hold.
+
+    Raises:
+        CompressionError: `data` is a dict, which is one batch.
+    """
+    if isinstance(data, Mapping):
+        raise CompressionError("the data is a dict, which is one batch of the model's arguments; pass a list, [batch].")
     return list(pieces(data, _AT_A_TIME)) if isinstance(data, Tensor) else data
 
 
@@ -62,18 +69,58 @@ def forward(model: nn.Module, batch: Any) -> Any:
     """The model's output for a batch; what stands beside the input, labels for instance, is not looked at.
 
     Raises:
-        CompressionError: the batch is none of what `approximation_errors` documents.
+        CompressionError: the batch is none of what `approximation_errors` documents, or not what the model takes.
     """
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    if isinstance(batch, Tensor):
-        return model(batch)
-    if isinstance(batch, Sequence) and batch and isinstance(batch[0], Tensor):
-        return model(batch[0])
+    return called(model, (), batch) if isinstance(batch, Mapping) else called(model, (input_of(batch),))
+
+
+def input_of(batch: Any) -> Tensor:
+    """The input in a batch that is no dict: the tensor itself, or the first one of a tuple or list.
+
+    Raises:
+        CompressionError: there is none.
+    """
+    got, first = type(batch).__name__, batch
+    if isinstance(batch, Sequence) and batch:
+        first = batch[0]
+        got = f"{got} that starts with {type(first).__name__}"
+    if isinstance(first, Tensor):
+        return first
     raise CompressionError(
-        f"a batch of data must be a tensor, a tuple or list that starts with one, or a dict of the model's "
-        f"arguments; got {type(batch).__name__}."
+        "a batch of data must be a tensor, a tuple or list that starts with one, or a dict of the model's "
+        f"arguments; got {got}."
     )
+
+
+def called(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Any:
+    """The model's output for these arguments.
+
+    Raises:
+        CompressionError: its forward takes others.
+    """
+    try:
+        return model(*args, **kwargs or {})
+    except TypeError as error:
+        why = _misfit(model, args, kwargs or {})
+        if why is None:
+            raise
+        raise CompressionError(
+            f"the model's forward does not take what it is given: {why}. Give a dict of its arguments by name; of a "
+            "batch of data that is a tuple only the first tensor is taken, for labels may stand beside it."
+        ) from error
+
+
+def _misfit(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """In which way arguments are none of a forward's; None if they are, or if it does not say what it takes."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        return f"{error}; its arguments are {', '.join(map(repr, signature.parameters))}"
+    return None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How many samples are looked at at a time, and the memory format in which batches run quickest."""
+"""What a batch is, how many samples are looked at at a time, and the memory format in which batches run quickest."""
 
 from typing import ClassVar
 
@@ -19,6 +19,17 @@ class Viewing(nn.Conv2d):
 class Strided(nn.Module):
     def forward(self, x):
         return x * x.stride(1)
+
+
+class Timed(nn.Module):
+    """Takes two inputs, as a diffusion model does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, sample, timestep):
+        return self.second(self.first(sample) * timestep[:, None, None, None])
 
 
 def formats(model, data):
@@ -48,6 +59,58 @@ def test_a_tensor_of_all_samples_is_looked_at_in_parts_and_a_batch_as_a_whole():
     assert max(Counting.seen) == 64
     assert parts == pytest.approx(td.approximation_errors(model, small, data=[data])["2"], rel=1e-5)
     assert max(Counting.seen) == 150
+
+
+READERS = {
+    "plan": lambda model, small, data: td.plan(model, 0.5, data=data, metric="relative_features"),
+    "compress": lambda model, small, data: td.compress(model, 0.5, data=data),
+    "calibrate": lambda model, small, data: td.calibrate(small, data, model),
+    "input_moments": lambda model, small, data: td.input_moments(model, data),
+    "approximation_errors": lambda model, small, data: td.approximation_errors(model, small, data=data),
+}
+IMAGES, TIMES = torch.ones(2, 3, 8, 8), torch.ones(2)
+NO_BATCH = "a batch of data must be a tensor, .* got "
+OTHERS = "does not take what it is given: missing a required argument: 'timestep'; .* are 'sample', 'timestep'"
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([5], NO_BATCH + "int"),
+        ([()], NO_BATCH + "tuple"),
+        ([(IMAGES.numpy(), 1)], NO_BATCH + "tuple that starts with ndarray"),
+        ({"sample": IMAGES, "timestep": TIMES}, r"the data is a dict, .* pass a list, \[batch\]"),
+        ([IMAGES], OTHERS),
+        ([(IMAGES, TIMES)], OTHERS + ".*only the first tensor is taken"),
+    ],
+)
+def test_whoever_reads_data_says_what_is_wrong_with_a_batch(read, data, message):
+    model = Timed().eval()
+    small = td.decompose(model, "second", "svd", 0.5, progress=False)
+    with pytest.raises(td.CompressionError, match=message):
+        read(model, small, data)
+    read(model, small, [{"sample": IMAGES, "timestep": TIMES}])
+
+
+def test_a_report_says_which_inputs_are_missing():
+    with pytest.raises(td.CompressionError, match=OTHERS):
+        td.report(td.decompose(Timed(), "second", "svd", 0.5, progress=False), IMAGES)
+
+
+def test_an_error_of_the_models_own_code_stays_what_it_is():
+    class Broken(nn.Conv2d):
+        def forward(self, x):
+            raise TypeError("of its own")
+
+    with pytest.raises(TypeError, match="of its own"):
+        td.input_moments(nn.Sequential(Broken(3, 8, 3)), [IMAGES], "0")
+
+
+def test_moments_name_the_layer_whose_input_has_other_channels():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    with pytest.raises(td.CompressionError, match=r"layer '0': it takes 3 channels, .* the shape \(2, 5, 8, 8\)"):
+        td.input_moments(model, torch.ones(2, 5, 8, 8))
 
 
 def test_what_is_trained_on_is_cut_by_its_own_size_alone():

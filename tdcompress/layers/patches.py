@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tdcompress.decompositions.algebra import unravelled
+from tdcompress.errors import CompressionError
 from tdcompress.layers.spec import ConvSpec
 
 ELEMENTS = 1 << 24  # of patches at a time: 64 MB in float32
@@ -46,9 +47,17 @@ def padded(inputs: Tensor, spec: ConvSpec) -> Iterator[Tensor]:
     """A few samples at a time, (samples, channels, *size), padded as the layer pads, in float32 at least.
 
     Of a call without samples, as an expert has that no token is sent to, there is nothing.
+
+    Raises:
+        CompressionError: the layer has other channels.
     """
     if not inputs.numel():
         return
+    axis = -1 - len(spec.kernel_size)
+    if inputs.ndim < -axis or inputs.shape[axis] != spec.in_channels:
+        raise CompressionError(
+            f"it takes {spec.in_channels} channels, and is called with an input of the shape {tuple(inputs.shape)}."
+        )
     inputs = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32))
     if not spec.kernel_size:
         inputs = inputs.reshape(-1, spec.in_channels)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tdcompress.batches import Data, evaluating, quickest, repeatable
+from tdcompress.batches import Data, called, evaluating, input_of, quickest, repeatable
 from tdcompress.decompositions import Options
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec
@@ -149,7 +149,7 @@ def _example(request: PlanRequest, inputs: Iterable[Any] | None) -> Any:
     example = request.example_inputs
     if example is None and inputs is not None:
         batch = next(iter(inputs), None)
-        example = batch if batch is None or isinstance(batch, Tensor | Mapping) else batch[0]
+        example = batch if batch is None or isinstance(batch, Mapping) else input_of(batch)
     if request.objective != "parameters" and example is None:
         raise CompressionError(f"objective={request.objective!r} needs example_inputs, what to call the model with.")
     return example
@@ -192,14 +192,14 @@ def _reached(
     if example is None:
         return dict(convs)
     fed: dict[str, bool] = {}  # by the layers that are called; an expert of a mixture may be called for no token
-    layers, (args, kwargs) = {name: model.get_submodule(name) for name in convs}, as_call(example)
+    layers = {name: model.get_submodule(name) for name in convs}
 
     def note(name: str, call: Call) -> None:
         fed[name] = fed.get(name, False) or inputs is None or call.input.numel() > 0
 
     with torch.no_grad(), evaluating(model):
         with watching(layers, note, outputs=False):
-            model(*args, **kwargs)
+            called(model, *as_call(example))
         hungry = {name: layers[name] for name, any_of_it in fed.items() if not any_of_it}
         with watching(hungry, note, outputs=False):
             for batch in inputs if inputs is not None and hungry else ():

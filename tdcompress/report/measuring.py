@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
+from tdcompress.batches import called
 from tdcompress.watching import Call, watching
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]  # of a forward, by position and by keyword
@@ -36,9 +37,8 @@ def layer_calls(model: nn.Module, layers: Mapping[str, nn.Module], arguments: Ar
     def note(name: str, call: Call) -> None:
         calls[name].append(call.kept())
 
-    args, kwargs = arguments
     with watching(layers, note, outputs=False):
-        model(*args, **kwargs)
+        called(model, *arguments)
     return calls
 
 
