@@ -6,6 +6,7 @@ method and each kind goes once. A full one takes all pairs. A tool that is slow 
 
 import copy
 import functools
+import io
 import pickle
 import shutil
 
@@ -127,6 +128,24 @@ def test_onnx_runtime_agrees(cases):
     named = zip(session.get_inputs(), inputs, strict=True)
     found = map(torch.from_numpy, session.run(None, {given.name: x.numpy() for given, x in named}))
     assert differing(cases, found, model(*inputs), 1e-4) == []
+
+
+@pytest.mark.parametrize("cases", by_run([*(pytest.param(*one) for one in USUAL), *each_once(OTHERS)]))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_for_any_batch_and_saved_by_torchscript(cases):
+    model, inputs = together(cases)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, inputs, check_trace=False), file)  # it is checked below
+    file.seek(0)
+    twice = [torch.cat([x, x]) for x in inputs]
+    assert differing(cases, torch.jit.load(file)(*twice), model(*twice)) == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_stages_of_convolutions_alone_can_be_scripted():
+    model, inputs = together([(method, "Conv2d") for method in ("cp", "tucker", "tt", "svd", "btd")])
+    for layer, x in zip(model.layers, inputs, strict=True):
+        assert near(torch.jit.script(nn.Sequential(*layer))(x), layer(x))
 
 
 @every_case
