@@ -21,6 +21,7 @@ _WAITING = 768  # rows of a symmetric matrix, below which threads that look for 
 _HALVED = 512  # rows, from which it pays to compute a symmetric product by halves
 _DAMPING = 1e-7  # of the mean diagonal of normal equations
 _BLOCK = 1 << 22  # elements, up to which a copy in float64 costs nothing that counts
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of eight bits PyTorch computes nothing
 
 
 def unfold(tensor: Tensor, mode: int) -> Tensor:
@@ -218,11 +219,11 @@ def check_tensor(tensor: Tensor) -> None:
     """Refuse what no decomposition can work on.
 
     Raises:
-        CompressionError: not floating point, on the meta device, of order < 2, empty, or not finite.
+        CompressionError: no floating point of 16 bits or more, on the meta device, of order < 2, empty, or not finite.
     """
-    if not tensor.is_floating_point():
+    if tensor.dtype not in _DTYPES:
         raise CompressionError(
-            f"the weight is {tensor.dtype}; only floating-point weights can be decomposed. "
+            f"the weight is {tensor.dtype}; only floating-point weights of 16 bits or more can be decomposed. "
             "Dequantize it, or decompose before quantizing."
         )
     if tensor.is_meta:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from tdcompress.batches import Data, called, evaluating, input_of, quickest, repeatable
 from tdcompress.decompositions import Options
+from tdcompress.decompositions.algebra import check_tensor
 from tdcompress.errors import CompressionError, unknown
 from tdcompress.layers import ConvSpec
-from tdcompress.layers.kinds import reads_features
+from tdcompress.layers.kinds import reads_features, weight_of
 from tdcompress.methods import Methods, get_method, options_by_method
 from tdcompress.metrics import METRICS
 from tdcompress.outputs import Logits
@@ -178,6 +179,7 @@ def _plain_layers(
                     "plan by another metric."
                 )
             conv = plain(module, request.policy)
+            check_tensor(weight_of(conv))
             if not any(kind.takes(ConvSpec.of(conv)) for kind in kinds.values()):
                 raise CompressionError(f"none of {', '.join(kinds)} takes a {type(conv).__name__}.")
             convs[first], tied[first] = conv, tuple(name for name, _ in others)

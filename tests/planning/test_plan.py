@@ -322,6 +322,22 @@ def test_what_is_missing_is_named():
         td.plan(network(), 1.5)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_passed_over_unless_their_layer_is_named(value):
+    model = network()
+    with torch.no_grad():
+        model[3].weight[0, 0, 0, 0] = value
+    plan = td.plan(model, 0.5, methods=("tucker",))
+    assert any(name == "3" and "weights are NaN or infinite" in reason for name, reason in plan.left)
+    with pytest.raises(td.CompressionError, match="layer '3': 1 of 3456 weights are NaN or infinite"):
+        td.plan(model, 0.5, layers=["3", "6"])
+
+
+def test_a_model_without_values_is_refused():
+    with pytest.raises(td.CompressionError, match=r"no layer can be decomposed\.\n.*'0'.*meta device"):
+        td.compress(network().to("meta"), 0.5)
+
+
 def test_what_cannot_be_decomposed_is_passed_over_unless_it_is_named():
     model = network()
     model[3].register_forward_hook(lambda *_: None)

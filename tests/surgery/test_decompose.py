@@ -226,11 +226,13 @@ def test_bad_input_is_refused_and_nothing_is_changed(build, change, message, inp
     )
 
 
-def test_integer_weights_are_refused():
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.complex64])
+def test_weights_that_pytorch_cannot_compute_with_as_floating_point_are_refused(dtype):
     conv = nn.Conv2d(4, 4, 3)
-    conv.weight = nn.Parameter(torch.zeros(4, 4, 3, 3, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(td.CompressionError, match=r"torch.int8; only floating-point"):
-        td.decompose(conv, "", "tucker", 0.5)
+    conv.weight = nn.Parameter(torch.zeros(4, 4, 3, 3, dtype=dtype), requires_grad=False)
+    for refused in (lambda: td.decompose(conv, "", "tucker", 0.5), lambda: td.compress(conv, 0.5)):
+        with pytest.raises(td.CompressionError, match=f"layer '': the weight is {dtype}; only floating-point"):
+            refused()
 
 
 def test_one_impossible_layer_among_many_changes_nothing():
